@@ -1,0 +1,48 @@
+"""What a protocol is: one file in this package with a class that follows `Protocol` and is bound to `PROTOCOL`."""
+
+from __future__ import annotations
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masdeepflow.table import Parsed
+
+__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Protocol"]
+
+CERTAIN = 255
+"""Score of bytes that no other protocol sends; the connection is this protocol's from then on."""
+LIKELY = 128
+"""Score of bytes that fit in every checked respect; the connection is this protocol's from then on."""
+POSSIBLE = 1
+"""Score of bytes that fit as far as they go; decides this turn only."""
+
+
+class Protocol(typing.Protocol):
+    """A protocol over turns.
+
+    `slots` is always a structured array (n,) with the fields of `struct slot` in bpf/wire.h, kinds TURN and OPEN
+    only, in ring order, which is the order of the turns on each connection. It may be a view into the ring: keep
+    nothing of it beyond the call. Bytes of `request` beyond `request_length` are stale, those of `response` beyond
+    `response_length` likewise.
+    """
+
+    name: str
+    """Value of the `protocol` key, such as `http`."""
+
+    def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
+        """Return a score (n,), uint8, for turns of connections not known yet: 0 is "not mine"."""
+
+    def parse(self, slots: np.ndarray) -> Parsed:
+        """Return the transactions of turns that are this protocol's. Must not raise, whatever the bytes.
+
+        Rows of kind OPEN are turns in flight that come again later as a TURN: they give a request and must not
+        change per-connection state.
+        """
+
+    def forget(self, cookies: Sequence[int]) -> None:
+        """Drop what is kept for these closed connections."""

@@ -1,0 +1,87 @@
+"""Names, types and units of everything the agent knows: sinks render from here, with no per-protocol switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Literal
+
+__all__ = ["ATTRIBUTES", "Column", "Flag", "Kind", "Role", "Transport"]
+
+
+class Kind(IntEnum):
+    """`enum slot_kind` of bpf/wire.h."""
+
+    TURN = 1
+    OPEN = 2
+    CONNECT = 3
+    CONNECT_FAILED = 4
+    ACCEPT = 5
+    CLOSE = 6
+
+
+class Role(IntEnum):
+    """`enum slot_role` of bpf/wire.h."""
+
+    UNKNOWN = 0
+    CLIENT = 1
+    SERVER = 2
+
+
+class Transport(IntEnum):
+    """`enum slot_transport` of bpf/wire.h."""
+
+    TCP = 1
+    UDP = 2
+    UNIX = 3
+
+
+class Flag(IntFlag):
+    """`enum slot_flag` of bpf/wire.h."""
+
+    OLD_CONNECTION = 1
+    SERVER_FIRST = 2
+    NO_PAYLOAD = 4
+    CONTINUED = 8
+    OPENED = 16
+    IDLE = 32
+    CLOSED = 64
+    ROLE_GUESSED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A transaction attribute.
+
+    name: OpenTelemetry semantic convention. type: `string` (an `Encoded` column) or `int` (int64, `ABSENT` = none).
+    metric_label: whether golden-signal metrics are split by it (few distinct values only).
+    """
+
+    name: str
+    type: Literal["string", "int"]
+    help: str
+    unit: str = ""
+    metric_label: bool = False
+
+
+def _by_name(*columns: Column) -> dict[str, Column]:
+    return {column.name: column for column in columns}
+
+
+ATTRIBUTES = _by_name(
+    Column("http.request.method", "string", "Request method", metric_label=True),
+    Column("url.path", "string", "Path of the request target"),
+    Column("url.query", "string", "Query of the request target, without the question mark"),
+    Column("http.response.status_code", "int", "Status code of the final response", metric_label=True),
+    Column("network.protocol.version", "string", "Version of the protocol, 1.0 or 1.1 for HTTP/1"),
+    Column("server.name", "string", "Host header of the request"),
+    Column("user_agent.original", "string", "User-Agent header of the request"),
+    Column("db.system.name", "string", "Database product", metric_label=True),
+    Column("db.query.text", "string", "Statement as the client sent it, or with literals replaced under --redact"),
+    Column("db.query.summary", "string", "Operation and target of the statement, free of literals"),
+    Column("db.operation.name", "string", "Command or first keyword of the statement", metric_label=True),
+    Column("db.namespace", "string", "Database in use"),
+    Column("db.response.status_code", "string", "Error code of the database", metric_label=True),
+    Column("db.response.message", "string", "Error message of the database"),
+)
+"""Attribute name -> column, in the order in which sinks show them."""

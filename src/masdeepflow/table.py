@@ -1,0 +1,161 @@
+"""The tables that flow from parsers to sinks: whole columns, owned (no view into the ring)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from masdeepflow.endpoint import Endpoint
+
+__all__ = ["ABSENT", "Attribute", "Encoded", "Events", "Output", "Parsed", "Table"]
+
+ABSENT = -1
+"""Code of an absent value in an `Encoded` column, and absent value of every integer column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A dictionary-encoded string column.
+
+    codes: int32 (n,), index into `values`, `ABSENT` where the row has no value.
+    values: the distinct strings; raw text, not escaped for any output.
+    """
+
+    codes: NDArray[np.int32]
+    values: list[str]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: NDArray[np.intp]) -> Encoded:
+        """Return the column for `rows` (m,), sharing `values`."""
+        return Encoded(self.codes[rows], self.values)
+
+    def to_list(self) -> list[str | None]:
+        """Return one Python string (or None) per row: for tests and small tables."""
+        return [None if code < 0 else self.values[code] for code in self.codes.tolist()]
+
+    @classmethod
+    def absent(cls, size: int) -> Encoded:
+        """Return a column of `size` absent values."""
+        return cls(np.full(size, ABSENT, np.int32), [])
+
+    @classmethod
+    def from_list(cls, items: list[str | None]) -> Encoded:
+        """Encode one string (or None) per row: scalar paths and tests."""
+        seen: dict[str, int] = {}
+        codes = [ABSENT if item is None else seen.setdefault(item, len(seen)) for item in items]
+        return cls(np.array(codes, np.int32), list(seen))
+
+
+Attribute = Encoded | np.ndarray
+"""A column of transactions: `Encoded` strings, or int64 (m,) where `ABSENT` means no value."""
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What a protocol's `parse` makes of n turns: m transactions.
+
+    rows: intp (m,), the turn that each transaction takes its stamps, bytes and connection from. A turn can
+        give none (a continuation), one, or several (pipelining).
+    request_text, response_text: summary of the log line, such as `HTTP Request: GET / HTTP/1.1` and
+        `MySQL Response: OK`; `ABSENT` where there was no request or response, or nothing to show.
+    error: bool (m,). truncated: bool (m,), something shown was cut at the payload limit.
+    attributes: OpenTelemetry attribute name -> column (m,), names as in `schema.ATTRIBUTES`.
+    base: replacements of base columns (m,), int64: any of request_first_ns, queue_ns, request_bytes,
+        response_bytes; for transactions that began in an earlier turn.
+    opaque: cookies of connections whose later bytes are no longer this protocol (upgrade, TLS, compression).
+    """
+
+    rows: NDArray[np.intp]
+    request_text: Encoded
+    response_text: Encoded
+    error: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    base: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    opaque: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Table:
+    """m transactions of one protocol.
+
+    start_ns: int64 (m,), Unix time of the first request byte (of the first response byte where the server spoke
+        first). end_ns: int64 (m,), Unix time of the last byte.
+    duration_ns: int64 (m,), first request byte to last response byte, `ABSENT` without a response.
+    ttfb_ns, queue_ns: int64 (m,), `ABSENT` where unknown.
+    request_bytes, response_bytes: int64 (m,).
+    error, truncated: bool (m,). still_open: bool (m,), the request waits for its response: shown live, counted only
+        when it ends. shown: bool (m,), the request was shown by an earlier `still_open` row.
+    endpoint: int32 (m,), index into `endpoints`.
+    request_text, response_text, attributes: as in `Parsed`.
+    """
+
+    protocol: str
+    start_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    duration_ns: NDArray[np.int64]
+    ttfb_ns: NDArray[np.int64]
+    queue_ns: NDArray[np.int64]
+    request_bytes: NDArray[np.int64]
+    response_bytes: NDArray[np.int64]
+    error: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    still_open: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    endpoint: NDArray[np.int32]
+    endpoints: list[Endpoint]
+    request_text: Encoded
+    response_text: Encoded
+    attributes: dict[str, Attribute]
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+
+@dataclass(slots=True)
+class Events:
+    """Connection events, one row each.
+
+    kind: uint8 (n,), `schema.Kind.CONNECT`, `CONNECT_FAILED`, `ACCEPT` or `CLOSE`.
+    time_ns: int64 (n,), Unix time. duration_ns: int64 (n,): connect latency, or the life of a closed connection;
+        `ABSENT` for accepts. error: int32 (n,), errno of a failed connect, 0 otherwise.
+    request_bytes, response_bytes, srtt_us, retransmits: int64 (n,), totals of a closed connection, `ABSENT` otherwise.
+    endpoint: int32 (n,), index into `endpoints`.
+    """
+
+    kind: NDArray[np.uint8]
+    time_ns: NDArray[np.int64]
+    duration_ns: NDArray[np.int64]
+    error: NDArray[np.int32]
+    request_bytes: NDArray[np.int64]
+    response_bytes: NDArray[np.int64]
+    srtt_us: NDArray[np.int64]
+    retransmits: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+    endpoints: list[Endpoint]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(slots=True)
+class Output:
+    """One batch as sinks get it.
+
+    tables: transactions, one table a protocol, never empty ones.
+    watermark_ns: Unix time; no later batch holds a row whose line belongs before it.
+    records: slots read so far. behind: True while the ring fills faster than it is read: sinks should save effort.
+    """
+
+    tables: list[Table]
+    events: Events
+    watermark_ns: int
+    records: int
+    behind: bool = False

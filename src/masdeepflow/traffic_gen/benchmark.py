@@ -1,0 +1,236 @@
+"""Raw TCP throughput and round-trip time: a sink that can echo, and the client that loads it.
+
+A connection is a one-way stream to be discarded, unless it opens with this hello::
+
+    0         4         8
+    | F5 TGR  | size BE |
+
+The server answers the hello with itself, then echoes each message of ``size`` bytes once it is whole. Without that
+rule a message larger than both socket buffers would block both sides in send.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from masdeepflow.traffic_gen import net
+from masdeepflow.traffic_gen.measure import Latencies, repeat_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_SIZE", "Flood", "PingPong", "handle", "run_flood", "run_ping_pong", "run_server"]
+
+MAX_SIZE = 16 * 1024 * 1024
+"""Largest write or message in bytes: the server sets the buffer aside on the client's word."""
+
+_MAGIC = b"\xf5TGR"
+_HELLO = struct.Struct(">4sI")
+_SINK_BUFFER = 256 * 1024
+_SEND_TIMEOUT_S = 0.2
+_ECHO_TIMEOUT_S = 10.0
+
+
+def run_server(host: str, port: int) -> None:
+    """Discard or echo until a signal.
+
+    Raises:
+        TrafficError: the address cannot be bound.
+
+    """
+    net.serve("Benchmark server", host, port, handle)
+
+
+def handle(sock: socket.socket, _address: object, _server: object) -> None:
+    """Serve one connection as echo or as sink, as its first bytes ask.
+
+    Raises:
+        TrafficError: the hello asks for an impossible message size.
+
+    """
+    hello = _read_hello(sock)
+    if len(hello) == _HELLO.size and hello.startswith(_MAGIC):
+        _echo(sock, hello)
+    else:
+        _discard(sock)
+
+
+def _read_hello(sock: socket.socket) -> bytes:
+    hello = b""
+    while len(hello) < _HELLO.size and hello[: len(_MAGIC)] == _MAGIC[: len(hello)]:
+        data = sock.recv(_HELLO.size - len(hello))
+        if not data:
+            break
+        hello += data
+    return hello
+
+
+def _echo(sock: socket.socket, hello: bytes) -> None:
+    size = _HELLO.unpack(hello)[1]
+    if not 1 <= size <= MAX_SIZE:
+        raise net.TrafficError(_bad_size(size))
+    message = memoryview(bytearray(size))
+    sock.sendall(hello)
+    while _read_exactly(sock, message):
+        sock.sendall(message)
+
+
+def _discard(sock: socket.socket) -> None:
+    buffer = bytearray(_SINK_BUFFER)
+    while sock.recv_into(buffer):
+        pass
+
+
+def _read_exactly(sock: socket.socket, view: memoryview) -> bool:
+    """Fill ``view``; false at the end of the stream.
+
+    A loop and not MSG_WAITALL: a socket in a BPF sockmap does not honour that flag.
+    """
+    got = 0
+    while got < len(view):
+        count = sock.recv_into(view[got:])
+        if not count:
+            return False
+        got += count
+    return True
+
+
+class Flood:
+    """Sends writes of one size over a connection and counts what the socket took."""
+
+    def __init__(self, sock: socket.socket, size: int) -> None:
+        """Take ``sock`` over; ``size`` is the bytes of a write."""
+        _set_timeout(sock, socket.SO_SNDTIMEO, _SEND_TIMEOUT_S)
+        self._sock = sock
+        self._payload = bytes(size)
+        self._reported = 0
+        self.sent = 0
+
+    def step(self) -> None:
+        """Make one write; a sink that does not read makes it count nothing after 0.2 s."""
+        try:
+            self.sent += self._sock.send(self._payload)
+        except BlockingIOError:
+            return
+
+    def progress(self, second: int) -> None:
+        """Print the speed since the last call."""
+        click.echo(f"{second} s: {(self.sent - self._reported) / 1e6:.2f} MB/s", err=True)
+        self._reported = self.sent
+
+    def result(self, elapsed_s: float) -> str:
+        """Sum up; 1 MB is 10^6 bytes."""
+        return f"Sent {self.sent} bytes. Speed: {self.sent / 1e6 / max(elapsed_s, 1e-9):.2f} MB/s"
+
+
+class PingPong:
+    """Sends messages of one size over a connection, each after the echo of the one before."""
+
+    def __init__(self, sock: socket.socket, size: int) -> None:
+        """Take ``sock`` over and agree on messages of ``size`` bytes.
+
+        Raises:
+            TrafficError: the other side is no benchmark server.
+
+        """
+        _set_timeout(sock, socket.SO_RCVTIMEO, _ECHO_TIMEOUT_S)
+        self._sock = sock
+        self._message = bytes(size)
+        self._echo = memoryview(bytearray(size))
+        self.latencies = Latencies()
+        self._agree(size)
+
+    def _agree(self, size: int) -> None:
+        hello = _HELLO.pack(_MAGIC, size)
+        answer = memoryview(bytearray(len(hello)))
+        self._sock.sendall(hello)
+        try:
+            agreed = _read_exactly(self._sock, answer) and answer == hello
+        except BlockingIOError:
+            agreed = False
+        if not agreed:
+            raise net.TrafficError(_NO_ECHO)
+
+    def step(self) -> None:
+        """Make one round trip.
+
+        Raises:
+            ConnectionError: the server went away.
+
+        """
+        start = time.perf_counter_ns()
+        self._sock.sendall(self._message)
+        if not _read_exactly(self._sock, self._echo):
+            raise ConnectionResetError
+        self.latencies.add(time.perf_counter_ns() - start)
+
+    def progress(self, second: int) -> None:
+        """Print the round trips so far."""
+        click.echo(f"{second} s: {len(self.latencies)} round trips", err=True)
+
+    def result(self) -> str:
+        """Sum up in us."""
+        p50, p90, p99 = (self.latencies.percentile_us(percent) for percent in (50, 90, 99))
+        return (
+            f"{len(self.latencies)} round trips of {len(self._message)} bytes. "
+            f"p50 {p50:.1f} us, p90 {p90:.1f} us, p99 {p99:.1f} us, max {self.latencies.max_us():.1f} us"
+        )
+
+
+def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
+    """Let the kernel bound send or receive: Python's own timeout would add a poll() to each call."""
+    sock.settimeout(None)
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
+
+
+def run_flood(host: str, port: int, size: int, duration_s: float) -> None:
+    """Send writes of ``size`` bytes for ``duration_s`` seconds and print bytes and speed.
+
+    Raises:
+        TrafficError: no connection, or it broke.
+
+    """
+    with net.connect(host, port) as sock:
+        flood = Flood(sock, size)
+        elapsed = _measure(duration_s, flood.step, flood.progress, net.endpoint(host, port))
+    click.echo(flood.result(elapsed))
+
+
+def run_ping_pong(host: str, port: int, size: int, duration_s: float) -> None:
+    """Exchange messages of ``size`` bytes for ``duration_s`` seconds and print percentiles.
+
+    Raises:
+        TrafficError: no connection, no benchmark server behind it, or it broke.
+
+    """
+    with net.connect(host, port) as sock:
+        ping_pong = PingPong(sock, size)
+        _measure(duration_s, ping_pong.step, ping_pong.progress, net.endpoint(host, port))
+    click.echo(ping_pong.result())
+
+
+def _measure(duration_s: float, step: Callable[[], None], progress: Callable[[int], None], where: str) -> float:
+    try:
+        return repeat_for(duration_s, step, progress)
+    except OSError as error:
+        raise net.TrafficError(_broken(where, error)) from error
+
+
+_NO_ECHO = (
+    "The server did not agree to echo: --rtt needs `traffic_gen benchmark-server` on the other side; "
+    "start it or correct --host and --port."
+)
+
+
+def _bad_size(size: int) -> str:
+    return f"it asked to echo messages of {size} bytes, allowed are 1 to {MAX_SIZE}."
+
+
+def _broken(where: str, error: OSError) -> str:
+    why = error.strerror or "closed by the other side"
+    return f"The connection to {where} broke ({why}): check that the server still runs and start again."

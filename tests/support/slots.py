@@ -1,0 +1,46 @@
+"""Turns for tests, built field by field in the layout that the kernel side writes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from masdeepflow.kernel.layout import committed, slot_dtype
+from masdeepflow.schema import Flag, Kind, Role, Transport
+
+DTYPE = slot_dtype(committed())
+MILLISECOND = 1_000_000
+START = 1_000_000_000
+
+
+def turn(request: bytes = b"", response: bytes = b"", **fields: object) -> dict[str, object]:
+    """Return one turn: a client's on TCP, answered after 1 ms; payload cut as the kernel cuts it, bytes counted whole."""
+    return {"request": request, "response": response, **fields}
+
+
+def make_slots(*turns: dict[str, object]) -> np.ndarray:
+    """Return a structured array (n,) of the given turns, stale bytes (0xAA) behind every payload prefix."""
+    slots = np.zeros(len(turns), DTYPE)
+    for number, (slot, fields) in enumerate(zip(slots, turns, strict=True)):
+        _fill(slot, number, dict(fields))
+    return slots
+
+
+def _fill(slot: np.void, number: int, fields: dict[str, object]) -> None:
+    request, response = bytes(fields.pop("request")), bytes(fields.pop("response"))  # type: ignore[call-overload]
+    start = START + 10 * MILLISECOND * number
+    slot["kind"], slot["role"], slot["transport"], slot["family"] = Kind.TURN, Role.CLIENT, Transport.TCP, 2
+    slot["cookie"], slot["turn"], slot["pid"], slot["comm"] = 1, number + 1, 100, b"client"
+    slot["local_address"][:4], slot["remote_address"][:4] = (127, 0, 0, 1), (127, 0, 0, 1)
+    slot["local_port"], slot["remote_port"] = 50000, 80
+    for side, data, first in (("request", request, start), ("response", response, start + MILLISECOND)):
+        room = slot[side].shape[0]
+        slot[side][:] = 0xAA
+        slot[side][: min(len(data), room)] = np.frombuffer(data[:room], np.uint8)
+        slot[f"{side}_length"], slot[f"{side}_bytes"] = min(len(data), room), len(data)
+        if data:
+            slot[f"{side}_first_ns"] = slot[f"{side}_last_ns"] = first
+            slot[f"{side}_segments"] = 1
+    if response and not request:
+        slot["flags"] = Flag.SERVER_FIRST
+    for name, value in fields.items():
+        slot[name] = value
