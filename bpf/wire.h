@@ -127,14 +127,19 @@ struct service_signals {
 
 /* Everything that went wrong or was skipped, by reason; summed over CPUs by user space. */
 struct counters {
-	__u64 events;            /* socket I/O events followed */
-	__u64 slots;             /* slots written */
-	__u64 lost_ring_full;    /* turns that found the ring full */
-	__u64 lost_event_ring_full;  /* connect, accept, close events that found the ring full */
-	__u64 lost_no_memory;    /* connections whose state could not be allocated */
-	__u64 lost_service_full; /* turns counted under the overflow service */
-	__u64 payload_missing;   /* I/O whose bytes could not be read */
-	__u64 io_bytes UNIT("By");  /* bytes of all followed I/O */
+	__u64 lost_ring_full;        /* turns that found the ring full */
+	__u64 lost_event_ring_full;  /* open turns and connection events that found the ring full */
+	__u64 lost_no_memory;        /* connections whose state could not be allocated */
+	__u64 lost_service_full;     /* turns counted under the overflow service */
+	__u64 payload_missing;       /* I/O whose bytes could not be read */
+};
+
+/* Written by both sides, without locks. */
+struct shared {
+	__u32 own_pid;           /* the agent's process as the kernel numbers it: never watched */
+	/* Set by any I/O that leaves a turn unfinished, cleared before a sweep: an idle host is not swept. */
+	__u32 unfinished_tcp;
+	__u32 unfinished_other;
 };
 
 #endif

@@ -5,8 +5,8 @@ A connection is a one-way stream to be discarded, unless it opens with this hell
     0         4         8
     | F5 TGR  | size BE |
 
-The server answers the hello with itself, then echoes each message of ``size`` bytes once it is whole. Without that
-rule a message larger than both socket buffers would block both sides in send.
+The server answers the hello with itself, then echoes each message of ``size`` bytes once it is whole. Without
+that rule a message larger than both socket buffers would block both sides in send.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
 
 import click
 
 from masdeepflow.traffic_gen import net
 from masdeepflow.traffic_gen.measure import Latencies, repeat_for
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["MAX_SIZE", "Flood", "PingPong", "handle", "run_flood", "run_ping_pong", "run_server"]
 
@@ -105,18 +101,26 @@ class Flood:
 
     def __init__(self, sock: socket.socket, size: int) -> None:
         """Take ``sock`` over; ``size`` is the bytes of a write."""
-        _set_timeout(sock, socket.SO_SNDTIMEO, _SEND_TIMEOUT_S)
+        _set_timeout(sock, _SEND_TIMEOUT_S)
         self._sock = sock
+        self._where = net.endpoint(*sock.getpeername()[:2])
         self._payload = bytes(size)
         self._reported = 0
         self.sent = 0
 
     def step(self) -> None:
-        """Make one write; a sink that does not read makes it count nothing after 0.2 s."""
+        """Make one write; a sink that does not read makes it count nothing after 0.2 s.
+
+        Raises:
+            TrafficError: the connection broke.
+
+        """
         try:
             self.sent += self._sock.send(self._payload)
         except BlockingIOError:
             return
+        except OSError as error:
+            raise net.TrafficError(_broken(self._where)) from error
 
     def progress(self, second: int) -> None:
         """Print the speed since the last call."""
@@ -138,8 +142,9 @@ class PingPong:
             TrafficError: the other side is no benchmark server.
 
         """
-        _set_timeout(sock, socket.SO_RCVTIMEO, _ECHO_TIMEOUT_S)
+        _set_timeout(sock, _ECHO_TIMEOUT_S)
         self._sock = sock
+        self._where = net.endpoint(*sock.getpeername()[:2])
         self._message = bytes(size)
         self._echo = memoryview(bytearray(size))
         self.latencies = Latencies()
@@ -148,10 +153,10 @@ class PingPong:
     def _agree(self, size: int) -> None:
         hello = _HELLO.pack(_MAGIC, size)
         answer = memoryview(bytearray(len(hello)))
-        self._sock.sendall(hello)
         try:
+            self._sock.sendall(hello)
             agreed = _read_exactly(self._sock, answer) and answer == hello
-        except BlockingIOError:
+        except OSError:
             agreed = False
         if not agreed:
             raise net.TrafficError(_NO_ECHO)
@@ -160,13 +165,17 @@ class PingPong:
         """Make one round trip.
 
         Raises:
-            ConnectionError: the server went away.
+            TrafficError: the connection broke, or no echo came in 10 s.
 
         """
         start = time.perf_counter_ns()
-        self._sock.sendall(self._message)
-        if not _read_exactly(self._sock, self._echo):
-            raise ConnectionResetError
+        try:
+            self._sock.sendall(self._message)
+            echoed = _read_exactly(self._sock, self._echo)
+        except OSError as error:
+            raise net.TrafficError(_broken(self._where)) from error
+        if not echoed:
+            raise net.TrafficError(_broken(self._where))
         self.latencies.add(time.perf_counter_ns() - start)
 
     def progress(self, second: int) -> None:
@@ -182,10 +191,12 @@ class PingPong:
         )
 
 
-def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    """Let the kernel bound send or receive: Python's own timeout would add a poll() to each call."""
+def _set_timeout(sock: socket.socket, seconds: float) -> None:
+    """Let the kernel bound send and receive: Python's own timeout would add a poll() to each call."""
     sock.settimeout(None)
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
+    timeval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
 
 
 def run_flood(host: str, port: int, size: int, duration_s: float) -> None:
@@ -197,7 +208,7 @@ def run_flood(host: str, port: int, size: int, duration_s: float) -> None:
     """
     with net.connect(host, port) as sock:
         flood = Flood(sock, size)
-        elapsed = _measure(duration_s, flood.step, flood.progress, net.endpoint(host, port))
+        elapsed = repeat_for(duration_s, flood.step, flood.progress)
     click.echo(flood.result(elapsed))
 
 
@@ -210,15 +221,8 @@ def run_ping_pong(host: str, port: int, size: int, duration_s: float) -> None:
     """
     with net.connect(host, port) as sock:
         ping_pong = PingPong(sock, size)
-        _measure(duration_s, ping_pong.step, ping_pong.progress, net.endpoint(host, port))
+        repeat_for(duration_s, ping_pong.step, ping_pong.progress)
     click.echo(ping_pong.result())
-
-
-def _measure(duration_s: float, step: Callable[[], None], progress: Callable[[int], None], where: str) -> float:
-    try:
-        return repeat_for(duration_s, step, progress)
-    except OSError as error:
-        raise net.TrafficError(_broken(where, error)) from error
 
 
 _NO_ECHO = (
@@ -231,6 +235,7 @@ def _bad_size(size: int) -> str:
     return f"it asked to echo messages of {size} bytes, allowed are 1 to {MAX_SIZE}."
 
 
-def _broken(where: str, error: OSError) -> str:
-    why = error.strerror or "closed by the other side"
-    return f"The connection to {where} broke ({why}): check that the server still runs and start again."
+def _broken(where: str) -> str:
+    return (
+        f"{where} broke the connection or stopped answering: check that the server still runs and try again."
+    )

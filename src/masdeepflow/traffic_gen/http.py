@@ -31,14 +31,13 @@ LISTED_REQUESTS = 10
 """Runs up to this long print each status line; longer ones print progress."""
 
 _DRAIN_BYTES = 65536
+_LINE_BYTES = 65536
 _PATH_SAFE = "!#$%&'()*+,/:;=?@[]~"
 """What RFC 3986 section 2.2 reserves and ``%`` stay as typed; anything else is percent-encoded."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version = "traffic_gen"
-    sys_version = ""
     # Buffered, so that headers and body leave in one segment.
     wbufsize = -1
 
@@ -46,14 +45,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._delay_s = delay_s
         super().__init__(*args)
 
+    def version_string(self) -> str:
+        return "traffic_gen"
+
     def _answer(self) -> None:
-        if not self._drain_body():
+        try:
+            self._drain_body()
+        except ValueError:
+            self.close_connection = True
+            self.send_error(http.HTTPStatus.BAD_REQUEST, "Body length is no number")
             return
-        body = f"{self.command} {self.path}\n".encode()
         if self._delay_s:
             time.sleep(self._delay_s)
+        self._send(f"{self.command} {self.path}\n".encode("latin-1"))
+
+    # The parent looks the method up by these names.
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer  # noqa: N815
+
+    def _send(self, body: bytes) -> None:
         self.send_response(http.HTTPStatus.OK)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
@@ -61,22 +72,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer
+    def _drain_body(self) -> None:
+        """Read the request body away, else its bytes would be taken for the next request.
 
-    def _drain_body(self) -> bool:
-        """Read the request body away, else its bytes would be taken for the next request."""
-        if "Transfer-Encoding" in self.headers:
-            self.close_connection = True
-            return True
-        length = self.headers.get("Content-Length", "0")
-        if not (length.isascii() and length.isdigit()):
-            self.close_connection = True
-            self.send_error(http.HTTPStatus.BAD_REQUEST, "Content-Length is no number")
-            return False
-        left = int(length)
-        while left and (data := self.rfile.read(min(left, _DRAIN_BYTES))):
+        Raises:
+            ValueError: its length or that of a chunk is no number.
+
+        """
+        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
+            self._drain(int(self.headers.get("Content-Length", "0")))
+            return
+        while size := int(self.rfile.readline(_LINE_BYTES).partition(b";")[0], 16):
+            self._drain(size + len(b"\r\n"))
+        # Trailer fields, RFC 9112 section 7.1.2.
+        while self.rfile.readline(_LINE_BYTES).strip():
+            pass
+
+    def _drain(self, left: int) -> None:
+        while left > 0 and (data := self.rfile.read(min(left, _DRAIN_BYTES))):
             left -= len(data)
-        return True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the parent's signature
         """Stay quiet: the agent is the one to report requests."""
@@ -115,8 +129,9 @@ class Result:
         count = len(self.latencies)
         statuses = ", ".join(f"{number} x {status}" for status, number in self.statuses.most_common())
         p50, p99 = (self.latencies.percentile_us(percent) / 1000 for percent in (50, 99))
+        rate = count / max(elapsed_s, 1e-9)
         return (
-            f"{count} requests in {elapsed_s:.2f} s ({count / max(elapsed_s, 1e-9):.1f}/s): {statuses or 'none'}; "
+            f"{count} requests in {elapsed_s:.2f} s ({rate:.1f}/s): {statuses or 'none'}; "
             f"latency p50 {p50:.2f} ms, p99 {p99:.2f} ms"
         )
 
@@ -132,7 +147,7 @@ class Client:
 
     def __init__(self, host: str, port: int, path: str, *, keepalive: bool = False) -> None:
         """Prepare; the first ``get`` connects."""
-        self._path = quote(path, safe=_PATH_SAFE)
+        self._path = quote(path, safe=_PATH_SAFE, errors="surrogateescape")
         self._headers = {"User-Agent": "traffic_gen", "Connection": "keep-alive" if keepalive else "close"}
         self._where = net.endpoint(host, port)
         self._connection = _Connection(host, port)
@@ -165,12 +180,15 @@ class Client:
             size = 0
             while data := response.read(_DRAIN_BYTES):
                 size += len(data)
+            # read() of a known length does not tell when the server closed before it.
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
         version = "HTTP/1.0" if response.version == 10 else "HTTP/1.1"  # noqa: PLR2004 - http.client's code for 1.0
         return f"{version} {response.status} {response.reason}".rstrip(), size
 
 
 def _no_answer(where: str) -> str:
-    return f"{where} gave no HTTP answer in {ANSWER_TIMEOUT_S:.0f} s: check what listens there or change --port."
+    return f"{where} gave no HTTP answer in {ANSWER_TIMEOUT_S:.0f} s: check the server or change --port."
 
 
 def _bad_answer(where: str, error: Exception) -> str:

@@ -44,6 +44,8 @@ def connect(host: str, port: int) -> socket.socket:
     """
     try:
         sock = socket.create_connection((host, port), CONNECT_TIMEOUT_S)
+    except UnicodeError as error:
+        raise TrafficError(_no_such_host(host, error)) from error
     except OSError as error:
         raise TrafficError(_why_not_connected(host, port, error)) from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -55,10 +57,15 @@ def _why_not_connected(host: str, port: int, error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"Connection to {where} refused: start a server there or correct --host and --port."
     if isinstance(error, TimeoutError):
-        return f"No answer from {where} in {CONNECT_TIMEOUT_S:.0f} s: check route and firewall, or change --host."
+        return f"No answer from {where} in {CONNECT_TIMEOUT_S:.0f} s: check the route or change --host."
     if isinstance(error, socket.gaierror):
-        return f"Host name {host!r} does not resolve ({error.strerror}): correct --host or use an IP address."
-    return f"Cannot connect to {where} ({error.strerror or error}): check the network or change --host and --port."
+        return _no_such_host(host, error)
+    return f"Cannot connect to {where} ({error.strerror or error}): check the route or change --host."
+
+
+def _no_such_host(host: str, error: OSError | UnicodeError) -> str:
+    why = error.strerror if isinstance(error, OSError) else "not a host name"
+    return f"Host {host!r} does not resolve ({why}): correct --host or use an IP address."
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -77,8 +84,11 @@ class Server(socketserver.ThreadingTCPServer):
         """Bind and listen; port 0 takes a free one, see ``endpoint``."""
         self._handle = handle
         try:
-            self.address_family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            found: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self.address_family, *_, address = found
             super().__init__(address, socketserver.BaseRequestHandler)
+        except UnicodeError as error:
+            raise TrafficError(_no_such_host(host, error)) from error
         except OSError as error:
             raise TrafficError(_why_not_listening(host, port, error)) from error
 
@@ -103,11 +113,13 @@ class Server(socketserver.ThreadingTCPServer):
 def _why_not_listening(host: str, port: int, error: OSError) -> str:
     where = endpoint(host, port)
     if isinstance(error, socket.gaierror):
-        return f"Host name {host!r} does not resolve ({error.strerror}): correct --host or use an IP address."
+        return _no_such_host(host, error)
     if error.errno == errno.EADDRINUSE:
         return f"{where} is already in use: stop the server that holds it or choose another --port."
     if error.errno == errno.EACCES:
-        return f"No permission to listen on {where}: choose a --port above 1023 or grant CAP_NET_BIND_SERVICE."
+        return (
+            f"No permission to listen on {where}: grant CAP_NET_BIND_SERVICE or choose a --port above 1023."
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is no address of this machine: choose another --host."
     return f"Cannot listen on {where} ({error.strerror or error}): choose another --host or --port."

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Connection state: where it is kept, how it is made, who is the server. */
+#ifndef MASDEEPFLOW_CONNECTION_H
+#define MASDEEPFLOW_CONNECTION_H
+
+/* TCP: with the socket. Freed with it, nothing to look up by key, nothing to leak. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct connection);
+} tcp_connections SEC(".maps");
+
+/* Unix and UDP: nothing tells that such a socket goes, so the last turn has to outlive it until the sweep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct connection);
+} other_connections SEC(".maps");
+
+/* A connection is larger than the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct connection);
+} blank SEC(".maps");
+
+struct listener {
+	__u32 netns;
+	__u32 port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct listener);
+	__type(value, __u8);
+} listeners SEC(".maps");
+
+/* Linux's default net.ipv4.ip_local_port_range starts here. */
+#define EPHEMERAL_PORT 32768
+
+static __always_inline __u32 netns_of(struct sock_common *sk)
+{
+	return sk->skc_net.net->ns.inum;
+}
+
+static __always_inline bool is_listening(__u32 netns, __u16 port)
+{
+	struct listener key = {.netns = netns, .port = port};
+	return bpf_map_lookup_elem(&listeners, &key) != NULL;
+}
+
+static __always_inline void add_listener(struct sock_common *sk)
+{
+	struct listener key = {.netns = netns_of(sk), .port = sk->skc_num};
+	__u8 yes = 1;
+	bpf_map_update_elem(&listeners, &key, &yes, BPF_ANY);
+}
+
+static __always_inline void set_addresses(struct slot *s, struct sock_common *sk)
+{
+	s->family = (__u8)sk->skc_family;
+	s->netns = netns_of(sk);
+	s->local_port = sk->skc_num;
+	s->remote_port = __builtin_bswap16(sk->skc_dport);
+	if (s->family == AF_INET6) {
+		__builtin_memcpy(s->local_address, &sk->skc_v6_rcv_saddr, 16);
+		__builtin_memcpy(s->remote_address, &sk->skc_v6_daddr, 16);
+	} else {
+		*(__u32 *)s->local_address = sk->skc_rcv_saddr;
+		*(__u32 *)s->remote_address = sk->skc_daddr;
+	}
+}
+
+/* Nobody saw the handshake: a listening port tells, else the lower port, else who speaks first. */
+static __always_inline void guess_role(struct slot *s, bool send)
+{
+	bool local_low = s->local_port < EPHEMERAL_PORT, remote_low = s->remote_port < EPHEMERAL_PORT;
+
+	s->flags |= FLAG_ROLE_GUESSED;
+	if (local_low != remote_low)
+		s->role = local_low ? ROLE_SERVER : ROLE_CLIENT;
+	else
+		s->role = send ? ROLE_CLIENT : ROLE_SERVER;
+}
+
+static __always_inline void old_role(struct slot *s, bool send)
+{
+	if (is_listening(s->netns, s->local_port))
+		s->role = ROLE_SERVER;
+	else if (is_listening(s->netns, s->remote_port))
+		s->role = ROLE_CLIENT;
+	else
+		guess_role(s, send);
+}
+
+static __always_inline struct connection *new_tcp(struct sock *sk)
+{
+	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c) {
+		COUNT(lost_no_memory);
+		return NULL;
+	}
+	c->slot.cookie = bpf_get_socket_cookie(sk);
+	c->slot.transport = TRANSPORT_TCP;
+	c->slot.service = NO_SERVICE;
+	c->slot.turn = 1;
+	c->opened_ns = bpf_ktime_get_ns();
+	return c;
+}
+
+/* A TCP connection that was there before the agent. */
+static __noinline struct connection *adopt_tcp(struct sock *sk, bool send)
+{
+	struct connection *c = new_tcp(sk);
+	if (!c)
+		return NULL;
+	set_addresses(&c->slot, &sk->__sk_common);
+	c->slot.flags = FLAG_OLD_CONNECTION;
+	c->await_request = true;
+	old_role(&c->slot, send);
+	return c;
+}
+
+static __always_inline void set_unix(struct connection *c, struct sock *sk, bool send)
+{
+	struct unix_sock *u = (struct unix_sock *)skc_to_unix_sock(sk);
+	struct unix_address *named;
+	bool local;
+
+	c->slot.role = send ? ROLE_CLIENT : ROLE_SERVER;
+	if (!u)
+		return;
+	/* The accepted socket carries the listener's name, the connecting one seldom has any. */
+	named = u->addr;
+	local = named != NULL;
+	if (!local && u->peer) {
+		struct unix_sock *peer = (struct unix_sock *)u->peer;
+		bpf_probe_read_kernel(&named, sizeof(named), __builtin_preserve_access_index(&peer->addr));
+	}
+	if (!named) {
+		c->slot.flags |= FLAG_ROLE_GUESSED;
+		return;
+	}
+	c->slot.role = local ? ROLE_SERVER : ROLE_CLIENT;
+	int length = 0;
+	bpf_probe_read_kernel(&length, sizeof(length), __builtin_preserve_access_index(&named->len));
+	length -= 2; /* sun_family */
+	if (length <= 0 || length > 108)
+		return;
+	bpf_probe_read_kernel(c->slot.request, length & 127, __builtin_preserve_access_index(&named->name[0].sun_path));
+	c->slot.request_length = length & 127;
+}
+
+/* Names the two ends of a Unix connection once: the path does not fit in a slot's address. */
+static __always_inline void write_unix_opened(struct connection *c)
+{
+	struct slot *s = &c->slot;
+	s->request_first_ns = c->opened_ns;
+	write_slot(s, s->role == ROLE_SERVER ? KIND_ACCEPT : KIND_CONNECT);
+	begin_turn(c);
+}
+
+static __noinline struct connection *new_other(struct sock *sk, __u64 cookie, bool send)
+{
+	__u32 zero = 0;
+	struct connection *c = bpf_map_lookup_elem(&blank, &zero);
+	if (!c)
+		return NULL;
+	if (bpf_map_update_elem(&other_connections, &cookie, c, BPF_NOEXIST)) {
+		COUNT(lost_no_memory);
+		return NULL;
+	}
+	c = bpf_map_lookup_elem(&other_connections, &cookie);
+	if (!c)
+		return NULL;
+	c->slot.cookie = cookie;
+	c->slot.service = NO_SERVICE;
+	c->opened_ns = bpf_ktime_get_ns();
+	set_addresses(&c->slot, &sk->__sk_common);
+	if (sk->__sk_common.skc_family == AF_UNIX) {
+		c->slot.transport = TRANSPORT_UNIX;
+		c->slot.local_port = c->slot.remote_port = 0;
+		set_unix(c, sk, send);
+	} else {
+		c->slot.transport = TRANSPORT_UDP;
+		c->slot.turn = 1;
+		c->slot.role = send ? ROLE_CLIENT : ROLE_SERVER;
+	}
+	return c;
+}
+
+#endif

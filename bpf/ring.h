@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/* Maps towards user space: the ring of slots, counters, and golden signals. */
+#ifndef MASDEEPFLOW_RING_H
+#define MASDEEPFLOW_RING_H
+
+#define MAX_SERVICES 512
+#define OVERFLOW_SERVICE 0
+
+/* Size set by user space. The value type can't be named here: libbpf 1.1 refuses a typed ring. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 24);
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2 * MAX_SERVICES);
+	__type(key, struct service_key);
+	__type(value, struct service_info);
+} services SEC(".maps");
+
+/* Indices that no service uses: filled and refilled by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, MAX_SERVICES);
+	__uint(key_size, 0);
+	__uint(value_size, sizeof(__u32));
+} free_services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, __u32);
+	__type(value, struct service_signals);
+} signals SEC(".maps");
+
+/* The only variable in .bss, so that user space finds it at offset 0 of that map. */
+struct shared shared;
+
+#define COUNT(field) \
+	do { \
+		__u32 zero_ = 0; \
+		struct counters *counters_ = bpf_map_lookup_elem(&counters, &zero_); \
+		if (counters_) \
+			counters_->field++; \
+	} while (0)
+
+/* Returns whether the ring took it. No wake-up: user space polls, an interrupt an event would cost more. */
+static __always_inline bool write_slot(struct slot *slot, __u8 kind)
+{
+	slot->kind = kind;
+	if (!bpf_ringbuf_output(&ring, slot, sizeof(*slot), BPF_RB_NO_WAKEUP))
+		return true;
+	if (kind == KIND_TURN)
+		COUNT(lost_ring_full);
+	else
+		COUNT(lost_event_ring_full);
+	return false;
+}
+
+#define STEP(bits) \
+	if (units >> (bits)) { \
+		log2 += bits; \
+		units >>= bits; \
+	}
+
+static __always_inline __u32 histogram_bucket(__u64 duration_ns)
+{
+	__u64 units = duration_ns >> 10, whole = units;
+	__u32 log2 = 0;
+
+	if (units < 8)
+		return (__u32)units;
+	STEP(32) STEP(16) STEP(8) STEP(4) STEP(2) STEP(1)
+	__u32 bucket = 8 * (log2 - 2) + ((__u32)(whole >> ((log2 - 3) & 63)) & 7);
+	return bucket < HISTOGRAM_BUCKETS ? bucket : HISTOGRAM_BUCKETS - 1;
+}
+
+static __noinline __u32 new_service(const struct service_key *key, const char *comm)
+{
+	struct service_info info = {.index = OVERFLOW_SERVICE};
+	struct service_info *other;
+
+	if (!key || !comm)
+		return OVERFLOW_SERVICE;
+	if (bpf_map_pop_elem(&free_services, &info.index)) {
+		COUNT(lost_service_full);
+		return OVERFLOW_SERVICE;
+	}
+	__builtin_memcpy(info.comm, comm, sizeof(info.comm));
+	if (!bpf_map_update_elem(&services, key, &info, BPF_NOEXIST))
+		return info.index;
+	bpf_map_push_elem(&free_services, &info.index, 0);
+	other = bpf_map_lookup_elem(&services, key);
+	return other ? other->index : OVERFLOW_SERVICE;
+}
+
+static __always_inline __u32 find_service(const struct slot *slot)
+{
+	struct service_key key = {
+		.pid = slot->pid,
+		.port = slot->role == ROLE_SERVER ? slot->local_port : slot->remote_port,
+		.role = slot->role,
+		.transport = slot->transport,
+	};
+	struct service_info *info = bpf_map_lookup_elem(&services, &key);
+	return info ? info->index : new_service(&key, slot->comm);
+}
+
+static __always_inline void count_turn(const struct slot *slot, bool written)
+{
+	__u32 index = slot->service;
+	struct service_signals *s = bpf_map_lookup_elem(&signals, &index);
+	if (!s)
+		return;
+	s->turns++;
+	s->request_bytes += slot->request_bytes;
+	s->response_bytes += slot->response_bytes;
+	if (!written)
+		s->lost++;
+	if (!slot->response_last_ns)
+		return;
+	__u64 duration = slot->response_last_ns - slot->request_first_ns;
+	__u32 bucket = histogram_bucket(duration);
+	if (bucket >= HISTOGRAM_BUCKETS)
+		return;
+	s->duration_ns += duration;
+	s->turns_histogram[bucket]++;
+	if (!written)
+		s->lost_histogram[bucket]++;
+}
+
+#endif

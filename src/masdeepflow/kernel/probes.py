@@ -1,0 +1,200 @@
+"""The loaded and attached kernel side: started, swept, read and closed as one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masdeepflow.kernel import libbpf
+from masdeepflow.kernel.layout import Layout, from_btf, slot_dtype
+from masdeepflow.kernel.ring import Ring
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ENUMS", "SLOT_SIZES", "STRUCTS", "Probes", "ServiceSignals", "object_path", "slot_bytes_for"]
+
+STRUCTS = ("slot", "service_key", "service_info", "service_signals", "counters", "shared")
+ENUMS = ("slot_kind", "slot_role", "slot_transport", "slot_flag")
+SLOT_SIZES = {512: 208, 1024: 576, 2048: 1344, 4096: 2880}
+"""Size of a ring record in bytes -> bytes of request payload that it holds (bpf/wire.h)."""
+
+MAX_SERVICES = 512
+_TRACEPOINTS = ("on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
+_ITERATORS = ("on_start", "sweep_tcp", "sweep_other")
+
+
+def slot_bytes_for(payload_bytes: int) -> int:
+    """Return the smallest slot that holds `payload_bytes` of a request. Raises ValueError beyond the largest."""
+    for size, room in SLOT_SIZES.items():
+        if payload_bytes <= room:
+            return size
+    raise ValueError(f"at most {max(SLOT_SIZES.values())} payload bytes can be captured, not {payload_bytes}")
+
+
+def object_path(slot_bytes: int) -> Path:
+    """Return where the compiled object for this slot size lies."""
+    return Path(str(resources.files("masdeepflow"))) / "bpf" / f"agent-{slot_bytes}.bpf.o"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSignals:
+    """Golden signals of one service since the agent started, summed over CPUs.
+
+    turns, lost: counts. lost_histogram: int64 (208,), see `histogram_bucket` in bpf/ring.h.
+    """
+
+    index: int
+    pid: int
+    port: int
+    role: int
+    comm: str
+    turns: int
+    lost: int
+    lost_histogram: np.ndarray
+
+
+class Probes:
+    """The kernel side. A context manager: leaving it, or the process's end however it comes, detaches everything.
+
+    slot_bytes: size of a ring record. ring_bytes: size of the ring, a power of two. queue_time: whether to measure
+    how long requests wait in the socket buffer. Raises libbpf.BpfError when the kernel refuses.
+    """
+
+    def __init__(self, slot_bytes: int = 512, ring_bytes: int = 1 << 24, *, queue_time: bool = True) -> None:
+        self._descriptors: dict[str, int] = {}
+        self._links: list[int] = []
+        self._ring_bytes = ring_bytes
+        self._skip = () if queue_time else ("on_data_ready",)
+        self._cpus = libbpf.possible_cpus()
+        try:
+            self.layout = self._load(slot_bytes)
+            self._dtypes = {name: self.layout.dtype(name) for name in STRUCTS[1:]}
+            self.ring = Ring(self._descriptors["ring"], ring_bytes, slot_dtype(self.layout))
+            self._shared_map = mmap.mmap(self._descriptors[".bss"], mmap.PAGESIZE)
+            self._shared = np.frombuffer(self._shared_map, self._dtypes["shared"], 1)
+            self._attach()
+        except BaseException:
+            self._close_descriptors()
+            raise
+
+    def _load(self, slot_bytes: int) -> Layout:
+        loaded = libbpf.BpfObject(object_path(slot_bytes))
+        try:
+            loaded.set_max_entries("ring", self._ring_bytes)
+            for name in self._skip:
+                loaded.skip_program(name)
+            loaded.load()
+            maps = ("ring", "counters", "services", "free_services", "signals", "tcp_connections", "other_connections")
+            for name in (*maps, ".bss"):
+                self._descriptors[name] = loaded.map_fd(name)
+            for name in (*_TRACEPOINTS, *_ITERATORS):
+                if name not in self._skip:
+                    self._descriptors[name] = loaded.program_fd(name)
+            return from_btf(loaded.btf(), STRUCTS, ENUMS)
+        finally:
+            loaded.close()
+
+    def _attach(self) -> None:
+        for index in range(1, MAX_SERVICES):
+            libbpf.push(self._descriptors["free_services"], index.to_bytes(4, "little"))
+        # First, because it tells the programs which process is the agent's own, and then the listening ports.
+        start = libbpf.attach_iterator(self._descriptors["on_start"])
+        libbpf.run_iterator(start)
+        for name in _TRACEPOINTS:
+            if name not in self._skip:
+                self._links.append(libbpf.attach_tracepoint(self._descriptors[name]))
+        # Again, for connections that came between the two.
+        libbpf.run_iterator(start)
+        os.close(start)
+        self._sweep_tcp = libbpf.attach_iterator(self._descriptors["sweep_tcp"], self._descriptors["tcp_connections"])
+        self._sweep_other = libbpf.attach_iterator(
+            self._descriptors["sweep_other"], self._descriptors["other_connections"]
+        )
+        self._links += [self._sweep_tcp, self._sweep_other]
+
+    def sweep(self) -> bool:
+        """Write turns that are idle into the ring; return whether there was anything to look at."""
+        shared = self._shared[0]
+        tcp, other = bool(shared["unfinished_tcp"]), bool(shared["unfinished_other"])
+        if tcp:
+            shared["unfinished_tcp"] = 0
+            libbpf.run_iterator(self._sweep_tcp)
+        if other:
+            shared["unfinished_other"] = 0
+            libbpf.run_iterator(self._sweep_other)
+        return tcp or other
+
+    def counters(self) -> dict[str, int]:
+        """Return the members of `struct counters`, summed over CPUs."""
+        values = self._per_cpu("counters", 0)
+        return {name: int(values[name].sum()) for name in values.dtype.names or ()}
+
+    def services(self) -> list[ServiceSignals]:
+        """Return the golden signals of every service in the kernel's map."""
+        rows = []
+        for key in libbpf.keys(self._descriptors["services"], self._dtypes["service_key"].itemsize):
+            value = libbpf.lookup(self._descriptors["services"], key, self._dtypes["service_info"].itemsize)
+            if value is not None:
+                rows.append(self._service(key, value))
+        return rows
+
+    def overflow(self) -> ServiceSignals:
+        """Return the golden signals of turns that found no free service."""
+        return self._signals(0, 0, 0, 0, "(other)")
+
+    def _service(self, key: bytes, value: bytes) -> ServiceSignals:
+        who = np.frombuffer(key, self._dtypes["service_key"])[0]
+        info = np.frombuffer(value, self._dtypes["service_info"])[0]
+        comm = bytes(info["comm"]).decode("utf-8", "backslashreplace")
+        return self._signals(int(info["index"]), int(who["pid"]), int(who["port"]), int(who["role"]), comm)
+
+    def _signals(self, index: int, pid: int, port: int, role: int, comm: str) -> ServiceSignals:
+        values = self._per_cpu("signals", index)
+        histogram = values["lost_histogram"].sum(axis=0, dtype=np.int64)
+        turns, lost = int(values["turns"].sum()), int(values["lost"].sum())
+        return ServiceSignals(index, pid, port, role, comm, turns, lost, histogram)
+
+    def forget_service(self, service: ServiceSignals) -> None:
+        """Free the index of a service whose process is gone."""
+        key = np.zeros(1, self._dtypes["service_key"])
+        key["pid"], key["port"], key["role"] = service.pid, service.port, service.role
+        for transport in self.layout.enums["slot_transport"].values():
+            key["transport"] = transport
+            value = libbpf.lookup(
+                self._descriptors["services"], key.tobytes(), self._dtypes["service_info"].itemsize
+            )
+            if value and value[:4] == service.index.to_bytes(4, "little"):
+                libbpf.delete(self._descriptors["services"], key.tobytes())
+                libbpf.push(self._descriptors["free_services"], value[:4])
+
+    def _per_cpu(self, name: str, index: int) -> np.ndarray:
+        dtype = self._dtypes["service_signals" if name == "signals" else name]
+        raw = libbpf.lookup(self._descriptors[name], index.to_bytes(4, "little"), dtype.itemsize * self._cpus)
+        return np.frombuffer(raw or b"\0" * dtype.itemsize * self._cpus, dtype)
+
+    def close(self) -> None:
+        """Detach and free everything. Views into the ring must be gone."""
+        self.ring.close()
+        del self._shared
+        self._shared_map.close()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (*self._links, *self._descriptors.values()):
+            os.close(descriptor)
+        self._links, self._descriptors = [], {}
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Tests of the self-test tool, over real sockets on loopback."""
