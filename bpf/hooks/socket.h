@@ -34,13 +34,15 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length)
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 pid = id >> 32;
 
-	if (pid == shared.own_pid)
-		return 0;
 	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
 	if (!c) {
 		c = adopt_tcp(sk, send);
 		if (!c)
 			return 0;
+	}
+	if (pid == shared.own_pid) {
+		c->closed = true; /* whoever accepted it is known only now */
+		return 0;
 	}
 	struct task_struct *task = current_task();
 	set_process(c, pid, task);

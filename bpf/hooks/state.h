@@ -61,11 +61,18 @@ static __always_inline void connect_failed(struct sock *sk)
 	c->closed = true;
 }
 
-static __always_inline void closed(struct sock *sk)
+static __always_inline void closed(struct sock *sk, bool by_process)
 {
 	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
 	if (!c || c->closed)
 		return;
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	/* Accepted, never read or written, and closed: only now somebody is known to have it. */
+	if (by_process && !c->slot.pid) {
+		if (pid == shared.own_pid)
+			return;
+		set_process(c, pid, (struct task_struct *)bpf_get_current_task_btf());
+	}
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
 	turn_close(c, tp ? tp->srtt_us >> 3 : 0, tp ? tp->total_retrans : 0);
 }
@@ -87,7 +94,7 @@ int BPF_PROG(on_state, struct sock *sk, int old, int new)
 		add_listener(&sk->__sk_common);
 	/* The process closed. A mere shutdown(SHUT_WR) leaves its reading side, and the turn, open. */
 	else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && sk->sk_shutdown == SHUTDOWN_MASK)
-		closed(sk);
+		closed(sk, true);
 	return 0;
 }
 
@@ -95,7 +102,7 @@ int BPF_PROG(on_state, struct sock *sk, int old, int new)
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroy, struct sock *sk)
 {
-	closed(sk);
+	closed(sk, false);
 	return 0;
 }
 

@@ -30,7 +30,7 @@ def prefix(payload: NDArray[np.uint8], width: int) -> NDArray[np.uint64]:
 
 
 def find_byte(payload: NDArray[np.uint8], lengths: NDArray[np.integer], byte: int) -> NDArray[np.int64]:
-    """Return the position (n,) of the first `byte` in each row (n, w) of valid length (n,); -1 where there is none."""
+    """Return the position (n,) of the first `byte` in each row (n, w) of valid length (n,); -1 where none is."""
     if not len(payload):
         return np.zeros(0, np.int64)
     hits = payload == byte
@@ -41,15 +41,14 @@ def find_byte(payload: NDArray[np.uint8], lengths: NDArray[np.integer], byte: in
 
 def row_hash(payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Return a 64-bit keyed hash (n,) of the first `lengths` bytes of each row (n, w), w a multiple of 8."""
-    count = (int(lengths.max(initial=0)) + 7) // 8
+    count = min((int(lengths.max(initial=0)) + 7) // 8, payload.shape[1] // 8)
     words = payload.view(np.uint64)[:, :count]
     valid = np.clip(lengths.astype(np.int64)[:, None] - _STARTS[:count], 0, 8)
     mixed = words & _MASKS[valid]
     mixed ^= mixed >> np.uint64(29)
     mixed *= _KEYS[0, :count]
     mixed ^= mixed >> np.uint64(32)
-    mixed *= _KEYS[1, :count]
-    total = mixed.sum(axis=1, dtype=np.uint64) + lengths.astype(np.uint64) * _KEYS[0, 0]
+    total = mixed @ _KEYS[1, :count] + lengths.astype(np.uint64) * _KEYS[0, 0]
     result: NDArray[np.uint64] = total ^ (total >> np.uint64(31))
     return result
 
@@ -57,27 +56,41 @@ def row_hash(payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> NDArra
 class Memo(Generic[T]):
     """Parses each distinct payload once, over batches; bounded.
 
-    parse: clear scalar code, from the bytes to any value. limit: distinct values kept before all are forgotten.
+    parse: clear scalar code, from the bytes to any value. limit: distinct values kept before all are forgotten;
+    a batch with more of them is still encoded whole.
     """
 
     def __init__(self, parse: Callable[[bytes], T], limit: int = 4096) -> None:
+        """Start empty."""
         self._parse = parse
         self._limit = limit
         self._known: dict[int, T] = {}
 
-    def encode(self, payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> tuple[NDArray[np.int32], list[T]]:
-        """Return codes (n,), int32, and the parsed values they index, of rows (n, w) with valid lengths (n,)."""
+    def encode(
+        self, payload: NDArray[np.uint8], lengths: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int32], list[T]]:
+        """Return codes (n,), int32, and the values they index, of rows (n, w) with valid lengths (n,)."""
         if not len(payload):
             return np.zeros(0, np.int32), []
         hashes, first, codes = np.unique(row_hash(payload, lengths), return_index=True, return_inverse=True)
-        if len(self._known) + len(hashes) > self._limit:
+        keys = hashes.tolist()
+        if len(self._known) + len(keys) > self._limit:
             self._known.clear()
-        values = [
-            self._value(key, payload, row, lengths) for key, row in zip(hashes.tolist(), first.tolist(), strict=True)
-        ]
-        return codes.astype(np.int32), values
+        self._learn(keys, payload, lengths, first)
+        return codes.astype(np.int32), [self._known[key] for key in keys]
 
-    def _value(self, key: int, payload: NDArray[np.uint8], row: int, lengths: NDArray[np.integer]) -> T:
-        if key not in self._known:
-            self._known[key] = self._parse(payload[row, : int(lengths[row])].tobytes())
-        return self._known[key]
+    def _learn(
+        self,
+        keys: list[int],
+        payload: NDArray[np.uint8],
+        lengths: NDArray[np.integer],
+        first: NDArray[np.intp],
+    ) -> None:
+        new = [place for place, key in enumerate(keys) if key not in self._known]
+        if not new:
+            return
+        rows, width = first[new], payload.shape[1]
+        data = payload[rows].tobytes()
+        starts = range(0, len(data), width)
+        for place, start, length in zip(new, starts, np.minimum(lengths[rows], width).tolist(), strict=True):
+            self._known[keys[place]] = self._parse(data[start : start + length])

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["ServiceSummary", "Summary"]
+from masdeepflow.escape import escape
+
+__all__ = ["ServiceSummary", "Summary", "render"]
+
+_NAME_LIMIT = 64
+_HEADINGS = ("service", "protocol", "role", "requests", "errors", "p50", "p95", "p99")
+_NAMES = 3  # columns of text, to the left; figures stand to the right
+_SHORT_MS = 10  # shown with two decimals below
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +38,42 @@ class Summary:
     records: int
     lost: dict[str, int] = field(default_factory=dict)
     services: list[ServiceSummary] = field(default_factory=list)
+
+
+def render(summary: Summary) -> str:
+    """Return the summary for a terminal: what was seen, what was lost and why, and a table of services."""
+    lines = [f"seen  {summary.records} records", f"lost  {_lost(summary.lost)}"]
+    if summary.services:
+        rows = [_HEADINGS, *map(_row, summary.services)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["", *(_aligned(row, widths) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _lost(lost: dict[str, int]) -> str:
+    reasons = [f"{escape(reason)} {count}" for reason, count in lost.items() if count]
+    return f"{sum(lost.values())} ({', '.join(reasons)})" if reasons else "0"
+
+
+def _row(service: ServiceSummary) -> tuple[str, ...]:
+    return (
+        escape(service.service, _NAME_LIMIT),
+        escape(service.protocol),
+        escape(service.role) or "-",
+        str(service.requests),
+        str(service.errors),
+        *map(_latency, (service.p50_ms, service.p95_ms, service.p99_ms)),
+    )
+
+
+def _latency(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "-"
+    short = f"{milliseconds:.2f}ms"
+    return short if float(short[:-2]) < _SHORT_MS else f"{milliseconds:.0f}ms"
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    names = [text.ljust(width) for text, width in zip(row[:_NAMES], widths, strict=False)]
+    figures = [text.rjust(width) for text, width in zip(row[_NAMES:], widths[_NAMES:], strict=True)]
+    return "  ".join(names + figures)

@@ -50,6 +50,7 @@ class ServiceSignals:
     turns, lost: counts. lost_histogram: int64 (208,), see `histogram_bucket` in bpf/ring.h.
     """
 
+    key: bytes
     index: int
     pid: int
     port: int
@@ -136,43 +137,43 @@ class Probes:
         values = self._per_cpu("counters", 0)
         return {name: int(values[name].sum()) for name in values.dtype.names or ()}
 
+    def service_keys(self) -> list[bytes]:
+        """Return the keys of the kernel's services, each a `struct service_key`."""
+        return list(libbpf.keys(self._descriptors["services"], self._dtypes["service_key"].itemsize))
+
     def services(self) -> list[ServiceSignals]:
-        """Return the golden signals of every service in the kernel's map."""
-        rows = []
-        for key in libbpf.keys(self._descriptors["services"], self._dtypes["service_key"].itemsize):
-            value = libbpf.lookup(self._descriptors["services"], key, self._dtypes["service_info"].itemsize)
-            if value is not None:
-                rows.append(self._service(key, value))
-        return rows
+        """Return the golden signals of every service, those of turns that found no free service last."""
+        known = (self._service(key) for key in self.service_keys())
+        overflow = self._signals(b"", 0, np.zeros(1, self._dtypes["service_key"])[0], "(other)")
+        return [*(service for service in known if service is not None), overflow]
 
-    def overflow(self) -> ServiceSignals:
-        """Return the golden signals of turns that found no free service."""
-        return self._signals(0, 0, 0, 0, "(other)")
-
-    def _service(self, key: bytes, value: bytes) -> ServiceSignals:
-        who = np.frombuffer(key, self._dtypes["service_key"])[0]
+    def _service(self, key: bytes) -> ServiceSignals | None:
+        value = libbpf.lookup(self._descriptors["services"], key, self._dtypes["service_info"].itemsize)
+        if value is None:
+            return None
         info = np.frombuffer(value, self._dtypes["service_info"])[0]
-        comm = bytes(info["comm"]).decode("utf-8", "backslashreplace")
-        return self._signals(int(info["index"]), int(who["pid"]), int(who["port"]), int(who["role"]), comm)
+        who = np.frombuffer(key, self._dtypes["service_key"])[0]
+        return self._signals(key, int(info["index"]), who, info["comm"].decode("utf-8", "backslashreplace"))
 
-    def _signals(self, index: int, pid: int, port: int, role: int, comm: str) -> ServiceSignals:
+    def _signals(self, key: bytes, index: int, who: np.void, comm: str) -> ServiceSignals:
         values = self._per_cpu("signals", index)
         histogram = values["lost_histogram"].sum(axis=0, dtype=np.int64)
         turns, lost = int(values["turns"].sum()), int(values["lost"].sum())
-        return ServiceSignals(index, pid, port, role, comm, turns, lost, histogram)
+        return ServiceSignals(
+            key, index, int(who["pid"]), int(who["port"]), int(who["role"]), comm, turns, lost, histogram
+        )
 
-    def forget_service(self, service: ServiceSignals) -> None:
-        """Free the index of a service whose process is gone."""
-        key = np.zeros(1, self._dtypes["service_key"])
-        key["pid"], key["port"], key["role"] = service.pid, service.port, service.role
-        for transport in self.layout.enums["slot_transport"].values():
-            key["transport"] = transport
-            value = libbpf.lookup(
-                self._descriptors["services"], key.tobytes(), self._dtypes["service_info"].itemsize
-            )
-            if value and value[:4] == service.index.to_bytes(4, "little"):
-                libbpf.delete(self._descriptors["services"], key.tobytes())
-                libbpf.push(self._descriptors["free_services"], value[:4])
+    def forget_service(self, key: bytes) -> int | None:
+        """Free the index of a service whose process is gone; return it."""
+        value = libbpf.lookup(self._descriptors["services"], key, self._dtypes["service_info"].itemsize)
+        if value is None or not libbpf.delete(self._descriptors["services"], key):
+            return None
+        libbpf.push(self._descriptors["free_services"], value[:4])
+        return int.from_bytes(value[:4], "little")
+
+    def own_pid(self) -> int:
+        """Return the agent's PID as the kernel numbers it."""
+        return int(self._shared[0]["own_pid"])
 
     def _per_cpu(self, name: str, index: int) -> np.ndarray:
         dtype = self._dtypes["service_signals" if name == "signals" else name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,6 +37,14 @@ class _Group(click.Group):
 
 def _absolute(_ctx: click.Context, _param: click.Parameter, path: str) -> str:
     return path if path.startswith("/") else f"/{path}"
+
+
+def _not_nan(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    # FloatRange lets it through: it compares as neither too small nor too large.
+    if math.isnan(value):
+        message = "nan is no duration."
+        raise click.BadParameter(message)
+    return value
 
 
 _PATH = click.option("--path", default="/", callback=_absolute, help="Path and query.")
@@ -137,7 +146,7 @@ def benchmark_server(host: str, port: int) -> None:
     show_default=f"{_FLOOD_SIZE}, with --rtt {_PING_SIZE}",
     help="Bytes of a write.",
 )
-@click.option("--duration", type=_DURATION_S, default=30, help="Seconds to run.")
+@click.option("--duration", type=_DURATION_S, default=30, callback=_not_nan, help="Seconds to run.")
 @click.option("--rtt", is_flag=True, help="Measure round trips of one message instead of throughput.")
 def benchmark_client(host: str, port: int, size: int | None, duration: float, *, rtt: bool) -> None:
     """Send as fast as possible and print the speed."""

@@ -165,8 +165,10 @@ class Client:
         try:
             status, size = self._exchange()
         except TimeoutError as error:
+            self.close()
             raise net.TrafficError(_no_answer(self._where)) from error
         except (OSError, http.client.HTTPException) as error:
+            self.close()
             raise net.TrafficError(_bad_answer(self._where, error)) from error
         return status, size, time.perf_counter_ns() - start
 

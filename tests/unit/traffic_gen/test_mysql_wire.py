@@ -12,10 +12,10 @@ from masdeepflow.traffic_gen.mysql_wire import Capability, Fields, Packet
 _PAYLOADS = [b"\x03SELECT 1;", b"", b"\x0e"]
 _STREAM = wire.frames(_PAYLOADS, 0)
 
-# The greeting of a MySQL 5.7 server and the login of PyMySQL, taken from the wire.
-_GREETING_57 = bytes.fromhex(
-    "0a352e372e34342d6c6f67000800000001020304050607080 0fff7080200ff8115"
-    "0000000000000000000009 0a0b0c0d0e0f1011121314006d7973716c5f6e61746976655f70617373776f726400"
+# What MariaDB 10.11.19 sent.
+_GREETING = (
+    b"\n5.5.5-10.11.19-MariaDB-0+deb12u1\x00\x03\x00\x00\x00^I2_fc=G\x00\xfe\xf7\x08\x02\x00\xff\x81\x15"
+    b"\x00\x00\x00\x00\x00\x00\x1d\x00\x00\x00+CM;}(L(|^@c\x00mysql_native_password\x00"
 )
 _CAPABILITIES = Capability.PROTOCOL_41 | Capability.SECURE_CONNECTION
 
@@ -86,21 +86,25 @@ def test_lenenc_int_has_no_place_for_more() -> None:
 
 
 def test_native_password() -> None:
-    """The answer is the one MySQL computes, and an empty password answers with nothing."""
+    """The answer is the one PyMySQL computes, and an empty password answers with nothing."""
     salt = bytes(range(1, 21))
-    assert wire.scramble("secret", salt).hex() == _SECRET
+    assert wire.scramble("secret", salt).hex() == "b32bb3a583e1340c0a1108d58b1be49781ad8c2f"
     assert wire.scramble("", salt) == b""
 
 
 def test_greeting_of_a_real_server() -> None:
-    """The fields of a MySQL 5.7 greeting are where the manual puts them."""
-    greeting = wire.Greeting.parse(_GREETING_57)
-    assert greeting == wire.Greeting("5.7.44-log", 8, bytes(range(1, 21)), Capability(0x81FFF7FF))
-    assert greeting.plugin == "mysql_native_password"
+    """The fields of a server's greeting are where the manual puts them."""
+    assert wire.Greeting.parse(_GREETING) == wire.Greeting(
+        version="5.5.5-10.11.19-MariaDB-0+deb12u1",
+        connection_id=3,
+        salt=b"^I2_fc=G+CM;}(L(|^@c",
+        capabilities=Capability(0x81FFF7FE),
+        plugin="mysql_native_password",
+    )
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\x09", b"HTTP/1.1 400 Bad Request\r\n\r\n", _GREETING_57[:-1], _GREETING_57[:30]]
+    "payload", [b"", b"\x09", b"HTTP/1.1 400 Bad Request\r\n\r\n", _GREETING[:-1], _GREETING[:30]]
 )
 def test_no_greeting(payload: bytes) -> None:
     """Another protocol, another version or half a greeting is a WireError."""
@@ -133,7 +137,9 @@ def test_login_needs_41_and_no_tls(flags: Capability) -> None:
 
 _MESSAGES = [
     wire.Greeting("8.0", 7, bytes(range(1, 21)), _CAPABILITIES | Capability.PLUGIN_AUTH, "some_plugin"),
-    wire.Login("root", b"x" * 20, _CAPABILITIES | Capability.PLUGIN_AUTH | Capability.PLUGIN_AUTH_LENENC_DATA),
+    wire.Login(
+        "root", b"x" * 20, _CAPABILITIES | Capability.PLUGIN_AUTH | Capability.PLUGIN_AUTH_LENENC_DATA
+    ),
     wire.AuthSwitch("caching_sha2_password", bytes(range(1, 21))),
     wire.Ok(300, 70000, wire.MORE_RESULTS, 2),
     wire.Err(1064, "42000", "You have an error"),

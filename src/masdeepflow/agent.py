@@ -1,0 +1,214 @@
+"""The agent's loop: sweep, read the ring, run the pipeline, feed the sinks; and its replay over a recording."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masdeepflow.clock import WallClock
+from masdeepflow.recording import End, Frame, LostTurns
+from masdeepflow.schema import Role
+from masdeepflow.summary import Summary
+from masdeepflow.table import Events, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from masdeepflow.enrich.process import LiveProcesses, RecordedProcesses
+    from masdeepflow.kernel.probes import Probes
+    from masdeepflow.pipeline import Pipeline
+    from masdeepflow.recording import Recorder, Recording
+    from masdeepflow.sinks.base import Sink
+    from masdeepflow.sinks.metrics import Metrics
+
+__all__ = ["Agent", "Ledger", "replay"]
+
+_QUIET_S, _BUSY_S = 0.02, 0.04  # between two polls; sweep, idle time and one poll stay below 100 ms
+_BUSY_RECORDS = 256
+_BATCH = 16384
+_IDLE_NS = 30_000_000  # IDLE_NS of bpf/turn.h
+_SLACK_NS = 5_000_000  # a program may be preempted between its stamp and its slot
+_SECOND_NS = 1_000_000_000
+_MANY_SERVICES = 256
+_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
+
+
+def _no_events() -> Events:
+    none = np.zeros(0, np.int64)
+    return Events(
+        none.astype(np.uint8), none, none, none.astype(np.int32), none, none, none, none, none.astype(np.int32), []
+    )
+
+
+def _tick(watermark_ns: int, records: int, *, behind: bool = False) -> Output:
+    return Output([], _no_events(), watermark_ns, records, behind)
+
+
+class Ledger:
+    """What was lost, by reason, and to which service: from the kernel's counters and golden signals."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self.counters: dict[str, int] = {}
+        self.turns: list[LostTurns] = []
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._lost: dict[int, int] = {}
+        self._histograms: dict[int, np.ndarray] = {}
+        self._suspects: set[bytes] = set()
+
+    def lost(self) -> dict[str, int]:
+        """Return reason -> count."""
+        return {
+            "ring_full": self.counters.get("lost_ring_full", 0),
+            "event_ring_full": self.counters.get("lost_event_ring_full", 0),
+            "no_memory": self.counters.get("lost_no_memory", 0),
+        }
+
+    def update(self, probes: Probes) -> None:
+        """Read the counters; when the ring has lost turns, count them under their services."""
+        before = self.counters.get("lost_ring_full", 0)
+        self.counters = probes.counters()
+        if self.counters["lost_ring_full"] != before:
+            for service in probes.services():
+                self._add(service.index, service.comm, service.role, service.lost, service.lost_histogram)
+        self._free_services(probes)
+
+    def _add(self, index: int, comm: str, role: int, lost: int, histogram: np.ndarray) -> None:
+        new = lost - self._lost.get(index, 0)
+        if new <= 0:
+            return
+        names = self._pipeline.protocol_of_service.get(index, (comm, "tcp", _ROLES.get(Role(role), "")))
+        difference = histogram - self._histograms.get(index, 0)
+        self._lost[index], self._histograms[index] = lost, histogram
+        self.turns.append(LostTurns(*names, new, difference.tolist()))
+        self._metrics.add_lost(*names, new, difference)
+
+    def _free_services(self, probes: Probes) -> None:
+        """Give back the indices of processes that were gone at two looks in a row."""
+        if probes.own_pid() != os.getpid():  # another PID namespace: nobody here can tell who is gone
+            return
+        keys = probes.service_keys()
+        if len(keys) < _MANY_SERVICES:
+            return
+        gone = {key for key in keys if not os.path.exists(f"/proc/{int.from_bytes(key[:4], 'little')}")}  # noqa: PTH110  # hundreds at a time
+        for key in gone & self._suspects:
+            index = probes.forget_service(key)
+            if index is not None:
+                self._pipeline.protocol_of_service.pop(index, None)
+        self._suspects = gone - self._suspects
+
+
+class Agent:
+    """Reads the ring until `stop` is set. Everything here runs on one thread."""
+
+    def __init__(
+        self,
+        probes: Probes,
+        pipeline: Pipeline,
+        processes: LiveProcesses,
+        sinks: Sequence[Sink],
+        metrics: Metrics,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.stop = False
+        self.polled_s = time.monotonic()
+        """Monotonic time of the last poll, for `/healthz`."""
+        self.ledger = Ledger(pipeline, metrics)
+        self._probes = probes
+        self._pipeline = pipeline
+        self._processes = processes
+        self._sinks = sinks
+        self._metrics = metrics
+        self._recorder = recorder
+        self._clock = WallClock()
+        self._watermark_ns = 0
+        self._updated_ns = 0
+
+    def run(self, duration_s: float | None = None, each_poll: Callable[[], None] = lambda: None) -> None:
+        """Poll until `stop` is set or `duration_s` have passed. `each_poll` runs between two polls."""
+        end = None if duration_s is None else time.monotonic() + duration_s
+        while not self.stop and (end is None or time.monotonic() < end):
+            records = self.poll()
+            each_poll()
+            time.sleep(_BUSY_S if records > _BUSY_RECORDS else _QUIET_S)
+        time.sleep((_IDLE_NS + _SLACK_NS) / 1e9)  # so that the last turns are idle for the last sweep
+        self.poll()
+
+    def poll(self) -> int:
+        """Sweep, read and process all that is in the ring; return how many slots that was."""
+        now = time.monotonic_ns()
+        self.polled_s = now / 1e9
+        swept = self._probes.sweep()
+        records = self._drain()
+        settled = now - (_IDLE_NS + _SLACK_NS if swept else _SLACK_NS)
+        self._watermark_ns = max(self._watermark_ns, settled + self._clock.offset_ns())
+        self._write(_tick(self._watermark_ns, self._pipeline.records))
+        if now - self._updated_ns > _SECOND_NS:
+            self._updated_ns = now
+            self.ledger.update(self._probes)
+        return records
+
+    def _drain(self) -> int:
+        total = 0
+        ring = self._probes.ring
+        limit = ring.pending()  # what comes meanwhile waits for the next poll: a busy ring must not starve the sweep
+        while total < limit and (count := self._batch(min(_BATCH, limit - total))):
+            total += count
+        return total
+
+    def _batch(self, limit: int) -> int:
+        ring = self._probes.ring
+        slots = ring.read(limit)
+        count = len(slots)
+        if not count:
+            return 0
+        behind = ring.pending() > ring.capacity // 2
+        offset = self._clock.offset_ns()
+        tables, events = self._pipeline.process(slots, offset)
+        if self._recorder is not None:
+            self._recorder.write(Frame(slots, offset, self._watermark_ns, self._processes.take_fresh()))
+        del slots
+        ring.release(count)
+        self._write(Output(tables, events, self._watermark_ns, self._pipeline.records, behind))
+        return count
+
+    def _write(self, output: Output) -> None:
+        for sink in self._sinks:
+            sink.write(output)
+
+    def summary(self) -> Summary:
+        """Return what the run amounts to so far."""
+        self.ledger.update(self._probes)
+        return Summary(self._pipeline.records, self.ledger.lost(), self._metrics.services())
+
+    def close(self) -> Summary:
+        """Flush and close the sinks and the recording; return the summary."""
+        summary = self.summary()
+        if self._recorder is not None:
+            self._recorder.close(End(summary.lost, self.ledger.turns))
+        for sink in self._sinks:
+            sink.close(summary)
+        return summary
+
+
+def replay(
+    recording: Recording, pipeline: Pipeline, processes: RecordedProcesses, sinks: Sequence[Sink], metrics: Metrics
+) -> Summary:
+    """Run the pipeline and the sinks over a recording, in the steps of the live run; return its summary."""
+    for frame in recording.frames():
+        for pid, comm, names in frame.processes:
+            processes.add(pid, comm, names)
+        tables, events = pipeline.process(frame.slots, frame.offset_ns)
+        for sink in sinks:
+            sink.write(_tick(frame.watermark_ns, pipeline.records))
+            sink.write(Output(tables, events, frame.watermark_ns, pipeline.records))
+    end = recording.end or End({})
+    for turns in end.turns:
+        metrics.add_lost(turns.service, turns.protocol, turns.role, turns.turns, np.array(turns.histogram))
+    summary = Summary(pipeline.records, end.lost, metrics.services())
+    for sink in sinks:
+        sink.close(summary)
+    return summary

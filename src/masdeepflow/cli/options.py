@@ -1,0 +1,124 @@
+"""The options of `run`, shared with `record` and `replay`; each is a key of the configuration file too."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masdeepflow import config, filters
+from masdeepflow.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DEFAULT_LISTEN", "NAMES", "Options", "host_options", "output_options", "shown"]
+
+DEFAULT_LISTEN = "127.0.0.1:9419"
+_RING_MIB = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """The values of all options; those that a command doesn't offer keep their defaults."""
+
+    config: Path | None = None
+    log: str = "text"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    redact: bool = False
+    duration: float | None = None
+    listen: str = "off"
+    listen_token: str | None = None
+    insecure_listen: bool = False
+    store: str = "off"
+    hooks: str = "auto"
+    payload_bytes: int = 208
+    ring_mib: int = _RING_MIB
+    queue_time: bool = True
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Options) if field.name != "config")
+"""Names that a configuration file may have."""
+
+
+def _option(*declarations: str, **attributes: Any) -> Callable[[Any], Any]:  # noqa: ANN401  # click's own looseness
+    name = max(declarations, key=len).split("/")[0].lstrip("-").replace("-", "_").upper()
+    return click.option(*declarations, envvar=f"MASDEEPFLOW_{name}", show_default=True, **attributes)
+
+
+def _read_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        try:
+            ctx.default_map = {**(ctx.default_map or {}), **config.load(value, NAMES)}
+        except config.ConfigError as error:
+            raise UsageError(str(error)) from error
+    return value
+
+
+_OUTPUT = (
+    _option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        callback=_read_config,
+        help="YAML file with any of these options as keys. The command line wins over the environment, that over it.",
+    ),
+    _option("--log", type=click.Choice(["text", "json", "off"]), default="text", help="What is printed on stdout."),
+    _option(
+        "--include", multiple=True, metavar="KEY=VALUE", help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}."
+    ),
+    _option("--exclude", multiple=True, metavar="KEY=VALUE", help="Nothing that matches."),
+    _option(
+        "--redact/--no-redact", default=False, help="Replace literals in SQL and values in URL queries everywhere."
+    ),
+)
+_HOST = (
+    _option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after so long."),
+    _option(
+        "--listen",
+        default=DEFAULT_LISTEN,
+        metavar="HOST:PORT|off",
+        help="Where /metrics and /healthz are served. Another address than localhost needs a token.",
+    ),
+    _option("--listen-token", metavar="TOKEN", help="Bearer token that clients of --listen must send."),
+    _option("--insecure-listen", is_flag=True, default=False, help="Serve other addresses without a token."),
+    _option("--store", type=click.Choice(["off"]), default="off", help="There is no embedded store yet."),
+    _option("--hooks", type=click.Choice(["auto", "socket"]), default="auto", help="How socket I/O is observed."),
+    _option(
+        "--payload-bytes",
+        type=click.IntRange(min=1, max=2880),
+        default=208,
+        metavar="N",
+        help="How much of each request is looked at; responses get half of that.",
+    ),
+    _option("--ring-mib", type=click.IntRange(min=1, max=1024), default=_RING_MIB, help="Size of the ring, a power of two."),
+    _option(
+        "--queue-time/--no-queue-time", default=True, help="Measure how long requests wait to be read (queue_ns)."
+    ),
+)
+
+
+def _apply(command: Callable[..., Any], decorators: tuple[Callable[[Any], Any], ...]) -> Callable[..., Any]:
+    return functools.reduce(lambda decorated, decorator: decorator(decorated), reversed(decorators), command)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that shape what comes out: for `run`, `record` and `replay`."""
+    return _apply(command, _OUTPUT)
+
+
+def host_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that concern this host: for `run` and `record`."""
+    return _apply(command, _HOST)
+
+
+def shown(options: Options) -> filters.Filter:
+    """Return the filter that the options describe. Raises UsageError."""
+    try:
+        return filters.parse(options.include, options.exclude)
+    except filters.FilterError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,32 @@
+"""`masdeepflow version`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import click
+
+from masdeepflow import __version__
+
+__all__ = ["command"]
+
+
+def _commit() -> str:
+    """Return the checkout's commit, `unknown` for an installed package."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return "unknown"
+    git = ["git", "-c", f"safe.directory={root}", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603  # fixed words
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+@click.command("version")
+def command() -> None:
+    """Print the version, commit and build."""
+    click.echo(f"masdeepflow {__version__} (commit {_commit()}, Python {platform.python_version()}, {platform.machine()})")

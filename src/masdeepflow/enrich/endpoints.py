@@ -1,0 +1,184 @@
+"""The connections in sight: one `Endpoint` per process and connection, found for whole columns at once."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from masdeepflow.endpoint import Endpoint
+from masdeepflow.schema import Kind, Role, Transport
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from masdeepflow.enrich.process import ProcessNames
+
+__all__ = ["NO_PROTOCOL", "Endpoints", "Processes"]
+
+NO_PROTOCOL = -1
+_LIMIT = 65536
+_PID_SHIFT = np.uint64(42)  # socket cookies count up from 1 and PIDs have 22 bits: the pair fits in 64
+_IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
+_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
+_TRANSPORTS = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
+
+
+class Processes(Protocol):
+    """Where process names come from: this host or a recording."""
+
+    def names(self, pid: int, comm: str) -> ProcessNames:
+        """Return the names of a process."""
+
+
+class Endpoints:
+    """Bounded table of endpoints, with the protocol that each connection was recognised as."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._keys = np.zeros(0, np.uint64)
+        self._codes = np.zeros(0, np.int32)
+        self._all: list[Endpoint | None] = []
+        self._free: list[int] = []
+        self._protocols = np.full(256, NO_PROTOCOL, np.int16)
+        self._by_cookie: dict[int, int] = {}
+        self._unix_paths: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def codes(self, slots: np.ndarray) -> NDArray[np.int32]:
+        """Return each slot's endpoint (n,), int32: valid until the next `forget`."""
+        keys = slots["cookie"] ^ (slots["pid"].astype(np.uint64) << _PID_SHIFT)
+        places = self._places(keys)
+        if len(self._keys):
+            missing = self._keys[places] != keys
+            if not missing.any():
+                return self._codes[places]
+        else:
+            missing = np.ones(len(keys), bool)
+        self._add(keys, np.flatnonzero(missing), slots)
+        return self._codes[self._places(keys)]
+
+    def _places(self, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
+        return np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+
+    def _add(self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray) -> None:
+        if len(self._keys) > _LIMIT:
+            self._drop(np.arange(len(self._keys)) < len(self._keys) // 2)
+        distinct, first = np.unique(keys[rows], return_index=True)
+        codes = np.array([self._put(self._describe(slots[row])) for row in rows[first].tolist()], np.int32)
+        keys, codes = np.concatenate((self._keys, distinct)), np.concatenate((self._codes, codes))
+        order = np.argsort(keys)
+        self._keys, self._codes = keys[order], codes[order]
+
+    def _put(self, endpoint: Endpoint) -> int:
+        if self._free:
+            code = self._free.pop()
+            self._all[code] = endpoint
+        else:
+            code = len(self._all)
+            self._all.append(endpoint)
+        if code >= len(self._protocols):
+            self._protocols = np.concatenate((self._protocols, np.full(code, NO_PROTOCOL, np.int16)))
+        self._protocols[code] = self._by_cookie.get(endpoint.cookie, NO_PROTOCOL)
+        return code
+
+    def compact(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[Endpoint]]:
+        """Return codes (n,) into a list of the endpoints that they use, and that list."""
+        used = np.zeros(len(self._all), bool)
+        used[codes] = True
+        present = np.flatnonzero(used)
+        renumbered = np.zeros(len(self._all), np.int32)
+        renumbered[present] = np.arange(len(present), dtype=np.int32)
+        endpoints = [endpoint for code in present.tolist() if (endpoint := self._all[code]) is not None]
+        return renumbered[codes], endpoints
+
+    def protocols(self, codes: NDArray[np.int32]) -> NDArray[np.int16]:
+        """Return the protocol number (n,) that each connection was recognised as, `NO_PROTOCOL` if none."""
+        return self._protocols[codes]
+
+    def recognise(self, codes: NDArray[np.int32], protocols: NDArray[np.int16]) -> None:
+        """Remember the protocol numbers (n,) of connections `codes` (n,)."""
+        self._protocols[codes] = protocols
+        distinct, first = np.unique(codes, return_index=True)
+        for code, protocol in zip(distinct.tolist(), protocols[first].tolist(), strict=True):
+            endpoint = self._all[code]
+            if endpoint is not None:
+                self._by_cookie[endpoint.cookie] = protocol
+
+    def set_protocol(self, cookie: int, protocol: int) -> None:
+        """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
+        self._by_cookie[cookie] = protocol
+        for code, endpoint in enumerate(self._all):
+            if endpoint is not None and endpoint.cookie == cookie:
+                self._protocols[code] = protocol
+
+    def forget(self, cookies: list[int]) -> None:
+        """Drop closed connections. Codes handed out before are void."""
+        gone = np.array(cookies, np.uint64)
+        mask = np.uint64((1 << int(_PID_SHIFT)) - 1)
+        self._drop(np.isin(self._keys & mask, gone & mask))
+        for cookie in cookies:
+            self._by_cookie.pop(cookie, None)
+            self._unix_paths.pop(cookie, None)
+
+    def _drop(self, mask: NDArray[np.bool_]) -> None:
+        for code in self._codes[mask].tolist():
+            endpoint = self._all[code]
+            if endpoint is not None:
+                self._by_cookie.pop(endpoint.cookie, None)
+                self._unix_paths.pop(endpoint.cookie, None)
+            self._all[code] = None
+            self._free.append(code)
+            self._protocols[code] = NO_PROTOCOL
+        self._keys, self._codes = self._keys[~mask], self._codes[~mask]
+
+    def _describe(self, slot: np.void) -> Endpoint:
+        pid, comm = int(slot["pid"]), slot["comm"].decode("utf-8", "backslashreplace")
+        names = self._processes.names(pid, comm)
+        transport = _TRANSPORTS.get(int(slot["transport"]), "tcp")
+        role = _ROLES.get(int(slot["role"]), "")
+        ends = self._unix_ends(slot, role) if transport == "unix" else _inet_ends(slot)
+        (local, *local_parts), (remote, *remote_parts) = ends
+        client, server = (local_parts, remote_parts) if role == "client" else (remote_parts, local_parts)
+        return Endpoint(
+            int(slot["cookie"]), pid, comm, transport, role, local, remote, *client, *server,
+            names.executable, names.command, service=comm or names.executable or "(unknown)",
+        )  # fmt: skip
+
+    def _unix_ends(self, slot: np.void, role: str) -> tuple[_End, _End]:
+        cookie = int(slot["cookie"])
+        if slot["kind"] in (Kind.CONNECT, Kind.ACCEPT) and slot["request_length"]:
+            raw = slot["request"][: int(slot["request_length"])].tobytes()
+            # An abstract name starts with a NUL, which ss(8) and others show as @.
+            path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
+            self._unix_paths[cookie] = path
+        named = self._unix_paths.get(cookie)
+        server: _End = (named or f"unix:{cookie}", named, None)
+        client: _End = (f"unix:{cookie}", None, None)
+        return (client, server) if role == "client" else (server, client)
+
+
+_End = tuple[str, str | None, int | None]
+
+
+def _abstract(raw: bytes) -> str:
+    return "@" + raw[1:].decode("utf-8", "backslashreplace")
+
+
+def _inet_ends(slot: np.void) -> tuple[_End, _End]:
+    family = int(slot["family"])
+    return (
+        _inet_end(slot["local_address"].tobytes(), int(slot["local_port"]), family),
+        _inet_end(slot["remote_address"].tobytes(), int(slot["remote_port"]), family),
+    )
+
+
+def _inet_end(raw: bytes, port: int, family: int) -> _End:
+    if family == socket.AF_INET6 and raw[:12] != _IPV4_MAPPED:
+        address = socket.inet_ntop(socket.AF_INET6, raw)
+        return f"[{address}]:{port}", address, port
+    address = socket.inet_ntop(socket.AF_INET, raw[12:] if family == socket.AF_INET6 else raw[:4])
+    return f"{address}:{port}", address, port

@@ -1,0 +1,51 @@
+"""`--include` and `--exclude`: which endpoints are shown and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["KEYS", "Filter", "FilterError", "parse"]
+
+KEYS = ("pid", "comm", "port", "protocol")
+
+
+class FilterError(ValueError):
+    """A filter can't be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Values by key. A row passes if each included key has one of its values, and no excluded key has."""
+
+    include: dict[str, frozenset[str]]
+    exclude: dict[str, frozenset[str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.include or self.exclude)
+
+    def passes(self, *, pid: int, comm: str, port: int | None, protocol: str | None) -> bool:
+        """Return whether a row is shown; protocol None (connection events) passes any include of a protocol."""
+        values = {"pid": str(pid), "comm": comm, "port": "" if port is None else str(port), "protocol": protocol}
+        wanted = all(values[key] is None or values[key] in allowed for key, allowed in self.include.items())
+        return wanted and not any(values[key] in denied for key, denied in self.exclude.items())
+
+
+def parse(include: Sequence[str], exclude: Sequence[str]) -> Filter:
+    """Read `KEY=VALUE` items. Raises FilterError with the keys there are."""
+    return Filter(_group(include), _group(exclude))
+
+
+def _group(items: Sequence[str]) -> dict[str, frozenset[str]]:
+    grouped: dict[str, set[str]] = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or key not in KEYS or not value:
+            raise FilterError(f"a filter is KEY=VALUE with KEY one of {', '.join(KEYS)}, not {item!r}")
+        if key in ("pid", "port") and not value.isdecimal():
+            raise FilterError(f"{key} in a filter is a number, not {value!r}")
+        grouped.setdefault(key, set()).add(value)
+    return {key: frozenset(values) for key, values in grouped.items()}

@@ -1,0 +1,123 @@
+"""What this host offers, found out by trying, never by comparing version numbers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from masdeepflow.kernel import libbpf
+from masdeepflow.kernel.probes import Probes, object_path
+
+__all__ = ["Finding", "examine", "has_btf", "missing_capabilities", "why_not"]
+
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
+_CAP_SYS_ADMIN = 21
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row of `check`. state: `missing` stops `run`, `limited` does not. remedy: empty where nothing is wrong."""
+
+    name: str
+    state: Literal["ok", "limited", "missing"]
+    detail: str
+    remedy: str = ""
+
+
+def has_btf() -> bool:
+    """Return whether the kernel describes its types, which CO-RE needs."""
+    return _BTF.exists()
+
+
+def missing_capabilities() -> list[str]:
+    """Return the capabilities that loading and attaching need and this process has not."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    if effective >> _CAP_SYS_ADMIN & 1:
+        return []
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+
+
+def _kernel() -> Finding:
+    detail = f"Linux {platform.release()} on {platform.machine()}"
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return Finding("kernel", "missing", detail, "run on Linux, x86_64 or aarch64")
+    return Finding("kernel", "ok", detail)
+
+
+def _btf() -> Finding:
+    if has_btf():
+        return Finding("BTF", "ok", str(_BTF))
+    return Finding("BTF", "missing", f"{_BTF} is not there", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+
+
+def _capabilities() -> Finding:
+    missing = missing_capabilities()
+    if not missing:
+        return Finding("capabilities", "ok", "all that is needed")
+    return Finding("capabilities", "missing", f"{' and '.join(missing)} missing", "run as root, with sudo, or grant them")
+
+
+def _objects() -> Finding:
+    path = object_path(512)
+    if path.exists():
+        return Finding("BPF objects", "ok", str(path.parent))
+    return Finding("BPF objects", "missing", f"{path} is not there", "compile them with ./run.sh or make -C bpf")
+
+
+def why_not(error: libbpf.BpfError) -> str:
+    """Return the likely reason for which the kernel refused to load or attach, and what to do."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown"
+    if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP):
+        return (
+            "this kernel lacks the socket hook set (tracepoints sock_send_length and sock_recv_length, Linux 6.3): "
+            "use a newer kernel, such as the distribution's backports or HWE kernel"
+        )
+    return str(error)
+
+
+def _hooks(blockers: list[str]) -> Finding:
+    if blockers:
+        return Finding("hook set", "missing", f"not tried: {', '.join(blockers)}", "mend the above first")
+    try:
+        with Probes(ring_bytes=1 << 20):
+            return Finding("hook set", "ok", "socket: its programs load and attach here")
+    except libbpf.BpfError as error:
+        return Finding("hook set", "missing", str(error), why_not(error))
+
+
+def _cgroup() -> Finding:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        return Finding("cgroup", "ok", "version 2")
+    hybrid = (root / "unified" / "cgroup.controllers").exists()
+    return Finding("cgroup", "ok", "hybrid: version 1 controllers, version 2 beside them" if hybrid else "version 1")
+
+
+def examine() -> list[Finding]:
+    """Return all findings, those that others need first."""
+    findings = [_kernel(), _btf(), _capabilities(), _objects()]
+    findings.append(_hooks([finding.name for finding in findings if finding.state == "missing"]))
+    findings.append(_cgroup())
+    findings.append(Finding("TLS", "limited", "not decrypted by this version: such connections show as tcp"))
+    findings.append(Finding("acceleration", "limited", "not in this version"))
+    findings.append(_pid_namespace())
+    return findings
+
+
+def _pid_namespace() -> Finding:
+    try:
+        host = os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC  # PROC_PID_INIT_INO  # noqa: PLR2004, PTH116
+    except OSError:
+        host = False
+    if host:
+        return Finding("PID namespace", "ok", "the host's")
+    return Finding(
+        "PID namespace", "limited", "a container's: executables of other processes stay unnamed", "use the host's PID namespace"
+    )

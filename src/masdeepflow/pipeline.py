@@ -1,0 +1,250 @@
+"""From a batch of slots to what sinks get: recognise, parse, name, filter. Knows no protocol and no sink."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
+from masdeepflow.protocols.registry import Registry
+from masdeepflow.schema import Flag, Kind
+from masdeepflow.table import ABSENT, Encoded, Events, Output, Parsed, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from masdeepflow.endpoint import Endpoint
+    from masdeepflow.filters import Filter
+    from masdeepflow.protocols.base import Protocol
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Turns slots into `Output`; deterministic given the same batches, so that a replay equals the live run.
+
+    redact: applied to every table when set.
+    """
+
+    def __init__(
+        self,
+        protocols: Sequence[Protocol],
+        processes: Processes,
+        shown: Filter,
+        redact: Callable[[Table], None] | None = None,
+    ) -> None:
+        self.registry = Registry(protocols)
+        self.endpoints = Endpoints(processes)
+        self.shown = shown
+        self.redact = redact
+        self.records = 0
+        """Slots seen."""
+        self.protocol_of_service: dict[int, tuple[str, str, str]] = {}
+        """Kernel's service index -> (service, protocol, role) seen last: names turns that the ring lost."""
+
+    def process(self, slots: np.ndarray, offset_ns: int) -> tuple[list[Table], Events]:
+        """Return the tables and events of one batch (n,), nothing of which refers to `slots` any more.
+
+        offset_ns: Unix time minus the slots' clock.
+        """
+        self.records += len(slots)
+        codes = self.endpoints.codes(slots)
+        kinds = slots["kind"]
+        turns = kinds <= Kind.OPEN
+        whole = bool(turns.all())
+        tables = self._tables(slots, codes, None if whole else turns, offset_ns)
+        rows = np.zeros(0, np.intp) if whole else np.flatnonzero(~turns)
+        events = self._events(slots[rows], codes[rows], offset_ns)
+        if len(rows):
+            self._forget(slots[rows])
+        return tables, events
+
+    def _forget(self, events: np.ndarray) -> None:
+        ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]
+        if len(ended):
+            cookies = ended.tolist()
+            self.registry.forget(cookies)
+            self.endpoints.forget(cookies)
+
+    def _tables(
+        self, slots: np.ndarray, codes: NDArray[np.int32], turns: NDArray[np.bool_] | None, offset_ns: int
+    ) -> list[Table]:
+        protocols = self._recognise(slots, codes, turns)
+        tables = []
+        for number in np.flatnonzero(np.bincount(protocols, minlength=1)).tolist():
+            mine = protocols == number
+            if number == self.registry.unrecognised and turns is not None:
+                mine &= turns
+            every = bool(mine.all())
+            rows = np.flatnonzero(mine)
+            if not len(rows):
+                continue
+            table = self._table(number, slots if every else slots[rows], codes if every else codes[rows], offset_ns)
+            if table is not None:
+                tables.append(table)
+        return tables
+
+    def _recognise(
+        self, slots: np.ndarray, codes: NDArray[np.int32], turns: NDArray[np.bool_] | None
+    ) -> NDArray[np.int16]:
+        """Return each slot's protocol number (n,); slots that are no turns have the number of the unrecognised."""
+        protocols = self.endpoints.protocols(codes)
+        if turns is not None:
+            protocols[~turns] = self.registry.unrecognised
+        rows = np.flatnonzero(protocols == NO_PROTOCOL)
+        if not len(rows):
+            return protocols
+        chosen, sticky = self.registry.choose(slots[rows])
+        if sticky.any():
+            # Turns before the first that was recognised keep their own answer; those behind it follow it.
+            first = _first_sticky(codes[rows], sticky)
+            behind = np.arange(len(rows)) >= first
+            chosen[behind] = chosen[first[behind]]
+            self.endpoints.recognise(codes[rows[behind]], chosen[behind])
+        protocols[rows] = chosen
+        return protocols
+
+    def _table(self, number: int, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Table | None:
+        parsed = None if number == self.registry.unrecognised else self.registry.parse(number, slots)
+        name = self.registry.name(number)
+        if parsed is None:
+            parsed, name = _unrecognised(slots), self.registry.name(self.registry.unrecognised)
+        for cookie in parsed.opaque:
+            self.endpoints.set_protocol(cookie, self.registry.unrecognised)
+        self._name_services(slots, codes, name)
+        codes, endpoints = self.endpoints.compact(codes[parsed.rows])
+        table = _table(name, slots, parsed, codes, endpoints, offset_ns)
+        if self.shown:
+            table = _filtered(table, self.shown)
+        if self.redact is not None and table is not None:
+            self.redact(table)
+        return table if table is not None and len(table) else None
+
+    def _name_services(self, slots: np.ndarray, codes: NDArray[np.int32], protocol: str) -> None:
+        services = slots["service"]
+        present = np.flatnonzero(np.bincount(np.minimum(services, 65535)))
+        for service in present.tolist():
+            known = self.protocol_of_service.get(service)
+            if known is None or (known[1] != protocol and known[1] == self.registry.name(self.registry.unrecognised)):
+                endpoint = self.endpoints.compact(codes[[int((services == service).argmax())]])[1][0]
+                self.protocol_of_service[service] = (endpoint.service, protocol, endpoint.role)
+
+    def _events(self, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Events:
+        codes, endpoints = self.endpoints.compact(codes) if len(slots) else (codes, [])
+        events = _events(slots, codes, endpoints, offset_ns)
+        return _filtered_events(events, self.shown) if self.shown else events
+
+
+def _first_sticky(codes: NDArray[np.int32], sticky: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return for each row (n,) the first sticky row of the same connection, n where there is none."""
+    first = np.full(int(codes.max()) + 1, len(codes), np.intp)
+    rows = np.flatnonzero(sticky)[::-1]
+    first[codes[rows]] = rows
+    return first[codes]
+
+
+def _unrecognised(slots: np.ndarray) -> Parsed:
+    rows = np.flatnonzero((slots["flags"] & Flag.CONTINUED) == 0)
+    no_text, no = Encoded.absent(len(rows)), np.zeros(len(rows), bool)
+    return Parsed(rows, no_text, no_text, error=no, truncated=no)
+
+
+def _signed(column: np.ndarray) -> NDArray[np.int64]:
+    return column.astype(np.int64)
+
+
+def _table(
+    name: str, slots: np.ndarray, parsed: Parsed, codes: NDArray[np.int32], endpoints: list[Endpoint], offset_ns: int
+) -> Table:
+    rows = parsed.rows
+    if len(rows) != len(slots) or not np.array_equal(rows, np.arange(len(rows))):
+        slots = slots[rows]
+    base = parsed.base
+    first = base.get("request_first_ns", _signed(slots["request_first_ns"]))
+    response_first = base.get("response_first_ns", _signed(slots["response_first_ns"]))
+    response_last = base.get("response_last_ns", _signed(slots["response_last_ns"]))
+    request_last = _signed(slots["request_last_ns"])
+    queue = base.get("queue_ns", _signed(slots["queue_ns"]))
+    both = (first > 0) & (response_first > 0)
+    start = np.where(first > 0, first, response_first)
+    open_rows = slots["kind"] == Kind.OPEN
+    return Table(
+        protocol=name,
+        start_ns=start + offset_ns,
+        end_ns=np.maximum(np.maximum(response_last, request_last), start) + offset_ns,
+        duration_ns=np.where(both, response_last - first, ABSENT),
+        ttfb_ns=np.where(both, response_first - first, ABSENT),
+        queue_ns=np.where(queue > 0, queue, ABSENT),
+        request_bytes=base.get("request_bytes", _signed(slots["request_bytes"])),
+        response_bytes=base.get("response_bytes", _signed(slots["response_bytes"])),
+        error=parsed.error,
+        truncated=parsed.truncated,
+        still_open=open_rows,
+        shown=~open_rows & ((slots["flags"] & Flag.OPENED) != 0),
+        endpoint=codes,
+        endpoints=endpoints,
+        request_text=parsed.request_text,
+        response_text=parsed.response_text,
+        attributes=parsed.attributes,
+    )
+
+
+def _events(slots: np.ndarray, codes: NDArray[np.int32], endpoints: list[Endpoint], offset_ns: int) -> Events:
+    first, last = _signed(slots["request_first_ns"]), _signed(slots["response_last_ns"])
+    accept, close = slots["kind"] == Kind.ACCEPT, slots["kind"] == Kind.CLOSE
+    return Events(
+        kind=slots["kind"].copy(),
+        time_ns=np.where(last > 0, last, first) + offset_ns,
+        duration_ns=np.where(accept | (last == 0), ABSENT, last - first),
+        error=slots["error"].astype(np.int32),
+        request_bytes=np.where(close, _signed(slots["request_bytes"]), ABSENT),
+        response_bytes=np.where(close, _signed(slots["response_bytes"]), ABSENT),
+        srtt_us=np.where(close, _signed(slots["srtt_us"]), ABSENT),
+        retransmits=np.where(close, _signed(slots["retransmits"]), ABSENT),
+        endpoint=codes,
+        endpoints=endpoints,
+    )
+
+
+def _take(table: Table, rows: NDArray[np.intp]) -> Table:
+    columns = ("start_ns", "end_ns", "duration_ns", "ttfb_ns", "queue_ns", "request_bytes", "response_bytes", "error")
+    flags = ("truncated", "still_open", "shown", "endpoint")
+    return Table(
+        protocol=table.protocol,
+        endpoints=table.endpoints,
+        request_text=table.request_text.take(rows),
+        response_text=table.response_text.take(rows),
+        attributes={
+            name: column.take(rows) if isinstance(column, Encoded) else column[rows]
+            for name, column in table.attributes.items()
+        },
+        **{name: getattr(table, name)[rows] for name in (*columns, *flags)},
+    )
+
+
+def _passing(endpoints: list[Endpoint], shown: Filter, protocol: str | None) -> NDArray[np.bool_]:
+    return np.array(
+        [shown.passes(pid=e.pid, comm=e.comm, port=e.server_port, protocol=protocol) for e in endpoints], bool
+    )
+
+
+def _filtered(table: Table, shown: Filter) -> Table | None:
+    if not len(table):
+        return table
+    rows = np.flatnonzero(_passing(table.endpoints, shown, table.protocol)[table.endpoint])
+    return _take(table, rows) if len(rows) else None
+
+
+def _filtered_events(events: Events, shown: Filter) -> Events:
+    if not len(events):
+        return events
+    rows = np.flatnonzero(_passing(events.endpoints, shown, None)[events.endpoint])
+    names = ("kind", "time_ns", "duration_ns", "error", "request_bytes", "response_bytes", "srtt_us", "retransmits")
+    return Events(
+        endpoint=events.endpoint[rows],
+        endpoints=events.endpoints,
+        **{name: getattr(events, name)[rows] for name in names},
+    )

@@ -1,0 +1,251 @@
+"""HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112).
+
+Nearly every turn is one transaction: those are parsed as columns, each distinct head once. The rest (pipelining,
+interim responses, bodies that go on in later turns) is paired turn by turn, by `pairing`.
+
+- A transaction is reported as soon as its final status line was seen. Response bytes of a turn that was written
+  before (`Flag.CONTINUED`) are no new transaction: they matter only to a request that had an interim response.
+- A request is kept until its final response comes. It is lost if none does and no slot says so: the connection
+  ends without another turn, or the slots between were lost.
+- Of a request body whose length is not known (chunked beyond the prefix, or its head was cut) the rest in a later
+  turn is known for a body by not starting like a request.
+- A response whose request is not visible is a transaction without a request.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import count
+from operator import attrgetter
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from masdeepflow.columns import Memo, find_byte, prefix
+from masdeepflow.protocols.base import CERTAIN, POSSIBLE
+from masdeepflow.protocols.http.heads import (
+    UNKNOWN,
+    VERSIONS,
+    Request,
+    Response,
+    read_request,
+    read_response,
+)
+from masdeepflow.protocols.http.pairing import Exchange, Pairing, read_turns
+from masdeepflow.schema import Flag, Kind, Role
+from masdeepflow.table import ABSENT, Attribute, Encoded, Parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["PROTOCOL", "Http"]
+
+_LINE_FEED = 0x0A
+_RESPONSE_START = b"HTTP/1."
+_START_WORD = np.uint64(int.from_bytes(_RESPONSE_START, "little"))
+_FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(len(_RESPONSE_START) + 1)], np.uint64)
+_FIRST_FINAL, _CLIENT_ERROR, _SERVER_ERROR = 200, 400, 500
+
+T = TypeVar("T")
+
+
+class _Coded(NamedTuple, Generic[T]):
+    """Rows as indices into distinct values. codes: int32 (n,)."""
+
+    codes: NDArray[np.int32]
+    values: list[T]
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """Return field `name` of each row's value, int64 (n,)."""
+        return np.array(list(map(attrgetter(name), self.values)), np.int64)[self.codes]
+
+    def strings(self, name: str) -> Encoded:
+        """Return field `name` of each row's value, absent where it is None."""
+        codes: defaultdict[str | None, int] = defaultdict(count().__next__, {None: ABSENT})
+        places = list(map(codes.__getitem__, map(attrgetter(name), self.values)))
+        distinct = [text for text in codes if text is not None]
+        return Encoded(np.array(places, np.int32)[self.codes], distinct)
+
+
+class _Transactions(NamedTuple):
+    """m transactions. rows: intp (m,), turns. unanswered, hidden: bool (m,), as in `pairing.Exchange`."""
+
+    rows: NDArray[np.intp]
+    requests: _Coded[Request]
+    responses: _Coded[Response]
+    unanswered: NDArray[np.bool_]
+    hidden: NDArray[np.bool_]
+
+
+class Http:
+    """The protocol (see `masdeepflow.protocols.base.Protocol`)."""
+
+    name = "http"
+
+    def __init__(self) -> None:
+        """Start with no connections."""
+        self._requests = Memo(read_request)
+        self._responses = Memo(read_response)
+        self._pairing = Pairing()
+
+    def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
+        """Return a score (n,), uint8; 0 wherever a response is visible that does not start like one of HTTP/1.
+
+        `CERTAIN`: a whole request line; a cut one with the start of a response; or a status line with no request
+        visible. `POSSIBLE`: a cut request line alone, or a status line after bytes that are no request (the rest
+        of a body, or something else sent to an HTTP server).
+        """
+        score = np.zeros(len(slots), np.uint8)
+        started, fits = _response_starts(slots)
+        rows = np.flatnonzero(fits)
+        score[rows] = self._scores(slots[rows], started[rows])
+        return score
+
+    def parse(self, slots: np.ndarray) -> Parsed:
+        """Return the transactions of turns of HTTP connections."""
+        requests, responses = self._read_requests(slots), self._read_responses(slots)
+        alone = self._alone(slots, requests, responses)
+        exchanges, opaque = self._pairing.follow(read_turns(slots, np.flatnonzero(~alone)))
+        transactions = _single(slots, np.flatnonzero(alone), requests, responses)
+        base = {}
+        if exchanges:
+            transactions, places = _merge(transactions, exchanges)
+            base = _base(slots, transactions.rows, exchanges, places)
+        return _parsed(slots, transactions, base, opaque)
+
+    def forget(self, cookies: Sequence[int]) -> None:
+        """Drop what is kept for these closed connections."""
+        self._pairing.forget(cookies)
+
+    def _read_requests(self, slots: np.ndarray) -> _Coded[Request]:
+        return _Coded(*self._requests.encode(slots["request"], slots["request_length"]))
+
+    def _read_responses(self, slots: np.ndarray) -> _Coded[Response]:
+        payload, lengths = slots["response"], slots["response_length"]
+        line_end = find_byte(payload, lengths, _LINE_FEED)
+        return _Coded(*self._responses.encode(payload, np.where(line_end < 0, lengths, line_end + 1)))
+
+    def _scores(self, slots: np.ndarray, started: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        requests, responses = self._read_requests(slots), self._read_responses(slots)
+        visible = requests.strings("method").codes != ABSENT
+        cut = requests.integers("cut") > 0
+        answered = responses.integers("status") != ABSENT
+        certain = visible & (~cut | started)
+        certain |= answered & (slots["request_length"] == 0)
+        return np.select([certain, visible | answered], [CERTAIN, POSSIBLE], 0).astype(np.uint8)
+
+    def _alone(
+        self, slots: np.ndarray, requests: _Coded[Request], responses: _Coded[Response]
+    ) -> NDArray[np.bool_]:
+        """Return which turns (n,) are one transaction whatever comes before and behind them."""
+        ends = requests.integers("end")
+        statuses = responses.integers("status")
+        alone = (ends == UNKNOWN) | (ends == slots["request_bytes"].astype(np.int64))
+        alone &= (statuses == ABSENT) | (statuses >= _FIRST_FINAL)
+        alone &= (slots["flags"] & Flag.CONTINUED) == 0
+        cookies = slots["cookie"]
+        if self._pairing.cookies:
+            alone &= ~np.isin(cookies, np.array(self._pairing.cookies, np.uint64))
+        if not alone.all():
+            alone &= ~np.isin(cookies, cookies[~alone])
+        return alone
+
+
+def _response_starts(slots: np.ndarray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return whether each response (n,) starts with `HTTP/1.`, and whether it does as far as it is visible."""
+    length = np.minimum(slots["response_length"], len(_RESPONSE_START))
+    mask = _FIRST_BYTES[length]
+    fits = (prefix(slots["response"], 8) & mask) == (_START_WORD & mask)
+    return fits & (length == len(_RESPONSE_START)), fits
+
+
+def _single(
+    slots: np.ndarray, rows: NDArray[np.intp], requests: _Coded[Request], responses: _Coded[Response]
+) -> _Transactions:
+    """Return the turns `rows` (m,) as one transaction each."""
+    responses = _Coded(responses.codes[rows], responses.values)
+    answered = slots["response_bytes"][rows] > 0
+    over = (slots["kind"][rows] == Kind.TURN) & ((slots["flags"][rows] & Flag.CLOSED) > 0)
+    return _Transactions(
+        rows,
+        _Coded(requests.codes[rows], requests.values),
+        responses,
+        unanswered=over & ~answered,
+        hidden=answered & (responses.integers("status") == ABSENT),
+    )
+
+
+def _merge(single: _Transactions, exchanges: list[Exchange]) -> tuple[_Transactions, NDArray[np.intp]]:
+    """Return all transactions (m,) in the order of their turns, and where the exchanges are among them."""
+    rows = np.concatenate([single.rows, np.array([exchange.row for exchange in exchanges], np.intp)])
+    order = np.argsort(rows, kind="stable")
+    places = np.argsort(order, kind="stable")[len(single.rows) :]
+    unanswered = np.array([exchange.unanswered for exchange in exchanges])
+    hidden = np.array([exchange.hidden for exchange in exchanges])
+    merged = _Transactions(
+        rows[order],
+        _extend(single.requests, [exchange.request for exchange in exchanges], order),
+        _extend(single.responses, [exchange.response for exchange in exchanges], order),
+        np.concatenate([single.unanswered, unanswered])[order],
+        np.concatenate([single.hidden, hidden])[order],
+    )
+    return merged, places
+
+
+def _extend(coded: _Coded[T], values: list[T], order: NDArray[np.intp]) -> _Coded[T]:
+    """Return the rows of `coded` and then one for each of `values`, in `order`."""
+    added = np.arange(len(values), dtype=np.int32) + np.int32(len(coded.values))
+    return _Coded(np.concatenate([coded.codes, added])[order], coded.values + values)
+
+
+def _base(
+    slots: np.ndarray, rows: NDArray[np.intp], exchanges: list[Exchange], places: NDArray[np.intp]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the base columns (m,) that exchanges replace, with the turn's own values elsewhere."""
+    base = {}
+    for name in ("request_first_ns", "queue_ns", "request_bytes", "response_bytes"):
+        base[name] = slots[name][rows].astype(np.int64)
+        base[name][places] = [getattr(exchange, name) for exchange in exchanges]
+    return base
+
+
+def _parsed(
+    slots: np.ndarray, transactions: _Transactions, base: dict[str, NDArray[np.int64]], opaque: list[int]
+) -> Parsed:
+    rows, requests, responses, unanswered, hidden = transactions
+    status = responses.integers("status")
+    cut = requests.integers("cut") + responses.integers("cut")
+    first_error = np.where(slots["role"][rows] == Role.CLIENT, _CLIENT_ERROR, _SERVER_ERROR)
+    return Parsed(
+        rows=rows,
+        request_text=requests.strings("text"),
+        response_text=responses.strings("text"),
+        error=unanswered | (status >= first_error),
+        truncated=hidden | (cut > 0),
+        attributes=_attributes(requests, responses, status),
+        base=base,
+        opaque=opaque,
+    )
+
+
+def _attributes(
+    requests: _Coded[Request], responses: _Coded[Response], status: NDArray[np.int64]
+) -> dict[str, Attribute]:
+    """Source: OpenTelemetry semantic conventions for HTTP; names and order as in `schema.ATTRIBUTES`."""
+    asked = requests.integers("version")
+    given = responses.integers("version")
+    version = np.where(asked == ABSENT, given, asked).astype(np.int32)
+    return {
+        "http.request.method": requests.strings("method"),
+        "url.path": requests.strings("path"),
+        "url.query": requests.strings("query"),
+        "http.response.status_code": status,
+        "network.protocol.version": Encoded(version, list(VERSIONS)),
+        "server.name": requests.strings("host"),
+        "user_agent.original": requests.strings("agent"),
+    }
+
+
+PROTOCOL = Http

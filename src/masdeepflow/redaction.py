@@ -1,0 +1,53 @@
+"""`--redact`: literals leave every column of a table before any sink sees it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from masdeepflow.redact import redact_query, redact_sql
+from masdeepflow.table import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from masdeepflow.table import Table
+
+__all__ = ["redact_table"]
+
+_QUERY = re.compile(r"\?\S*")
+
+
+def redact_table(table: Table) -> None:
+    """Replace SQL literals and URL query values in place, once per distinct value."""
+    if "db.query.text" in table.attributes:
+        for name in ("db.query.text", "db.response.message"):
+            _change(table, name, redact_sql)
+        table.request_text = _mapped(table.request_text, _sql_line)
+        table.response_text = _mapped(table.response_text, _sql_line)
+    if "url.query" in table.attributes:
+        _change(table, "url.query", redact_query)
+        table.request_text = _mapped(table.request_text, _url_line)
+
+
+def _change(table: Table, name: str, change: Callable[[str], str]) -> None:
+    column = table.attributes.get(name)
+    if isinstance(column, Encoded):
+        table.attributes[name] = _mapped(column, change)
+
+
+def _mapped(column: Encoded, change: Callable[[str], str]) -> Encoded:
+    return Encoded(column.codes, [change(value) for value in column.values])
+
+
+def _sql_line(line: str) -> str:
+    label, separator, statement = line.partition(": ")
+    # An error's code is not the user's data, its message may quote it.
+    code, colon, message = statement.partition(": ")
+    if label.endswith("Response"):
+        return f"{label}{separator}{code}{colon}{redact_sql(message)}"
+    return f"{label}{separator}{redact_sql(statement)}"
+
+
+def _url_line(line: str) -> str:
+    return _QUERY.sub(lambda match: "?" + redact_query(match[0][1:]), line, count=1)

@@ -1,0 +1,222 @@
+"""One run of the agent from options to exit code: what `run`, `record` and `replay` share."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from masdeepflow import summary
+from masdeepflow.agent import Agent, replay
+from masdeepflow.cli import options as cli_options
+from masdeepflow.cli.errors import HostError, UsageError
+from masdeepflow.enrich.process import LiveProcesses, RecordedProcesses
+from masdeepflow.pipeline import Pipeline
+from masdeepflow.protocols import registry
+from masdeepflow.recording import Recorder, Recording, RecordingError
+from masdeepflow.sinks.json_log import JsonLog
+from masdeepflow.sinks.line_writer import LineWriter
+from masdeepflow.sinks.metrics import Metrics
+from masdeepflow.sinks.text import TextLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from masdeepflow.cli.options import Options
+    from masdeepflow.kernel.probes import Probes
+    from masdeepflow.sinks.base import Sink
+    from masdeepflow.sinks.listen import HttpServer
+    from masdeepflow.summary import Summary
+    from masdeepflow.table import Table
+
+__all__ = ["run_live", "run_replay"]
+
+_MIB = 1 << 20
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _render(final: Summary, log_lost: int) -> str:
+    return summary.render(dataclasses.replace(final, lost={**final.lost, "log": log_lost}))
+
+
+def _redaction(options: Options) -> Callable[[Table], None] | None:
+    if not options.redact:
+        return None
+    from masdeepflow.redaction import redact_table  # noqa: PLC0415  # only when used
+
+    return redact_table
+
+
+def _log_sink(kind: str, *, blocking: bool = False) -> tuple[list[Sink], Callable[[], int]]:
+    """Return the sinks of `--log` and how many lines they lost."""
+    if kind == "off":
+        return [], lambda: 0
+    writer = LineWriter(sys.stdout.fileno(), blocking=blocking)
+    return [TextLog(writer) if kind == "text" else JsonLog(writer)], lambda: writer.lost
+
+
+def _load_probes(options: Options) -> Probes:
+    from masdeepflow.kernel import host, libbpf  # noqa: PLC0415  # a replay needs no libbpf
+    from masdeepflow.kernel.probes import Probes, object_path, slot_bytes_for  # noqa: PLC0415
+
+    missing = host.missing_capabilities()
+    if missing:
+        raise HostError(f"{' and '.join(missing)} missing: run it as root, for example with sudo")
+    slot_bytes = slot_bytes_for(options.payload_bytes)
+    if not object_path(slot_bytes).exists():
+        raise HostError(f"{object_path(slot_bytes)} is not there: compile it with ./run.sh or make -C bpf")
+    if not host.has_btf():
+        raise HostError("/sys/kernel/btf/vmlinux is not there: use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    try:
+        return Probes(slot_bytes, options.ring_mib * _MIB, queue_time=options.queue_time)
+    except libbpf.BpfError as error:
+        raise HostError(f"{error}; {host.why_not(error)}") from error
+
+
+def _listen(
+    options: Options, agent: Agent, metrics: Metrics, lost: Callable[[], dict[str, int]]
+) -> HttpServer | None:
+    if options.listen == "off":
+        return None
+    from masdeepflow.sinks import listen  # noqa: PLC0415  # heavy
+    from masdeepflow.sinks.exposition import Exposition, registry as metric_registry  # noqa: PLC0415  # heavy
+
+    routes = {
+        "/metrics": listen.metrics_app(metric_registry(Exposition(metrics, lost))),
+        "/healthz": listen.health_app(lambda: time.monotonic() - agent.polled_s),
+    }
+    try:
+        host, port = listen.parse_address(options.listen)
+        return listen.HttpServer(host, port, routes, token=options.listen_token, insecure=options.insecure_listen)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise HostError(str(error)) from error
+
+
+def _recorder(path: Path | None, probes: Probes) -> Recorder | None:
+    if path is None:
+        return None
+    try:
+        return Recorder(path, probes.layout)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror}") from error
+
+
+class _Signals:
+    """What signals ask for; handled between two polls, on the agent's own thread."""
+
+    def __init__(self) -> None:
+        self.summarise = self.reload = False
+
+    def install(self, agent: Agent) -> None:
+        def stop(_number: int, _frame: object) -> None:
+            agent.stop = True
+
+        def summarise(_number: int, _frame: object) -> None:
+            self.summarise = True
+
+        def reload(_number: int, _frame: object) -> None:
+            self.reload = True
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGUSR1, summarise)
+        signal.signal(signal.SIGHUP, reload)
+
+
+def run_live(options: Options, record_to: Path | None = None, reload: Callable[[], Options] | None = None) -> int:
+    """Run the agent on this host until it is told to stop; return the exit code.
+
+    reload: reads the options anew for SIGHUP. Raises HostError or UsageError before anything is attached or printed.
+    """
+    logging.basicConfig(level=logging.WARNING, format="masdeepflow: %(message)s", stream=sys.stderr)
+    if options.ring_mib & (options.ring_mib - 1):
+        raise UsageError(f"--ring-mib is a power of two, not {options.ring_mib}")
+    shown = cli_options.shown(options)
+    with _load_probes(options) as probes:
+        processes = LiveProcesses(keep_fresh=record_to is not None)
+        pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
+        recorder = _recorder(record_to, probes)
+        metrics = Metrics()
+        log, log_lost = _log_sink(options.log)
+        agent = Agent(probes, pipeline, processes, [*log, metrics], metrics, recorder)
+        listener = _listen(options, agent, metrics, lambda: {**agent.ledger.lost(), "log": log_lost()})
+        try:
+            return _watch(agent, pipeline, options, reload, recorder, log_lost)
+        finally:
+            if listener is not None:
+                listener.close()
+
+
+def _watch(
+    agent: Agent,
+    pipeline: Pipeline,
+    options: Options,
+    reload: Callable[[], Options] | None,
+    recorder: Recorder | None,
+    log_lost: Callable[[], int],
+) -> int:
+    signals = _Signals()
+    signals.install(agent)
+
+    def each_poll() -> None:
+        if signals.summarise:
+            signals.summarise = False
+            _tell(_render(agent.summary(), log_lost()))
+        if signals.reload:
+            signals.reload = False
+            _reload(pipeline, reload)
+        if recorder is not None and recorder.error is not None:
+            agent.stop = True
+
+    # What is there now stays: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    _tell("ready: hooks=socket")
+    agent.run(options.duration, each_poll)
+    final = agent.close()
+    _tell(_render(final, log_lost()))
+    if recorder is not None and recorder.error is not None:
+        raise HostError(f"the recording failed and was removed: {recorder.error.strerror}: free some space and try again")
+    return 0
+
+
+def _reload(pipeline: Pipeline, reload: Callable[[], Options] | None) -> None:
+    """Take over what can change while running: filters and redaction. A bad file changes nothing."""
+    if reload is None:
+        return
+    try:
+        options = reload()
+        shown = cli_options.shown(options)
+    except UsageError as error:
+        _tell(f"masdeepflow: not reloaded: {error.message}")
+        return
+    pipeline.shown, pipeline.redact = shown, _redaction(options)
+    _tell("reloaded: include, exclude and redact; other options need a restart")
+
+
+def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
+    """Print a recording again; return the exit code. Raises UsageError for a file that is no whole recording."""
+    shown = cli_options.shown(options)
+    try:
+        recording = Recording(path, partial=partial)
+    except RecordingError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    processes = RecordedProcesses()
+    pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
+    metrics = Metrics()
+    log, log_lost = _log_sink(options.log, blocking=True)
+    final = replay(recording, pipeline, processes, [*log, metrics], metrics)
+    _tell(_render(final, log_lost()))
+    return 0

@@ -1,0 +1,201 @@
+"""The metrics as Prometheus gets them; names and labels follow OpenTelemetry's, dots as underscores."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from masdeepflow import __version__
+from masdeepflow.sinks.latency import BOUNDS_S
+from masdeepflow.sinks.metrics import FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client.core import Metric
+
+    from masdeepflow.sinks.metrics import Metrics, Series, Snapshot
+
+__all__ = ["Exposition", "registry"]
+
+_REQUEST_LABELS = ("service_name", "network_protocol_name")
+_PEER_LABELS = ("service_name", "role")
+_BOUNDS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
+_STATM = Path("/proc/self/statm")
+
+_NAMES = {
+    ("http", "server"): ("http_server_request_duration_seconds", "Duration of HTTP requests answered here"),
+    ("http", "client"): ("http_client_request_duration_seconds", "Duration of HTTP requests sent from here"),
+    ("db", "server"): (
+        "db_server_operation_duration_seconds",
+        "Duration of database operations answered here",
+    ),
+    ("db", "client"): (
+        "db_client_operation_duration_seconds",
+        "Duration of database operations sent from here",
+    ),
+    ("dns", "server"): ("dns_lookup_duration_seconds", "Duration of DNS lookups"),
+    ("dns", "client"): ("dns_lookup_duration_seconds", "Duration of DNS lookups"),
+}
+_OTHER_NAME = ("network_request_duration_seconds", "Duration of requests of all other protocols")
+_SPLIT_BY_ROLE = {"dns_lookup_duration_seconds", "network_request_duration_seconds"}
+"""Metrics whose name does not tell the role: they carry it as a label."""
+
+
+def _no_counts() -> dict[str, int]:
+    return {}
+
+
+def _no_ratios() -> dict[str, float]:
+    return {}
+
+
+class Exposition(Collector):
+    """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
+
+    lost: reason -> count, never decreasing. coverage: service -> bytes parsed over bytes moved, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        lost: Callable[[], Mapping[str, int]] = _no_counts,
+        coverage: Callable[[], Mapping[str, float]] = _no_ratios,
+    ) -> None:
+        self._metrics = metrics
+        self._lost = lost
+        self._coverage = coverage
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        snapshot = self._metrics.snapshot()
+        yield from _durations(snapshot)
+        yield from _requests(snapshot)
+        yield from _connections(snapshot)
+        yield _by_label(
+            CounterMetricFamily(
+                "masdeepflow_events", "Transactions and connection events reported", labels=["type"]
+            ),
+            snapshot.events,
+        )
+        yield _by_label(
+            CounterMetricFamily(
+                "masdeepflow_lost_events", "What was not reported, by reason", labels=["reason"]
+            ),
+            self._lost(),
+        )
+        yield _by_label(
+            GaugeMetricFamily(
+                "masdeepflow_coverage_ratio",
+                "Bytes parsed over bytes the sockets moved",
+                labels=["service_name"],
+            ),
+            self._coverage(),
+        )
+        yield from _agent()
+
+
+def registry(exposition: Exposition) -> CollectorRegistry:
+    """Return a registry of its own that holds nothing but the exposition."""
+    own = CollectorRegistry()
+    own.register(exposition)
+    return own
+
+
+def _name(series: Series) -> tuple[str, str]:
+    return _NAMES.get((series.family, series.service.role), _OTHER_NAME)
+
+
+def _durations(snapshot: Snapshot) -> Iterator[Metric]:
+    families: dict[str, HistogramMetricFamily] = {}
+    for series, (total_ns, *counts) in zip(snapshot.series, snapshot.durations.tolist(), strict=True):
+        name, documentation = _name(series)
+        role = ("role",) if name in _SPLIT_BY_ROLE else ()
+        if name not in families:
+            attributes = [label.replace(".", "_") for label in FAMILIES[series.family]]
+            labels = (*_REQUEST_LABELS, *role, *attributes)
+            families[name] = HistogramMetricFamily(name, documentation, labels=labels)
+        service = series.service
+        values = (service.name, service.protocol, *((service.role,) if role else ()), *series.labels)
+        families[name].add_metric(values, _cumulative(counts), total_ns / 1e9)
+    yield from families.values()
+
+
+def _requests(snapshot: Snapshot) -> Iterator[Metric]:
+    labels = (*_REQUEST_LABELS, "role")
+    requests = CounterMetricFamily(
+        "masdeepflow_requests", "Requests, answered or not, lost ones included", labels=labels
+    )
+    errors = CounterMetricFamily(
+        "masdeepflow_request_errors", "Requests that were answered with an error", labels=labels
+    )
+    for service, (total, failed) in zip(snapshot.services, snapshot.signals.tolist(), strict=True):
+        requests.add_metric(service, total)
+        errors.add_metric(service, failed)
+    yield from (requests, errors)
+
+
+def _connections(snapshot: Snapshot) -> Iterator[Metric]:
+    opened = CounterMetricFamily(
+        "tcp_connections_opened", "Connections made or accepted", labels=_PEER_LABELS
+    )
+    closed = CounterMetricFamily("tcp_connections_closed", "Connections closed", labels=_PEER_LABELS)
+    retransmits = CounterMetricFamily(
+        "tcp_retransmits", "Segments sent again on closed connections", labels=_PEER_LABELS
+    )
+    moved = CounterMetricFamily(
+        "tcp_bytes", "Bytes moved by closed connections", labels=(*_PEER_LABELS, "direction")
+    )
+    rtt = HistogramMetricFamily(
+        "tcp_rtt_seconds", "Smoothed round-trip time of closed connections", labels=_PEER_LABELS
+    )
+    failures = CounterMetricFamily(
+        "tcp_connect_failures", "Failed connects", labels=("service_name", "error_type")
+    )
+    for peer, row in zip(snapshot.peers, snapshot.connections.tolist(), strict=True):
+        opens, closes, again, sent, received, rtt_ns, *counts = row
+        opened.add_metric(peer, opens)
+        closed.add_metric(peer, closes)
+        retransmits.add_metric(peer, again)
+        moved.add_metric((*peer, "sent"), sent)
+        moved.add_metric((*peer, "received"), received)
+        rtt.add_metric(peer, _cumulative(counts), rtt_ns / 1e9)
+    for failure, (count,) in zip(snapshot.failures_by, snapshot.failures.tolist(), strict=True):
+        failures.add_metric(failure, count)
+    yield from (opened, closed, retransmits, moved, rtt, failures)
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    total = 0
+    return [(bound, total := total + count) for bound, count in zip(_BOUNDS, counts, strict=True)]
+
+
+def _by_label(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family
+
+
+def _agent() -> Iterator[Metric]:
+    pages = int(_STATM.read_text().split()[1])
+    yield CounterMetricFamily(
+        "masdeepflow_cpu_seconds", "Processor time of the agent", value=time.process_time()
+    )
+    yield GaugeMetricFamily(
+        "masdeepflow_resident_bytes", "Resident memory of the agent", value=pages * os.sysconf("SC_PAGE_SIZE")
+    )
+    build = {"version": __version__, "python": platform.python_version()}
+    yield InfoMetricFamily("masdeepflow_build", "What the agent is built from", value=build)

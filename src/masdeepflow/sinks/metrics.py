@@ -1,0 +1,320 @@
+"""Golden signals of every service: requests, errors, latency; and what connections tell."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from masdeepflow.schema import ATTRIBUTES, Kind
+from masdeepflow.sinks.counters import Counters
+from masdeepflow.sinks.grouping import codes_of, distinct
+from masdeepflow.sinks.latency import (
+    BOUNDS_NS,
+    FINE_SIZE,
+    bucket_of,
+    fine_of,
+    kernel_sum_ns,
+    kernel_to_buckets,
+    kernel_to_fine,
+    percentiles_ms,
+)
+from masdeepflow.sinks.per_endpoint import PerEndpoint
+from masdeepflow.summary import ServiceSummary
+from masdeepflow.table import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from numpy.typing import NDArray
+
+    from masdeepflow.endpoint import Endpoint
+    from masdeepflow.summary import Summary
+    from masdeepflow.table import Attribute, Events, Output, Table
+
+__all__ = ["FAMILIES", "OTHER", "Failure", "Metrics", "Peer", "Series", "Service", "Snapshot"]
+
+OTHER = "(other)"
+"""The service under which everything beyond the limits is counted."""
+SERIES_LIMIT = 2000
+SERVICE_LIMIT = 500
+_PERCENTILES = (50, 95, 99)
+
+
+def _labels(prefix: str) -> tuple[str, ...]:
+    return tuple(
+        name for name, column in ATTRIBUTES.items() if column.metric_label and name.startswith(prefix)
+    )
+
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "": (),
+    **{kind: _labels(f"{kind}.") for kind in ("http", "db", "dns")},
+}
+"""Kind of request -> the attributes that its duration is split by. A table is of the kind that its attributes start
+with, the empty one when of none."""
+
+
+class Service(NamedTuple):
+    """Whose requests are counted; role is empty where unknown."""
+
+    name: str
+    protocol: str
+    role: str
+
+
+class Series(NamedTuple):
+    """One duration histogram. labels: values of `FAMILIES[family]`, empty where absent."""
+
+    family: str
+    service: Service
+    labels: tuple[str, ...]
+
+
+class Peer(NamedTuple):
+    """One end of connections."""
+
+    service: str
+    role: str
+
+
+class Failure(NamedTuple):
+    """A kind of failed connect. error: the errno's name, or `closed`."""
+
+    service: str
+    error: str
+
+
+class _Signals:
+    """Columns of a service's counters; the fine histogram follows."""
+
+    REQUESTS, ERRORS, FINE = range(3)
+
+
+class _Durations:
+    """Columns of a series' counters; the buckets follow."""
+
+    SUM_NS, BUCKETS = range(2)
+
+
+class _Connections:
+    """Columns of a peer's counters; the buckets of round-trip times follow."""
+
+    OPENED, CLOSED, RETRANSMITS, SENT, RECEIVED, RTT_NS, RTT_BUCKETS = range(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All counters at one moment, int64; each array has a row for each key.
+
+    signals: (n, 2), requests and errors. durations: (n, 1 + buckets), sum in ns and counts by bucket of
+    `latency.BOUNDS_NS`. connections: (n, 6 + buckets), opened, closed, retransmits, bytes sent, bytes received, sum
+    of round-trip times in ns and their counts by bucket. failures: (n, 1), failed connects.
+    events: connection events and transactions by type.
+    """
+
+    services: list[Service]
+    signals: NDArray[np.int64]
+    series: list[Series]
+    durations: NDArray[np.int64]
+    peers: list[Peer]
+    connections: NDArray[np.int64]
+    failures_by: list[Failure]
+    failures: NDArray[np.int64]
+    events: dict[str, int]
+
+
+class Metrics:
+    """Counts everything, whatever the logs show. Written by one thread, read by any.
+
+    series_limit, service_limit: distinct series and services; the rest is counted under `OTHER`, by protocol and role.
+    """
+
+    def __init__(self, series_limit: int = SERIES_LIMIT, service_limit: int = SERVICE_LIMIT) -> None:
+        buckets = len(BOUNDS_NS) + 1
+        self._lock = threading.Lock()
+        self._services: Counters[Service] = Counters(_Signals.FINE + FINE_SIZE, service_limit)
+        self._series: Counters[Series] = Counters(_Durations.BUCKETS + buckets, series_limit)
+        self._peers: Counters[Peer] = Counters(_Connections.RTT_BUCKETS + buckets, service_limit)
+        self._failures: Counters[Failure] = Counters(1, service_limit)
+        self._peer_of = PerEndpoint(lambda endpoint: Peer(endpoint.service, endpoint.role))
+        self._family_of: dict[str, str] = {}
+        self._transactions = 0
+        self._events = np.zeros(max(Kind) + 1, np.int64)
+
+    def write(self, output: Output) -> None:
+        """Count a batch."""
+        for table in output.tables:
+            rows = np.flatnonzero(~table.still_open)
+            if len(rows):
+                with self._lock:
+                    self._add_table(table, rows)
+        if len(output.events):
+            with self._lock:
+                self._add_events(output.events)
+
+    def close(self, summary: Summary) -> None:
+        """Nothing to write; the counters stay readable."""
+
+    def add_lost(
+        self, service: str, protocol: str, role: str, turns: int, histogram: NDArray[np.integer]
+    ) -> None:
+        """Count turns that only the kernel saw.
+
+        histogram: (KERNEL_BUCKETS,), the durations of those that were answered, in the kernel's buckets.
+        """
+        with self._lock:
+            number = self._service(Service(service, protocol, role))
+            signals = self._services.row(number)
+            signals[_Signals.REQUESTS] += turns
+            signals[_Signals.FINE :] += kernel_to_fine(histogram)
+            family = self._family_of.get(protocol, "") if role else ""
+            absent = ("",) * len(FAMILIES[family])
+            durations = self._series.row(
+                self._duration(Series(family, self._services.keys()[number], absent))
+            )
+            durations[_Durations.SUM_NS] += kernel_sum_ns(histogram)
+            durations[_Durations.BUCKETS :] += kernel_to_buckets(histogram)
+
+    def services(self) -> list[ServiceSummary]:
+        """Return the golden signals of each service, busiest first."""
+        with self._lock:
+            keys, counts = self._services.keys(), self._services.copy()
+        percentiles = percentiles_ms(counts[:, _Signals.FINE :], _PERCENTILES)
+        totals = counts[:, : _Signals.FINE].tolist()
+        summaries = [
+            ServiceSummary(*key, requests, errors, *row)
+            for key, (requests, errors), row in zip(keys, totals, percentiles, strict=True)
+        ]
+        return sorted(summaries, key=lambda summary: -summary.requests)
+
+    def snapshot(self) -> Snapshot:
+        """Return all counters as they are between two batches."""
+        with self._lock:
+            return Snapshot(
+                services=self._services.keys(),
+                signals=self._services.copy(slice(_Signals.FINE)),
+                series=self._series.keys(),
+                durations=self._series.copy(),
+                peers=self._peers.keys(),
+                connections=self._peers.copy(),
+                failures_by=self._failures.keys(),
+                failures=self._failures.copy(),
+                events={
+                    "transaction": self._transactions,
+                    **{kind.name.lower(): int(self._events[kind]) for kind in Kind if kind >= Kind.CONNECT},
+                },
+            )
+
+    def _service(self, key: Service) -> int:
+        return self._services.number(key, key._replace(name=OTHER))
+
+    def _duration(self, key: Series) -> int:
+        other = Series(key.family, key.service._replace(name=OTHER), ("",) * len(key.labels))
+        return self._series.number(key, other)
+
+    def _add_table(self, table: Table, rows: NDArray[np.intp]) -> None:
+        self._transactions += len(rows)
+        services = self._service_rows(table, rows)
+        self._services.add(services, _Signals.REQUESTS, 1)
+        self._services.add(services[table.error[rows]], _Signals.ERRORS, 1)
+        durations = table.duration_ns[rows]
+        if (durations < 0).any():
+            answered = durations >= 0
+            rows, services, durations = rows[answered], services[answered], durations[answered]
+        self._services.add(services, _Signals.FINE + fine_of(durations), 1)
+        series = self._series_rows(table, rows, services)
+        self._series.add(series, _Durations.SUM_NS, durations)
+        self._series.add(series, _Durations.BUCKETS + bucket_of(durations), 1)
+
+    def _service_rows(self, table: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the row (r,) in `_services` of each transaction."""
+        endpoints = table.endpoint[rows]
+        peers = self._peer_of.of(endpoints, table.endpoints)
+        numbers = {
+            end: self._service(Service(peer.service, table.protocol, peer.role))
+            for end, peer in peers.items()
+        }
+        return _translate(numbers, endpoints, len(table.endpoints))
+
+    def _series_rows(
+        self, table: Table, rows: NDArray[np.intp], services: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Return the row (r,) in `_series` of each transaction."""
+        family = self._family_of[table.protocol] = _family(table.attributes)
+        columns = [table.attributes.get(name) for name in FAMILIES[family]]
+        codes = [codes_of(column)[rows] for column in columns if column is not None]
+        examples, groups = distinct([services, *codes], len(rows))
+        labels = zip(*[_label_values(column, rows[examples]) for column in columns], strict=True)
+        keys = self._services.keys()
+        owners = [keys[number] for number in services[examples].tolist()]
+        numbers = [
+            # Without a role there is no metric of the kind to report it under.
+            self._duration(Series(family, owner, values) if owner.role else Series("", owner, ()))
+            for owner, values in zip(owners, labels if columns else [()] * len(owners), strict=True)
+        ]
+        return np.array(numbers, np.intp)[groups]
+
+    def _add_events(self, events: Events) -> None:
+        self._events += np.bincount(events.kind, minlength=len(self._events))[: len(self._events)]
+        peers = self._peer_rows(events)
+        opened = (events.kind == Kind.CONNECT) | (events.kind == Kind.ACCEPT)
+        self._peers.add(peers[opened & (peers >= 0)], _Connections.OPENED, 1)
+        self._add_closes(events, peers, np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0)))
+        for row in np.flatnonzero((events.kind == Kind.CONNECT_FAILED) & (peers >= 0)).tolist():
+            self._add_failure(events.endpoints[events.endpoint[row]].service, int(events.error[row]))
+
+    def _peer_rows(self, events: Events) -> NDArray[np.intp]:
+        """Return the row (n,) in `_peers` of each event, -1 for those of other transports than TCP."""
+        peers = self._peer_of.of(events.endpoint, events.endpoints)
+        numbers = {
+            end: self._peers.number(peer, Peer(OTHER, peer.role)) if _is_tcp(events.endpoints[end]) else -1
+            for end, peer in peers.items()
+        }
+        return _translate(numbers, events.endpoint, len(events.endpoints))
+
+    def _add_closes(self, events: Events, peers: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+        peers = peers[rows]
+        server = np.array([endpoint.role == "server" for endpoint in events.endpoints])[events.endpoint[rows]]
+        requests = np.maximum(events.request_bytes[rows], 0)
+        responses = np.maximum(events.response_bytes[rows], 0)
+        self._peers.add(peers, _Connections.CLOSED, 1)
+        self._peers.add(peers, _Connections.RETRANSMITS, np.maximum(events.retransmits[rows], 0))
+        self._peers.add(peers, _Connections.SENT, np.where(server, responses, requests))
+        self._peers.add(peers, _Connections.RECEIVED, np.where(server, requests, responses))
+        measured = events.srtt_us[rows] > 0
+        rtt_ns = 1000 * events.srtt_us[rows][measured]
+        self._peers.add(peers[measured], _Connections.RTT_NS, rtt_ns)
+        self._peers.add(peers[measured], _Connections.RTT_BUCKETS + bucket_of(rtt_ns), 1)
+
+    def _add_failure(self, service: str, error: int) -> None:
+        name = errno.errorcode.get(error, str(error)) if error else "closed"
+        number = self._failures.number(Failure(service, name), Failure(OTHER, name))
+        self._failures.row(number)[0] += 1
+
+
+def _translate(numbers: dict[int, int], indices: NDArray[np.integer], size: int) -> NDArray[np.intp]:
+    """Return `numbers[index]` for each of the indices (n,), all below `size`."""
+    table = np.zeros(size, np.intp)
+    table[list(numbers)] = list(numbers.values())
+    return table[indices]
+
+
+def _label_values(column: Attribute | None, rows: NDArray[np.intp]) -> list[str]:
+    if column is None:
+        return [""] * len(rows)
+    if isinstance(column, Encoded):
+        return ["" if code < 0 else column.values[code] for code in column.codes[rows].tolist()]
+    return ["" if value < 0 else str(value) for value in column[rows].tolist()]
+
+
+def _family(attributes: dict[str, Attribute]) -> str:
+    kinds = {name.partition(".")[0] for name in attributes}
+    return next((kind for kind in FAMILIES if kind in kinds), "")
+
+
+def _is_tcp(endpoint: Endpoint) -> bool:
+    return endpoint.transport == "tcp"

@@ -1,0 +1,133 @@
+"""The text log: one line per event, for people and for grep."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from masdeepflow.escape import escape
+from masdeepflow.schema import Kind
+from masdeepflow.sinks.line_log import LineLog
+from masdeepflow.sinks.per_endpoint import PerEndpoint
+from masdeepflow.sinks.stamps import latencies, micros
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from masdeepflow.endpoint import Endpoint
+    from masdeepflow.sinks.line_writer import LineWriter
+    from masdeepflow.summary import Summary
+    from masdeepflow.table import Encoded, Events, Output, Table
+
+__all__ = ["TextLog"]
+
+_UNRECOGNISED = "tcp"
+_NAME_LIMIT = 256  # bytes of a name or an address: a Unix path has 108, a Kubernetes name 253
+_TYPES = {Kind.CONNECT: "CONNECT", Kind.CONNECT_FAILED: "CONNECT", Kind.ACCEPT: "ACCEPT", Kind.CLOSE: "CLOSE"}
+
+
+class _Fragments(NamedTuple):
+    """What an endpoint puts before and after a request, a response, and by event kind."""
+
+    request: tuple[str, str]
+    response: tuple[str, str]
+    event: dict[int, str]
+
+
+class TextLog(LineLog):
+    """Two lines a transaction, request and response, and one for each connection event."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__(writer)
+        self._fragments = PerEndpoint(_fragments)
+
+    def _hold(self, output: Output) -> None:
+        events = output.events
+        closing = events.kind == Kind.CLOSE
+        self._hold_events(events, np.flatnonzero(~closing))
+        for table in output.tables:
+            rows = np.flatnonzero(_requests(table))
+            self._held.add(table.start_ns[rows], rows, partial(self._request_lines, table))
+            rows = np.flatnonzero(_responses(table))
+            self._held.add(table.end_ns[rows], rows, partial(self._response_lines, table))
+        self._hold_events(events, np.flatnonzero(closing))
+
+    def _hold_events(self, events: Events, rows: NDArray[np.intp]) -> None:
+        self._held.add(events.time_ns[rows], rows, partial(self._event_lines, events))
+
+    def _request_lines(self, table: Table, rows: NDArray[np.intp]) -> list[str]:
+        fragments = self._fragments.of(table.endpoint[rows], table.endpoints)
+        ends = {index: fragment.request for index, fragment in fragments.items()}
+        texts, codes = _texts(table.request_text, rows)
+        columns = (micros(table.start_ns[rows]), map(ends.__getitem__, table.endpoint[rows].tolist()), codes)
+        return [f"{stamp}{head}{texts[code]}{tail}" for stamp, (head, tail), code in zip(*columns, strict=True)]
+
+    def _response_lines(self, table: Table, rows: NDArray[np.intp]) -> list[str]:
+        fragments = self._fragments.of(table.endpoint[rows], table.endpoints)
+        ends = {index: fragment.response for index, fragment in fragments.items()}
+        texts, codes = _texts(table.response_text, rows)
+        columns = (
+            micros(table.end_ns[rows]),
+            map(ends.__getitem__, table.endpoint[rows].tolist()),
+            codes,
+            latencies(table.duration_ns[rows]),
+        )
+        return [
+            f"{stamp}{head}{texts[code]}{tail}{latency}"
+            for stamp, (head, tail), code, latency in zip(*columns, strict=True)
+        ]
+
+    def _event_lines(self, events: Events, rows: NDArray[np.intp]) -> list[str]:
+        fragments = self._fragments.of(events.endpoint[rows], events.endpoints)
+        columns = (micros(events.time_ns[rows]), events.endpoint[rows].tolist(), events.kind[rows].tolist())
+        lines = [f"{stamp}{fragments[end].event[kind]}" for stamp, end, kind in zip(*columns, strict=True)]
+        for place in np.flatnonzero(events.kind[rows] == Kind.CONNECT_FAILED).tolist():
+            lines[place] += f", Connect failed: {_reason(int(events.error[rows[place]]))}"
+        return lines
+
+    def _finish(self, summary: Summary) -> None:  # noqa: ARG002  # the text log ends with its last event
+        self._writer.close()
+
+
+def _requests(table: Table) -> NDArray[np.bool_]:
+    """Return which rows (m,) give a request line."""
+    return (table.request_text.codes >= 0) & ~table.shown & (table.protocol != _UNRECOGNISED)
+
+
+def _responses(table: Table) -> NDArray[np.bool_]:
+    """Return which rows (m,) give a response line."""
+    return (table.response_text.codes >= 0) & ~table.still_open & (table.protocol != _UNRECOGNISED)
+
+
+def _texts(column: Encoded, rows: NDArray[np.intp]) -> tuple[dict[int, str], list[int]]:
+    """Return the escaped texts by code, and the code of each row."""
+    codes = column.codes[rows].tolist()
+    return {code: escape(column.values[code]) for code in set(codes)}, codes
+
+
+def _fragments(endpoint: Endpoint) -> _Fragments:
+    request, response = ("RX", "TX") if endpoint.role == "server" else ("TX", "RX")
+    pod, container = _name(endpoint.pod), _name(endpoint.container)
+    return _Fragments(
+        request=(f"{_head(endpoint, request)}, ", f", {pod}, {container}"),
+        response=(f"{_head(endpoint, response)}, ", f", {pod}, Latency: "),
+        event={kind: _head(endpoint, name) for kind, name in _TYPES.items()},
+    )
+
+
+def _head(endpoint: Endpoint, event: str) -> str:
+    return (
+        f" [INFO] [{endpoint.transport.upper()}] Type: {event}, PID: {endpoint.pid}, "
+        f"Comm: {_name(endpoint.comm)}, {_name(endpoint.local)} -> {_name(endpoint.remote)}"
+    )
+
+
+def _name(text: str) -> str:
+    return escape(text, _NAME_LIMIT)
+
+
+def _reason(error: int) -> str:
+    return errno.errorcode.get(error, f"errno {error}") if error else "closed before it completed"
