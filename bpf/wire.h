@@ -9,18 +9,18 @@
 
 /* A ring record is 8 bytes of ring header and this body: SLOT_BYTES in all, so that the ring is an array. */
 #define RING_HEADER_BYTES 8
-#define SLOT_HEAD_BYTES 176
+#define SLOT_HEAD_BYTES 192
 #define PAYLOAD_BYTES (SLOT_BYTES - RING_HEADER_BYTES - SLOT_HEAD_BYTES)
 
 /* Requests carry the statement or the URL and headers, responses a status: two thirds against one. */
 #if SLOT_BYTES == 512
 #define REQUEST_BYTES 208
 #elif SLOT_BYTES == 1024
-#define REQUEST_BYTES 576
+#define REQUEST_BYTES 560
 #elif SLOT_BYTES == 2048
-#define REQUEST_BYTES 1344
+#define REQUEST_BYTES 1328
 #elif SLOT_BYTES == 4096
-#define REQUEST_BYTES 2880
+#define REQUEST_BYTES 2864
 #else
 #error "SLOT_BYTES must be 512, 1024, 2048 or 4096"
 #endif
@@ -70,6 +70,8 @@ struct slot {
 	__u64 request_bytes UNIT("By");
 	__u64 response_bytes UNIT("By");
 	__u64 queue_ns UNIT("ns");     /* first request byte: arrival in the socket buffer to read; servers only */
+	__u64 request_hash;            /* keyed, of the valid bytes of request[]; 0 where there are none */
+	__u64 response_hash;
 	__u64 cgroup_id;
 	__u32 pid;
 	__u32 tid;
@@ -136,10 +138,12 @@ struct counters {
 
 /* Written by both sides, without locks. */
 struct shared {
+	__u64 hash_key;          /* secret, odd: nobody can send two texts that are taken for one */
 	__u32 own_pid;           /* the agent's process as the kernel numbers it: never watched */
 	/* Set by any I/O that leaves a turn unfinished, cleared before a sweep: an idle host is not swept. */
 	__u32 unfinished_tcp;
 	__u32 unfinished_other;
+	__u32 unused;
 };
 
 #endif

@@ -90,7 +90,7 @@ _HOST = (
     _option("--hooks", type=click.Choice(["auto", "socket"]), default="auto", help="How socket I/O is observed."),
     _option(
         "--payload-bytes",
-        type=click.IntRange(min=1, max=2880),
+        type=click.IntRange(min=1, max=2864),
         default=208,
         metavar="N",
         help="How much of each request is looked at; responses get half of that.",

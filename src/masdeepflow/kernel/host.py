@@ -53,27 +53,35 @@ def _kernel() -> Finding:
 def _btf() -> Finding:
     if has_btf():
         return Finding("BTF", "ok", str(_BTF))
-    return Finding("BTF", "missing", f"{_BTF} is not there", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    return Finding(
+        "BTF", "missing", f"{_BTF} is not there", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+    )
 
 
 def _capabilities() -> Finding:
     missing = missing_capabilities()
     if not missing:
         return Finding("capabilities", "ok", "all that is needed")
-    return Finding("capabilities", "missing", f"{' and '.join(missing)} missing", "run as root, with sudo, or grant them")
+    return Finding(
+        "capabilities", "missing", f"{' and '.join(missing)} missing", "run as root, with sudo, or grant them"
+    )
 
 
 def _objects() -> Finding:
     path = object_path(512)
     if path.exists():
         return Finding("BPF objects", "ok", str(path.parent))
-    return Finding("BPF objects", "missing", f"{path} is not there", "compile them with ./run.sh or make -C bpf")
+    return Finding(
+        "BPF objects", "missing", f"{path} is not there", "compile them with ./run.sh or make -C bpf"
+    )
 
 
 def why_not(error: libbpf.BpfError) -> str:
     """Return the likely reason for which the kernel refused to load or attach, and what to do."""
     if error.errno in (errno.EPERM, errno.EACCES):
-        return "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown"
+        return (
+            "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown"
+        )
     if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP):
         return (
             "this kernel lacks the socket hook set (tracepoints sock_send_length and sock_recv_length, Linux 6.3): "
@@ -97,7 +105,9 @@ def _cgroup() -> Finding:
     if (root / "cgroup.controllers").exists():
         return Finding("cgroup", "ok", "version 2")
     hybrid = (root / "unified" / "cgroup.controllers").exists()
-    return Finding("cgroup", "ok", "hybrid: version 1 controllers, version 2 beside them" if hybrid else "version 1")
+    return Finding(
+        "cgroup", "ok", "hybrid: version 1 controllers, version 2 beside them" if hybrid else "version 1"
+    )
 
 
 def examine() -> list[Finding]:
@@ -119,5 +129,8 @@ def _pid_namespace() -> Finding:
     if host:
         return Finding("PID namespace", "ok", "the host's")
     return Finding(
-        "PID namespace", "limited", "a container's: executables of other processes stay unnamed", "use the host's PID namespace"
+        "PID namespace",
+        "limited",
+        "a container's: executables of other processes stay unnamed",
+        "use the host's PID namespace",
     )

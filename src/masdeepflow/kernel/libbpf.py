@@ -127,7 +127,9 @@ class BpfObject:
 
     def set_max_entries(self, name: str, entries: int) -> None:
         """Size the map `name`; before `load` only."""
-        _check(_lib().bpf_map__set_max_entries(self._map(name), c.c_uint32(entries)), f"sizing the map {name}")
+        _check(
+            _lib().bpf_map__set_max_entries(self._map(name), c.c_uint32(entries)), f"sizing the map {name}"
+        )
 
     def skip_program(self, name: str) -> None:
         """Leave the program `name` out of `load`."""
@@ -164,7 +166,9 @@ def attach_iterator(program: int, map_fd: int | None = None) -> int:
     if map_fd is not None:
         options.iter_info = c.addressof(info)
         options.iter_info_len = 4
-    return _check(_lib().bpf_link_create(program, 0, _BPF_TRACE_ITER, c.byref(options)), "attaching an iterator")
+    return _check(
+        _lib().bpf_link_create(program, 0, _BPF_TRACE_ITER, c.byref(options)), "attaching an iterator"
+    )
 
 
 def run_iterator(link: int) -> bytes:

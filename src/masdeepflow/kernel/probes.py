@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,7 @@ __all__ = ["ENUMS", "SLOT_SIZES", "STRUCTS", "Probes", "ServiceSignals", "object
 
 STRUCTS = ("slot", "service_key", "service_info", "service_signals", "counters", "shared")
 ENUMS = ("slot_kind", "slot_role", "slot_transport", "slot_flag")
-SLOT_SIZES = {512: 208, 1024: 576, 2048: 1344, 4096: 2880}
+SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 """Size of a ring record in bytes -> bytes of request payload that it holds (bpf/wire.h)."""
 
 MAX_SERVICES = 512
@@ -103,6 +104,7 @@ class Probes:
             loaded.close()
 
     def _attach(self) -> None:
+        self._shared[0]["hash_key"] = secrets.randbits(64) | 1
         for index in range(1, MAX_SERVICES):
             libbpf.push(self._descriptors["free_services"], index.to_bytes(4, "little"))
         # First, because it tells the programs which process is the agent's own, and then the listening ports.
