@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Measures what the agent costs and prints a table; the figures go to bench/out/*.json too.
+#
+#   sudo bench/run.sh [--quick] [--only NAME]... [--write-docs]
+#
+# Needs nginx, wrk and bpftool beside what the agent needs: ./test.sh installs them. Uses .venv if there is one,
+# otherwise the interpreter named by PYTHON, otherwise python3.
+set -euo pipefail
+
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+python=$PWD/.venv/bin/python
+[[ -x $python ]] || python=${PYTHON:-python3}
+exec "$python" -m bench "$@"
