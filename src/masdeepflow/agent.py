@@ -10,7 +10,6 @@ import numpy as np
 
 from masdeepflow.clock import WallClock
 from masdeepflow.recording import End, Frame, LostTurns
-from masdeepflow.schema import Role
 from masdeepflow.summary import Summary
 from masdeepflow.table import Events, Output
 
@@ -28,18 +27,26 @@ __all__ = ["Agent", "Ledger", "replay"]
 
 _QUIET_S, _BUSY_S = 0.02, 0.04  # between two polls; sweep, idle time and one poll stay below 100 ms
 _BUSY_RECORDS = 256
-_BATCH = 16384
+_BATCH = 4096  # slots at a time: their arrays stay in the cache
 _IDLE_NS = 30_000_000  # IDLE_NS of bpf/turn.h
 _SLACK_NS = 5_000_000  # a program may be preempted between its stamp and its slot
 _SECOND_NS = 1_000_000_000
 _MANY_SERVICES = 256
-_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
 
 
 def _no_events() -> Events:
     none = np.zeros(0, np.int64)
     return Events(
-        none.astype(np.uint8), none, none, none.astype(np.int32), none, none, none, none, none.astype(np.int32), []
+        none.astype(np.uint8),
+        none,
+        none,
+        none.astype(np.int32),
+        none,
+        none,
+        none,
+        none,
+        none.astype(np.int32),
+        [],
     )
 
 
@@ -73,14 +80,14 @@ class Ledger:
         self.counters = probes.counters()
         if self.counters["lost_ring_full"] != before:
             for service in probes.services():
-                self._add(service.index, service.comm, service.role, service.lost, service.lost_histogram)
+                names = self._pipeline.names(service.pid, service.port, service.role, service.comm)
+                self._add(service.index, names, service.lost, service.lost_histogram)
         self._free_services(probes)
 
-    def _add(self, index: int, comm: str, role: int, lost: int, histogram: np.ndarray) -> None:
+    def _add(self, index: int, names: tuple[str, str, str], lost: int, histogram: np.ndarray) -> None:
         new = lost - self._lost.get(index, 0)
         if new <= 0:
             return
-        names = self._pipeline.protocol_of_service.get(index, (comm, "tcp", _ROLES.get(Role(role), "")))
         difference = histogram - self._histograms.get(index, 0)
         self._lost[index], self._histograms[index] = lost, histogram
         self.turns.append(LostTurns(*names, new, difference.tolist()))
@@ -95,9 +102,7 @@ class Ledger:
             return
         gone = {key for key in keys if not os.path.exists(f"/proc/{int.from_bytes(key[:4], 'little')}")}  # noqa: PTH110  # hundreds at a time
         for key in gone & self._suspects:
-            index = probes.forget_service(key)
-            if index is not None:
-                self._pipeline.protocol_of_service.pop(index, None)
+            probes.forget_service(key)
         self._suspects = gone - self._suspects
 
 
@@ -154,7 +159,8 @@ class Agent:
     def _drain(self) -> int:
         total = 0
         ring = self._probes.ring
-        limit = ring.pending()  # what comes meanwhile waits for the next poll: a busy ring must not starve the sweep
+        # What comes meanwhile waits for the next poll: a busy ring must not starve the sweep.
+        limit = ring.pending()
         while total < limit and (count := self._batch(min(_BATCH, limit - total))):
             total += count
         return total
@@ -195,7 +201,11 @@ class Agent:
 
 
 def replay(
-    recording: Recording, pipeline: Pipeline, processes: RecordedProcesses, sinks: Sequence[Sink], metrics: Metrics
+    recording: Recording,
+    pipeline: Pipeline,
+    processes: RecordedProcesses,
+    sinks: Sequence[Sink],
+    metrics: Metrics,
 ) -> Summary:
     """Run the pipeline and the sinks over a recording, in the steps of the live run; return its summary."""
     for frame in recording.frames():

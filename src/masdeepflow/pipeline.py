@@ -8,7 +8,7 @@ import numpy as np
 
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
 from masdeepflow.protocols.registry import Registry
-from masdeepflow.schema import Flag, Kind
+from masdeepflow.schema import Flag, Kind, Role
 from masdeepflow.table import ABSENT, Encoded, Events, Output, Parsed, Table
 
 if TYPE_CHECKING:
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from masdeepflow.protocols.base import Protocol
 
 __all__ = ["Pipeline"]
+
+_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
+_BASE = (
+    "request_first_ns",
+    "request_last_ns",
+    "response_first_ns",
+    "response_last_ns",
+    "request_bytes",
+    "response_bytes",
+    "queue_ns",
+)
+"""Neighbours in `struct slot`, in this order."""
 
 
 class Pipeline:
@@ -42,8 +54,6 @@ class Pipeline:
         self.redact = redact
         self.records = 0
         """Slots seen."""
-        self.protocol_of_service: dict[int, tuple[str, str, str]] = {}
-        """Kernel's service index -> (service, protocol, role) seen last: names turns that the ring lost."""
 
     def process(self, slots: np.ndarray, offset_ns: int) -> tuple[list[Table], Events]:
         """Return the tables and events of one batch (n,), nothing of which refers to `slots` any more.
@@ -61,6 +71,11 @@ class Pipeline:
         if len(rows):
             self._forget(slots[rows])
         return tables, events
+
+    def names(self, pid: int, port: int, role: int, comm: str) -> tuple[str, str, str]:
+        """Return service, protocol and role of a service that the kernel counts by process, port and role."""
+        service, protocol = self.endpoints.services.get((pid, port, role), (comm, self.registry.unrecognised))
+        return service, self.registry.name(protocol), _ROLES.get(Role(role), "")
 
     def _forget(self, events: np.ndarray) -> None:
         ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]
@@ -114,7 +129,6 @@ class Pipeline:
             parsed, name = _unrecognised(slots), self.registry.name(self.registry.unrecognised)
         for cookie in parsed.opaque:
             self.endpoints.set_protocol(cookie, self.registry.unrecognised)
-        self._name_services(slots, codes, name)
         codes, endpoints = self.endpoints.compact(codes[parsed.rows])
         table = _table(name, slots, parsed, codes, endpoints, offset_ns)
         if self.shown:
@@ -122,15 +136,6 @@ class Pipeline:
         if self.redact is not None and table is not None:
             self.redact(table)
         return table if table is not None and len(table) else None
-
-    def _name_services(self, slots: np.ndarray, codes: NDArray[np.int32], protocol: str) -> None:
-        services = slots["service"]
-        present = np.flatnonzero(np.bincount(np.minimum(services, 65535)))
-        for service in present.tolist():
-            known = self.protocol_of_service.get(service)
-            if known is None or (known[1] != protocol and known[1] == self.registry.name(self.registry.unrecognised)):
-                endpoint = self.endpoints.compact(codes[[int((services == service).argmax())]])[1][0]
-                self.protocol_of_service[service] = (endpoint.service, protocol, endpoint.role)
 
     def _events(self, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Events:
         codes, endpoints = self.endpoints.compact(codes) if len(slots) else (codes, [])
@@ -156,30 +161,47 @@ def _signed(column: np.ndarray) -> NDArray[np.int64]:
     return column.astype(np.int64)
 
 
+def _base_columns(slots: np.ndarray) -> NDArray[np.int64]:
+    """Return the stamps and byte counts of slots (n,) as int64 (n, 7), in the order of `_BASE`.
+
+    One pass over the slots: taking each column by itself would read all of their cache lines again.
+    """
+    start = (slots.dtype.fields or {})[_BASE[0]][1] // 8
+    words = slots.view(np.int64).reshape(len(slots), slots.dtype.itemsize // 8)
+    return np.ascontiguousarray(words[:, start : start + len(_BASE)])
+
+
+def _where(condition: NDArray[np.bool_], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return values if condition.all() else np.where(condition, values, ABSENT)
+
+
 def _table(
-    name: str, slots: np.ndarray, parsed: Parsed, codes: NDArray[np.int32], endpoints: list[Endpoint], offset_ns: int
+    name: str,
+    slots: np.ndarray,
+    parsed: Parsed,
+    codes: NDArray[np.int32],
+    endpoints: list[Endpoint],
+    offset_ns: int,
 ) -> Table:
     rows = parsed.rows
     if len(rows) != len(slots) or not np.array_equal(rows, np.arange(len(rows))):
         slots = slots[rows]
-    base = parsed.base
-    first = base.get("request_first_ns", _signed(slots["request_first_ns"]))
-    response_first = base.get("response_first_ns", _signed(slots["response_first_ns"]))
-    response_last = base.get("response_last_ns", _signed(slots["response_last_ns"]))
-    request_last = _signed(slots["request_last_ns"])
-    queue = base.get("queue_ns", _signed(slots["queue_ns"]))
-    both = (first > 0) & (response_first > 0)
-    start = np.where(first > 0, first, response_first)
+    base = dict(zip(_BASE, _base_columns(slots).T, strict=True)) | parsed.base
+    first, last = base["request_first_ns"], base["response_last_ns"]
+    asked, answered = first > 0, base["response_first_ns"] > 0
+    both = asked & answered
+    start = first if asked.all() else np.where(asked, first, base["response_first_ns"])
+    end = np.maximum(np.maximum(last, base["request_last_ns"]), start)
     open_rows = slots["kind"] == Kind.OPEN
     return Table(
         protocol=name,
         start_ns=start + offset_ns,
-        end_ns=np.maximum(np.maximum(response_last, request_last), start) + offset_ns,
-        duration_ns=np.where(both, response_last - first, ABSENT),
-        ttfb_ns=np.where(both, response_first - first, ABSENT),
-        queue_ns=np.where(queue > 0, queue, ABSENT),
-        request_bytes=base.get("request_bytes", _signed(slots["request_bytes"])),
-        response_bytes=base.get("response_bytes", _signed(slots["response_bytes"])),
+        end_ns=end + offset_ns,
+        duration_ns=_where(both, last - first),
+        ttfb_ns=_where(both, base["response_first_ns"] - first),
+        queue_ns=_where(base["queue_ns"] > 0, base["queue_ns"]),
+        request_bytes=base["request_bytes"],
+        response_bytes=base["response_bytes"],
         error=parsed.error,
         truncated=parsed.truncated,
         still_open=open_rows,

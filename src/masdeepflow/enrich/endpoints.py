@@ -22,6 +22,7 @@ _LIMIT = 65536
 _PID_SHIFT = np.uint64(42)  # socket cookies count up from 1 and PIDs have 22 bits: the pair fits in 64
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
+_ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
 _TRANSPORTS = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
 
 
@@ -44,13 +45,15 @@ class Endpoints:
         self._protocols = np.full(256, NO_PROTOCOL, np.int16)
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
+        self.services: dict[tuple[int, int, int], tuple[str, int]] = {}
+        """(PID, server port, role) -> service and protocol number seen last: names turns that the ring lost."""
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def codes(self, slots: np.ndarray) -> NDArray[np.int32]:
         """Return each slot's endpoint (n,), int32: valid until the next `forget`."""
-        keys = slots["cookie"] ^ (slots["pid"].astype(np.uint64) << _PID_SHIFT)
+        keys = slots["cookie"] ^ (_pids(slots) << _PID_SHIFT)
         places = self._places(keys)
         if len(self._keys):
             missing = self._keys[places] != keys
@@ -107,6 +110,13 @@ class Endpoints:
             endpoint = self._all[code]
             if endpoint is not None:
                 self._by_cookie[endpoint.cookie] = protocol
+                self._name_service(endpoint, protocol)
+
+    def _name_service(self, endpoint: Endpoint, protocol: int) -> None:
+        if len(self.services) > _LIMIT:
+            self.services.clear()
+        key = (endpoint.pid, endpoint.server_port or 0, _ROLE_NUMBERS.get(endpoint.role, 0))
+        self.services[key] = (endpoint.service, protocol)
 
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
@@ -162,6 +172,12 @@ class Endpoints:
 
 
 _End = tuple[str, str | None, int | None]
+
+
+def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
+    """Return the 8 bytes that start with the PID (n,): the shift drops what is behind it."""
+    words: NDArray[np.uint64] = slots.view(np.uint64).reshape(len(slots), slots.dtype.itemsize // 8)
+    return words[:, (slots.dtype.fields or {})["pid"][1] // 8]
 
 
 def _abstract(raw: bytes) -> str:

@@ -1,14 +1,14 @@
 """HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112).
 
-Nearly every turn is one transaction: those are parsed as columns, each distinct head once. The rest (pipelining,
-interim responses, bodies that go on in later turns) is paired turn by turn, by `pairing`.
+Nearly every turn is one transaction: those are parsed as columns, each distinct head once. The rest
+(pipelining, interim responses, bodies that go on in later turns) is paired turn by turn, by `pairing`.
 
-- A transaction is reported as soon as its final status line was seen. Response bytes of a turn that was written
-  before (`Flag.CONTINUED`) are no new transaction: they matter only to a request that had an interim response.
-- A request is kept until its final response comes. It is lost if none does and no slot says so: the connection
-  ends without another turn, or the slots between were lost.
-- Of a request body whose length is not known (chunked beyond the prefix, or its head was cut) the rest in a later
-  turn is known for a body by not starting like a request.
+- A transaction is reported with the turn that holds its final status line. Response bytes that follow in
+  slots with `Flag.CONTINUED` are dropped: they matter only to requests that wait for a final response.
+- A request waits for its final response. It is dropped, unreported, if none can be told any more: slots
+  between were lost, or the connection ended and no slot of the request's own said so.
+- The rest of a body in a later turn is skipped by its Content-Length. Where that is not known (chunked beyond
+  the prefix, or a head that was cut) it is told from a request by not starting like one.
 - A response whose request is not visible is a transaction without a request.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 from masdeepflow.columns import Memo, find_byte, prefix
 from masdeepflow.protocols.base import CERTAIN, POSSIBLE
 from masdeepflow.protocols.http.heads import (
+    FIRST_FINAL,
     UNKNOWN,
     VERSIONS,
     Request,
@@ -32,6 +33,7 @@ from masdeepflow.protocols.http.heads import (
     read_response,
 )
 from masdeepflow.protocols.http.pairing import Exchange, Pairing, read_turns
+from masdeepflow.recall import Recall
 from masdeepflow.schema import Flag, Kind, Role
 from masdeepflow.table import ABSENT, Attribute, Encoded, Parsed
 
@@ -46,7 +48,7 @@ _LINE_FEED = 0x0A
 _RESPONSE_START = b"HTTP/1."
 _START_WORD = np.uint64(int.from_bytes(_RESPONSE_START, "little"))
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(len(_RESPONSE_START) + 1)], np.uint64)
-_FIRST_FINAL, _CLIENT_ERROR, _SERVER_ERROR = 200, 400, 500
+_CLIENT_ERROR, _SERVER_ERROR = 400, 500
 
 T = TypeVar("T")
 
@@ -70,13 +72,13 @@ class _Coded(NamedTuple, Generic[T]):
 
 
 class _Transactions(NamedTuple):
-    """m transactions. rows: intp (m,), turns. unanswered, hidden: bool (m,), as in `pairing.Exchange`."""
+    """m transactions. rows: intp (m,), turns. unanswered, truncated: bool (m,), as in `pairing.Exchange`."""
 
     rows: NDArray[np.intp]
     requests: _Coded[Request]
     responses: _Coded[Response]
     unanswered: NDArray[np.bool_]
-    hidden: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
 
 
 class Http:
@@ -88,18 +90,20 @@ class Http:
         """Start with no connections."""
         self._requests = Memo(read_request)
         self._responses = Memo(read_response)
+        self._known_requests: Recall[Request] = Recall()
+        self._known_responses: Recall[Response] = Recall()
         self._pairing = Pairing()
 
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
-        """Return a score (n,), uint8; 0 wherever a response is visible that does not start like one of HTTP/1.
+        """Return a score (n,), uint8; 0 wherever a response is visible that does not start like HTTP/1's.
 
-        `CERTAIN`: a whole request line; a cut one with the start of a response; or a status line with no request
-        visible. `POSSIBLE`: a cut request line alone, or a status line after bytes that are no request (the rest
-        of a body, or something else sent to an HTTP server).
+        `CERTAIN`: a whole request line; a cut one with the start of a response; or a status line with no
+        request visible. `POSSIBLE`: a cut request line alone, or a status line after bytes that are no
+        request (the rest of a body, or something else sent to an HTTP server).
         """
         score = np.zeros(len(slots), np.uint8)
         started, fits = _response_starts(slots)
-        rows = np.flatnonzero(fits)
+        rows = slice(None) if fits.all() else np.flatnonzero(fits)
         score[rows] = self._scores(slots[rows], started[rows])
         return score
 
@@ -120,12 +124,18 @@ class Http:
         self._pairing.forget(cookies)
 
     def _read_requests(self, slots: np.ndarray) -> _Coded[Request]:
-        return _Coded(*self._requests.encode(slots["request"], slots["request_length"]))
+        def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Request]]:
+            return self._requests.encode(slots["request"][rows], slots["request_length"][rows])
+
+        return _Coded(*self._known_requests.encode(slots["request_hash"], read))
 
     def _read_responses(self, slots: np.ndarray) -> _Coded[Response]:
-        payload, lengths = slots["response"], slots["response_length"]
-        line_end = find_byte(payload, lengths, _LINE_FEED)
-        return _Coded(*self._responses.encode(payload, np.where(line_end < 0, lengths, line_end + 1)))
+        def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Response]]:
+            payload, lengths = slots["response"][rows], slots["response_length"][rows]
+            line_end = find_byte(payload, lengths, _LINE_FEED)
+            return self._responses.encode(payload, np.where(line_end < 0, lengths, line_end + 1))
+
+        return _Coded(*self._known_responses.encode(slots["response_hash"], read))
 
     def _scores(self, slots: np.ndarray, started: NDArray[np.bool_]) -> NDArray[np.uint8]:
         requests, responses = self._read_requests(slots), self._read_responses(slots)
@@ -142,8 +152,8 @@ class Http:
         """Return which turns (n,) are one transaction whatever comes before and behind them."""
         ends = requests.integers("end")
         statuses = responses.integers("status")
-        alone = (ends == UNKNOWN) | (ends == slots["request_bytes"].astype(np.int64))
-        alone &= (statuses == ABSENT) | (statuses >= _FIRST_FINAL)
+        alone: NDArray[np.bool_] = (ends == UNKNOWN) | (ends == slots["request_bytes"].astype(np.int64))
+        alone &= (statuses == ABSENT) | (statuses >= FIRST_FINAL)
         alone &= (slots["flags"] & Flag.CONTINUED) == 0
         cookies = slots["cookie"]
         if self._pairing.cookies:
@@ -154,7 +164,7 @@ class Http:
 
 
 def _response_starts(slots: np.ndarray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether each response (n,) starts with `HTTP/1.`, and whether it does as far as it is visible."""
+    """Return whether each response (n,) starts with `HTTP/1.`, and whether it does as far as it goes."""
     length = np.minimum(slots["response_length"], len(_RESPONSE_START))
     mask = _FIRST_BYTES[length]
     fits = (prefix(slots["response"], 8) & mask) == (_START_WORD & mask)
@@ -165,15 +175,18 @@ def _single(
     slots: np.ndarray, rows: NDArray[np.intp], requests: _Coded[Request], responses: _Coded[Response]
 ) -> _Transactions:
     """Return the turns `rows` (m,) as one transaction each."""
-    responses = _Coded(responses.codes[rows], responses.values)
-    answered = slots["response_bytes"][rows] > 0
-    over = (slots["kind"][rows] == Kind.TURN) & ((slots["flags"][rows] & Flag.CLOSED) > 0)
+    if len(rows) < len(slots):
+        slots = slots[rows]
+        requests = _Coded(requests.codes[rows], requests.values)
+        responses = _Coded(responses.codes[rows], responses.values)
+    answered = slots["response_bytes"] > 0
+    over = (slots["kind"] == Kind.TURN) & ((slots["flags"] & Flag.CLOSED) > 0)
     return _Transactions(
         rows,
-        _Coded(requests.codes[rows], requests.values),
+        requests,
         responses,
         unanswered=over & ~answered,
-        hidden=answered & (responses.integers("status") == ABSENT),
+        truncated=answered & (responses.integers("status") == ABSENT),
     )
 
 
@@ -183,13 +196,13 @@ def _merge(single: _Transactions, exchanges: list[Exchange]) -> tuple[_Transacti
     order = np.argsort(rows, kind="stable")
     places = np.argsort(order, kind="stable")[len(single.rows) :]
     unanswered = np.array([exchange.unanswered for exchange in exchanges])
-    hidden = np.array([exchange.hidden for exchange in exchanges])
+    truncated = np.array([exchange.truncated for exchange in exchanges])
     merged = _Transactions(
         rows[order],
         _extend(single.requests, [exchange.request for exchange in exchanges], order),
         _extend(single.responses, [exchange.response for exchange in exchanges], order),
         np.concatenate([single.unanswered, unanswered])[order],
-        np.concatenate([single.hidden, hidden])[order],
+        np.concatenate([single.truncated, truncated])[order],
     )
     return merged, places
 
@@ -208,13 +221,17 @@ def _base(
     for name in ("request_first_ns", "queue_ns", "request_bytes", "response_bytes"):
         base[name] = slots[name][rows].astype(np.int64)
         base[name][places] = [getattr(exchange, name) for exchange in exchanges]
+    waiting = places[[not exchange.answered for exchange in exchanges]]
+    for name in ("response_first_ns", "response_last_ns"):
+        base[name] = slots[name][rows].astype(np.int64)
+        base[name][waiting] = 0
     return base
 
 
 def _parsed(
     slots: np.ndarray, transactions: _Transactions, base: dict[str, NDArray[np.int64]], opaque: list[int]
 ) -> Parsed:
-    rows, requests, responses, unanswered, hidden = transactions
+    rows, requests, responses, unanswered, truncated = transactions
     status = responses.integers("status")
     cut = requests.integers("cut") + responses.integers("cut")
     first_error = np.where(slots["role"][rows] == Role.CLIENT, _CLIENT_ERROR, _SERVER_ERROR)
@@ -223,7 +240,7 @@ def _parsed(
         request_text=requests.strings("text"),
         response_text=responses.strings("text"),
         error=unanswered | (status >= first_error),
-        truncated=hidden | (cut > 0),
+        truncated=truncated | (cut > 0),
         attributes=_attributes(requests, responses, status),
         base=base,
         opaque=opaque,

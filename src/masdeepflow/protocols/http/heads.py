@@ -1,7 +1,7 @@
 """HTTP/1 as bytes: request lines, status lines, the headers that matter here, and where a message ends.
 
-Source: RFC 9112, sections 2 to 7. As lenient as its section 2.2 allows a recipient to be: a lone LF ends a line,
-and empty lines before a request line are skipped. Nothing here raises or remembers anything, whatever the bytes.
+Source: RFC 9112, sections 2 to 7. As lenient as its section 2.2 allows a recipient to be: a lone LF ends a
+line, and empty lines before a request line are skipped. Nothing here raises, whatever the bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from masdeepflow.table import ABSENT
 
 __all__ = [
+    "FIRST_FINAL",
     "NOT_HTTP",
     "NO_REQUEST",
     "NO_RESPONSE",
@@ -28,18 +29,23 @@ __all__ = [
 ]
 
 VERSIONS = ["1.0", "1.1"]
+FIRST_FINAL = 200
+"""Lowest status that answers a request; those below announce, but for `SWITCHING_PROTOCOLS`."""
 SWITCHING_PROTOCOLS = 101
 UNKNOWN = -1
 """End of a message that the bytes at hand do not tell."""
 NOT_HTTP = -2
 """End of a request head behind which another protocol may begin."""
 
-_HEAD_BLOCKS = 1024  # distinct header blocks remembered; clients repeat theirs
+_REMEMBERED = 1024  # distinct header blocks and status lines; they repeat
 _EMPTY = (204, 304)  # No Content, Not Modified
 _ELLIPSIS = "…"
 
-# RFC 9110 section 9.3, RFC 5789 and RFC 4918: a cut line is believed only if it starts with one of these.
-_METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|PATCH|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT|SEARCH)"
+# RFC 9110 section 9.3, RFC 5789, RFC 4918: a cut line is believed only if it starts with one of these.
+_METHODS = (
+    rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|PATCH"
+    rb"|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT|SEARCH)"
+)
 _TARGET_CHARS = rb"[^\x00-\x20\x7f]"
 _CUT_VERSION = rb"(?: (?:|H|HT|HTT|HTTP|HTTP/|HTTP/1|HTTP/1\.|HTTP/1\.[01]\r?))?"
 _REQUEST_LINE = re.compile(
@@ -48,13 +54,13 @@ _REQUEST_LINE = re.compile(
 _CUT_REQUEST_LINE = re.compile(
     rb"[\r\n]*((?:"
     + _METHODS
-    + rb" (?:/|[Hh][Tt][Tp][Pp][Ss]?://)|CONNECT (?=[^ ]))"
+    + rb" (?:/|[Hh][Tt][Tt][Pp][Ss]?://)|CONNECT (?=[^ ]))"
     + _TARGET_CHARS
     + rb"*"
     + _CUT_VERSION
     + rb")\Z",
 )
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?=[ \r\n]|\Z)[^\n]*(\n?)")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?:[ \r][^\n]*)?(\n?)")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://([^/?]*)")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _HEADER = re.compile(rb"(?im)^(host|user-agent|content-length|transfer-encoding):([^\n]*)\n")
@@ -65,11 +71,12 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")  # longer numbers would not fit an int64
 
 
 class Request(NamedTuple):
-    """A request head, as far as it is visible. Every field but `end` is for showing.
+    """A request head, as far as it is visible.
 
     text: summary of the log line. path, query: of the target; None where it has none. version: index in
-    `VERSIONS`. host: the Host header, else the target's authority. cut: the request line was not visible whole.
-    end: offset behind the body in the bytes given, which may lie beyond them; `UNKNOWN` where that can't be told.
+    `VERSIONS`. host: the Host header, else the target's authority. agent: the User-Agent header.
+    end: offset behind the body in the bytes given, which may lie beyond them; else `UNKNOWN` or `NOT_HTTP`.
+    cut: the request line was not visible whole.
     """
 
     text: str | None
@@ -79,8 +86,8 @@ class Request(NamedTuple):
     version: int
     host: str | None
     agent: str | None
-    cut: bool
     end: int
+    cut: bool = False
 
 
 class Response(NamedTuple):
@@ -89,7 +96,7 @@ class Response(NamedTuple):
     text: str | None
     status: int
     version: int
-    cut: bool
+    cut: bool = False
 
 
 class _Headers(NamedTuple):
@@ -101,8 +108,8 @@ class _Headers(NamedTuple):
     chunked: bool
 
 
-NO_REQUEST = Request(None, None, None, None, ABSENT, None, None, cut=False, end=NOT_HTTP)
-NO_RESPONSE = Response(None, ABSENT, ABSENT, cut=False)
+NO_REQUEST = Request(None, None, None, None, ABSENT, None, None, NOT_HTTP)
+NO_RESPONSE = Response(None, ABSENT, ABSENT)
 
 
 def read_request(data: bytes) -> Request:
@@ -130,8 +137,7 @@ def _whole_request(data: bytes, line: re.Match[bytes]) -> Request:
         int(version[-1]),
         headers.host or authority,
         headers.agent,
-        cut=False,
-        end=_request_end(data, method, head_end, headers),
+        _request_end(data, method, head_end, headers),
     )
 
 
@@ -147,8 +153,8 @@ def _cut_request(line: re.Match[bytes]) -> Request:
         ABSENT,
         authority if version else None,
         None,
+        NOT_HTTP if method == "CONNECT" else UNKNOWN,
         cut=True,
-        end=NOT_HTTP if method == "CONNECT" else UNKNOWN,
     )
 
 
@@ -160,22 +166,26 @@ def _request_end(data: bytes, method: str, head_end: int, headers: _Headers) -> 
         return UNKNOWN
     if headers.chunked:
         return _chunks_end(data, head_end)
-    return head_end + max(headers.length, 0)
+    return head_end if headers.length == ABSENT else head_end + headers.length
 
 
 def read_response(data: bytes) -> Response:
     """Return the status line that `data` starts with, `NO_RESPONSE` if it does not."""
-    line = _STATUS_LINE.match(data)
-    if not line:
+    return _status(data[: data.find(b"\n") + 1] or data)
+
+
+@lru_cache(_REMEMBERED)
+def _status(line: bytes) -> Response:
+    match = _STATUS_LINE.fullmatch(line)
+    if not match:
         return NO_RESPONSE
-    cut = not line[3]
-    text = _decode(line[0].rstrip(b" \r\n")) + _ELLIPSIS * cut
-    return Response(f"HTTP Response: {text}", int(line[2]), int(line[1]), cut)
+    text, cut = _decode(line.rstrip(b" \r\n")), not match[3]
+    return Response(f"HTTP Response: {text}{_ELLIPSIS * cut}", int(match[2]), int(match[1]), cut)
 
 
 def leaves_http(method: str | None, status: int) -> bool:
-    """Whether the connection is a tunnel or another protocol's behind this response (RFC 9110, 9.3.6 and 15.2.2)."""
-    return status == SWITCHING_PROTOCOLS or (method == "CONNECT" and 200 <= status < 300)  # noqa: PLR2004
+    """Whether a tunnel or another protocol begins behind the response (RFC 9110 sections 9.3.6, 15.2.2)."""
+    return status == SWITCHING_PROTOCOLS or (method == "CONNECT" and FIRST_FINAL <= status < 300)  # noqa: PLR2004
 
 
 def message_end(data: bytes, method: str | None, status: int) -> int:
@@ -207,14 +217,14 @@ def _split(method: str, target: str) -> tuple[str | None, str | None, str | None
 
 
 def _read_headers(data: bytes, start: int) -> tuple[int, _Headers]:
-    """Return the end of the head whose first header line is at `start`, and its headers that are visible whole."""
+    """Return the end of the head whose header lines begin at `start`, and the headers visible whole."""
     blank = _BLANK_LINE.search(data, start - 1)
     if blank:
         return blank.end(), _headers(data[start : blank.end()])
     return UNKNOWN, _headers(data[start : data.rfind(b"\n") + 1])
 
 
-@lru_cache(_HEAD_BLOCKS)
+@lru_cache(_REMEMBERED)
 def _headers(block: bytes) -> _Headers:
     """Read whole lines. Of repeated fields the first counts."""
     fields: dict[bytes, bytes] = {}

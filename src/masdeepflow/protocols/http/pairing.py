@@ -1,6 +1,6 @@
-"""Requests paired with responses turn by turn, for the connections where one turn is not one transaction.
+"""Requests paired with responses turn by turn, for connections where one turn is not one transaction.
 
-Responses come in the order of the requests (RFC 9112 section 9.3.2), so what waits on a connection is a queue.
+Responses come in the order of the requests (RFC 9112 section 9.3.2): what waits on a connection is a queue.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from masdeepflow.protocols.http.heads import (
+    FIRST_FINAL,
     NO_REQUEST,
     NO_RESPONSE,
     SWITCHING_PROTOCOLS,
@@ -35,13 +36,12 @@ _CONNECTIONS = 4096
 """Connections kept, the one that was idle longest dropped first."""
 _WAITING = 64
 """Requests that may wait on one connection."""
-_FIRST_FINAL = 200
 # Operators of enum members run in Python, ten times slower.
 _CONTINUED, _CLOSED, _OPEN = int(Flag.CONTINUED), int(Flag.CLOSED), int(Kind.OPEN)
 
 
 class Turn(NamedTuple):
-    """One slot. row: its index. request, response: the valid bytes of the prefixes. The rest as in bpf/wire.h."""
+    """One slot. row: its index. request, response: the valid bytes. The rest as in bpf/wire.h."""
 
     row: int
     request: bytes
@@ -60,10 +60,10 @@ class Turn(NamedTuple):
 class Exchange:
     """One request and its response: `NO_REQUEST` or `NO_RESPONSE` where it is not visible.
 
-    row: the turn that ended it. request_bytes, response_bytes: its share of its turns' bytes; what can't be told
-    apart is counted with the last request that is visible.
-    hidden: more of its turn lay beyond the prefix: its response's status line, or requests behind it.
-    unanswered: the connection was closed before a final response came.
+    row: the turn that ended it. request_bytes, response_bytes: its share of its turns' bytes; what can't be
+    told apart is counted with the last request or response that is visible.
+    answered: a final response came, visible or not. unanswered: the connection was closed before one did.
+    truncated: what belongs here is beyond the prefix: its status line, or requests behind it.
     """
 
     row: int
@@ -73,8 +73,9 @@ class Exchange:
     request_bytes: int
     response_bytes: int = 0
     response: Response = NO_RESPONSE
-    hidden: bool = False
+    answered: bool = False
     unanswered: bool = False
+    truncated: bool = False
 
 
 @dataclass(slots=True)
@@ -181,10 +182,10 @@ def _take_requests(connection: _Connection, turn: Turn) -> None:
     for (start, request), stop in zip(heads, starts[1:], strict=True):
         waiting.append(_exchange(turn, request, stop - start))
     if waiting and _more_behind(turn, end):
-        waiting[-1].hidden = True
+        waiting[-1].truncated = True
     if not waiting and not 0 < turn.request_bytes <= skipped:
         waiting.append(_exchange(turn, NO_REQUEST, turn.request_bytes))
-        waiting[-1].hidden = turn.request_bytes > 0
+        waiting[-1].truncated = turn.request_bytes > 0
     connection.request_left = max(end - turn.request_bytes, 0)
 
 
@@ -193,9 +194,9 @@ def _exchange(turn: Turn, request: Request, request_bytes: int) -> Exchange:
 
 
 def _read_requests(data: bytes, skipped: int) -> tuple[list[tuple[int, Request]], int]:
-    """Return the start and the head of each request behind `skipped` bytes, and the end of the last one's body.
+    """Return the start and the head of each request behind `skipped` bytes, and the end of the last body.
 
-    The end is `UNKNOWN` too where the bytes at the very start are no request: they continue something unseen.
+    The end is `UNKNOWN` too where the very first bytes are no request: they continue something unseen.
     """
     heads: list[tuple[int, Request]] = []
     end = skipped
@@ -209,7 +210,7 @@ def _read_requests(data: bytes, skipped: int) -> tuple[list[tuple[int, Request]]
 
 
 def _more_behind(turn: Turn, end: int) -> bool:
-    """Whether the turn's request bytes go on behind `end`; empty lines do not count (RFC 9112 section 2.2)."""
+    """Whether the turn's request bytes go on behind `end`. Empty lines do not count (RFC 9112, 2.2)."""
     if not UNKNOWN < end < turn.request_bytes:
         return False
     return len(turn.request) < turn.request_bytes or bool(turn.request[end:].strip(b"\r\n"))
@@ -227,7 +228,7 @@ def _take_responses(connection: _Connection, turn: Turn) -> list[Exchange]:
         end = UNKNOWN if length == UNKNOWN else end + length
         if not _is_final(response.status):
             continue
-        exchange.response = response
+        exchange.response, exchange.answered = response, True
         ended.append(waiting.pop(0))
         stop = min(end, total) if waiting and end != UNKNOWN else total
         exchange.response_bytes += max(stop - start, 0)
@@ -237,7 +238,7 @@ def _take_responses(connection: _Connection, turn: Turn) -> list[Exchange]:
 
 
 def _take_hidden(waiting: list[Exchange], rest: int, *, hidden: bool, switched: bool) -> list[Exchange]:
-    """Give `rest` bytes of response to what still waits, and return it if its responses are beyond the prefix."""
+    """Give `rest` bytes of response to what still waits; return it if its responses are beyond the prefix."""
     if switched or (waiting and waiting[0].request.method is None):
         waiting.clear()
     if waiting:
@@ -245,7 +246,7 @@ def _take_hidden(waiting: list[Exchange], rest: int, *, hidden: bool, switched: 
     if not hidden:
         return []
     for exchange in waiting:
-        exchange.hidden = True
+        exchange.answered = exchange.truncated = True
     return _take_all(waiting)
 
 
@@ -267,7 +268,7 @@ def _take_all(waiting: list[Exchange]) -> list[Exchange]:
 
 def _is_final(status: int) -> bool:
     """Whether it answers the request: the other 1xx only announce (RFC 9110 section 15.2)."""
-    return status >= _FIRST_FINAL or status == SWITCHING_PROTOCOLS
+    return status >= FIRST_FINAL or status == SWITCHING_PROTOCOLS
 
 
 def _left_http(ended: list[Exchange]) -> bool:

@@ -1,0 +1,89 @@
+"""What the kernel's payload hashes stand for: repeated payloads are known without being read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["Recall", "renumber"]
+
+T = TypeVar("T")
+
+_LIMIT = 4096
+
+
+def renumber(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int32], list[int]]:
+    """Return codes (n,), int32, counting only those below `size` that occur, and which those are, ascending."""
+    used = np.zeros(size, bool)
+    used[codes] = True
+    present = np.flatnonzero(used)
+    if len(present) == 1:
+        return np.zeros(len(codes), np.int32), present.tolist()
+    numbers = np.zeros(size, np.int32)
+    numbers[present] = np.arange(len(present), dtype=np.int32)
+    return numbers[codes], present.tolist()
+
+
+class Recall(Generic[T]):
+    """A bounded table from 64-bit hash to value, looked up for whole columns.
+
+    read: the slow way: from rows (k,) to codes (k,) and the values they index. It is asked for rows whose hash is not
+    in the table, and for those with no hash (0), which are never kept.
+    """
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self._limit = limit
+        self._hashes = np.zeros(0, np.uint64)
+        self._values: list[T] = []
+
+    def encode(
+        self,
+        hashes: NDArray[np.uint64],
+        read: Callable[[NDArray[np.intp]], tuple[NDArray[np.int32], list[T]]],
+    ) -> tuple[NDArray[np.int32], list[T]]:
+        """Return codes (n,), int32, and the values they index, of rows with the given hashes (n,)."""
+        if not len(self._hashes):
+            return self._read(hashes, np.arange(len(hashes)), read)
+        places = np.searchsorted(self._hashes, hashes)
+        np.minimum(places, len(self._hashes) - 1, out=places)
+        missing = self._hashes[places] != hashes
+        if not missing.any():
+            codes, present = renumber(places, len(self._hashes))
+            return codes, [self._values[place] for place in present]
+        rows = np.flatnonzero(missing)
+        known, present = renumber(places[~missing], len(self._hashes))
+        values = [self._values[place] for place in present]
+        fresh, fresh_values = self._read(hashes, rows, read)
+        codes = np.empty(len(hashes), np.int32)
+        codes[~missing] = known
+        codes[rows] = fresh + np.int32(len(values))
+        return codes, values + fresh_values
+
+    def _read(
+        self,
+        hashes: NDArray[np.uint64],
+        rows: NDArray[np.intp],
+        read: Callable[[NDArray[np.intp]], tuple[NDArray[np.int32], list[T]]],
+    ) -> tuple[NDArray[np.int32], list[T]]:
+        codes, values = read(rows)
+        new, first = np.unique(hashes[rows], return_index=True)
+        if len(new) and new[0] == 0:
+            new, first = new[1:], first[1:]
+        # Traffic that never repeats would only push out what does.
+        if 0 < len(new) <= self._limit // 2:
+            self._keep(new, [values[code] for code in codes[first].tolist()])
+        return codes, values
+
+    def _keep(self, hashes: NDArray[np.uint64], values: list[T]) -> None:
+        if len(self._hashes) + len(hashes) > self._limit:
+            self._hashes, self._values = np.zeros(0, np.uint64), []
+        together = np.concatenate((self._hashes, hashes))
+        order = np.argsort(together)
+        everything = self._values + values
+        self._hashes, self._values = together[order], [everything[place] for place in order.tolist()]
