@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.clock import WallClock
+from masdeepflow.protocols.registry import UNRECOGNISED
 from masdeepflow.recording import End, Frame, LostTurns
+from masdeepflow.schema import Role
 from masdeepflow.summary import Summary
 from masdeepflow.table import Events, Output
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from masdeepflow.enrich.process import LiveProcesses, RecordedProcesses
-    from masdeepflow.kernel.probes import Probes
+    from masdeepflow.kernel.probes import Probes, ServiceSignals
     from masdeepflow.pipeline import Pipeline
     from masdeepflow.recording import Recorder, Recording
     from masdeepflow.sinks.base import Sink
@@ -30,6 +32,7 @@ _BUSY_RECORDS = 256
 _BATCH = 4096  # slots at a time: their arrays stay in the cache
 _IDLE_NS = 30_000_000  # IDLE_NS of bpf/turn.h
 _SLACK_NS = 5_000_000  # a program may be preempted between its stamp and its slot
+_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
 _SECOND_NS = 1_000_000_000
 _MANY_SERVICES = 256
 
@@ -65,6 +68,7 @@ class Ledger:
         self._lost: dict[int, int] = {}
         self._histograms: dict[int, np.ndarray] = {}
         self._suspects: set[bytes] = set()
+        self._unnamed = False
 
     def lost(self) -> dict[str, int]:
         """Return reason -> count."""
@@ -74,22 +78,32 @@ class Ledger:
             "no_memory": self.counters.get("lost_no_memory", 0),
         }
 
-    def update(self, probes: Probes) -> None:
-        """Read the counters; when the ring has lost turns, count them under their services."""
+    def update(self, probes: Probes, *, final: bool = False) -> None:
+        """Read the counters; when the ring has lost turns, count them under their services.
+
+        final: also those of services of which no turn was ever read, under the process's name.
+        """
         before = self.counters.get("lost_ring_full", 0)
         self.counters = probes.counters()
-        if self.counters["lost_ring_full"] != before:
+        self._unnamed |= self.counters["lost_ring_full"] != before
+        if self._unnamed:
+            self._unnamed = False
             for service in probes.services():
-                names = self._pipeline.names(service.pid, service.port, service.role, service.comm)
-                self._add(service.index, names, service.lost, service.lost_histogram)
+                self._add(service, final=final)
         self._free_services(probes)
 
-    def _add(self, index: int, names: tuple[str, str, str], lost: int, histogram: np.ndarray) -> None:
-        new = lost - self._lost.get(index, 0)
+    def _add(self, service: ServiceSignals, *, final: bool) -> None:
+        new = service.lost - self._lost.get(service.index, 0)
         if new <= 0:
             return
-        difference = histogram - self._histograms.get(index, 0)
-        self._lost[index], self._histograms[index] = lost, histogram
+        names = self._pipeline.names(service.pid, service.port, service.role)
+        if names is None:
+            if not final:  # the next turn that is read may tell the protocol
+                self._unnamed = True
+                return
+            names = (service.comm, UNRECOGNISED, _ROLES.get(Role(service.role), ""))
+        difference = service.lost_histogram - self._histograms.get(service.index, 0)
+        self._lost[service.index], self._histograms[service.index] = service.lost, service.lost_histogram
         self.turns.append(LostTurns(*names, new, difference.tolist()))
         self._metrics.add_lost(*names, new, difference)
 
@@ -131,6 +145,7 @@ class Agent:
         self._clock = WallClock()
         self._watermark_ns = 0
         self._updated_ns = 0
+        self._previous_s = 0.0
 
     def run(self, duration_s: float | None = None, each_poll: Callable[[], None] = lambda: None) -> None:
         """Poll until `stop` is set or `duration_s` have passed. `each_poll` runs between two polls."""
@@ -138,9 +153,18 @@ class Agent:
         while not self.stop and (end is None or time.monotonic() < end):
             records = self.poll()
             each_poll()
-            time.sleep(_BUSY_S if records > _BUSY_RECORDS else _QUIET_S)
+            time.sleep(self._pause_s(records))
         time.sleep((_IDLE_NS + _SLACK_NS) / 1e9)  # so that the last turns are idle for the last sweep
         self.poll()
+
+    def _pause_s(self, records: int) -> float:
+        """Return how long to wait for the next batch, long when busy, but not until a quarter of the ring is full."""
+        if records < _BUSY_RECORDS:
+            return _QUIET_S
+        now = time.monotonic()
+        rate = records / max(now - self._previous_s, 1e-6)
+        self._previous_s = now
+        return min(_BUSY_S, self._probes.ring.capacity / 4 / rate)
 
     def poll(self) -> int:
         """Sweep, read and process all that is in the ring; return how many slots that was."""
@@ -185,14 +209,14 @@ class Agent:
         for sink in self._sinks:
             sink.write(output)
 
-    def summary(self) -> Summary:
+    def summary(self, *, final: bool = False) -> Summary:
         """Return what the run amounts to so far."""
-        self.ledger.update(self._probes)
+        self.ledger.update(self._probes, final=final)
         return Summary(self._pipeline.records, self.ledger.lost(), self._metrics.services())
 
     def close(self) -> Summary:
         """Flush and close the sinks and the recording; return the summary."""
-        summary = self.summary()
+        summary = self.summary(final=True)
         if self._recorder is not None:
             self._recorder.close(End(summary.lost, self.ledger.turns))
         for sink in self._sinks:

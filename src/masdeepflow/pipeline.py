@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masdeepflow.batch import word_of, words
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
 from masdeepflow.protocols.registry import Registry
 from masdeepflow.schema import Flag, Kind, Role
@@ -72,10 +73,10 @@ class Pipeline:
             self._forget(slots[rows])
         return tables, events
 
-    def names(self, pid: int, port: int, role: int, comm: str) -> tuple[str, str, str]:
-        """Return service, protocol and role of a service that the kernel counts by process, port and role."""
-        service, protocol = self.endpoints.services.get((pid, port, role), (comm, self.registry.unrecognised))
-        return service, self.registry.name(protocol), _ROLES.get(Role(role), "")
+    def names(self, pid: int, port: int, role: int) -> tuple[str, str, str] | None:
+        """Return service, protocol and role of what the kernel counts by process, port and role; None if unknown."""
+        known = self.endpoints.services.get((pid, port, role))
+        return known and (known[0], self.registry.name(known[1]), _ROLES.get(Role(role), ""))
 
     def _forget(self, events: np.ndarray) -> None:
         ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]
@@ -133,9 +134,9 @@ class Pipeline:
         table = _table(name, slots, parsed, codes, endpoints, offset_ns)
         if self.shown:
             table = _filtered(table, self.shown)
-        if self.redact is not None and table is not None:
+        if self.redact is not None:
             self.redact(table)
-        return table if table is not None and len(table) else None
+        return table if len(table) else None
 
     def _events(self, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Events:
         codes, endpoints = self.endpoints.compact(codes) if len(slots) else (codes, [])
@@ -166,9 +167,8 @@ def _base_columns(slots: np.ndarray) -> NDArray[np.int64]:
 
     One pass over the slots: taking each column by itself would read all of their cache lines again.
     """
-    start = (slots.dtype.fields or {})[_BASE[0]][1] // 8
-    words = slots.view(np.int64).reshape(len(slots), slots.dtype.itemsize // 8)
-    return np.ascontiguousarray(words[:, start : start + len(_BASE)])
+    start = word_of(slots, _BASE[0])
+    return np.ascontiguousarray(words(slots)[:, start : start + len(_BASE)])
 
 
 def _where(condition: NDArray[np.bool_], values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -253,11 +253,10 @@ def _passing(endpoints: list[Endpoint], shown: Filter, protocol: str | None) -> 
     )
 
 
-def _filtered(table: Table, shown: Filter) -> Table | None:
+def _filtered(table: Table, shown: Filter) -> Table:
     if not len(table):
         return table
-    rows = np.flatnonzero(_passing(table.endpoints, shown, table.protocol)[table.endpoint])
-    return _take(table, rows) if len(rows) else None
+    return _take(table, np.flatnonzero(_passing(table.endpoints, shown, table.protocol)[table.endpoint]))
 
 
 def _filtered_events(events: Events, shown: Filter) -> Events:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from masdeepflow.batch import word_of, words
 from masdeepflow.endpoint import Endpoint
 from masdeepflow.schema import Kind, Role, Transport
 
@@ -176,8 +177,7 @@ _End = tuple[str, str | None, int | None]
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
     """Return the 8 bytes that start with the PID (n,): the shift drops what is behind it."""
-    words: NDArray[np.uint64] = slots.view(np.uint64).reshape(len(slots), slots.dtype.itemsize // 8)
-    return words[:, (slots.dtype.fields or {})["pid"][1] // 8]
+    return words(slots)[:, word_of(slots, "pid")].view(np.uint64)
 
 
 def _abstract(raw: bytes) -> str:
