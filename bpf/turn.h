@@ -282,7 +282,8 @@ static __always_inline void turn_io(struct connection *c, bool send, const struc
 		request_bytes(c, io, now);
 	else
 		response_bytes(c, io, now);
-	c->arrival_ns = 0;
+	if (!send)
+		c->arrival_ns = 0;
 }
 
 /* Called for every connection by the sweep. Returns whether it has to be looked at again without new I/O. */

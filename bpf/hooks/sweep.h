@@ -38,7 +38,8 @@ int sweep_tcp(struct bpf_iter__bpf_sk_storage_map *ctx)
 		return 0;
 	/* Bytes that the peer has not acknowledged, or that the client has not read, mean that the response goes on. */
 	bool server = c->slot.role == ROLE_SERVER;
-	bool drained = server ? tp->write_seq == tp->snd_una : tp->rcv_nxt == tp->copied_seq;
+	__u32 fin = sk->__sk_common.skc_state != TCP_ESTABLISHED; /* counts as one unread byte */
+	bool drained = server ? tp->write_seq == tp->snd_una : tp->rcv_nxt - tp->copied_seq <= fin;
 	if (turn_idle(c, drained, server ? tp->tcp_mstamp * 1000 : 0, bpf_ktime_get_ns()))
 		shared.unfinished_tcp = 1;
 	return 0;
