@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.servers import stop
+from bench.process import cpu_ns, stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,6 @@ QUIET = ("--store", "off", "--listen", "off")
 """Options that leave the ring, the pipeline, the metrics and the log."""
 _COLUMNS = re.compile(r" {2,}")
 _REQUESTS, _ERRORS = 3, 4
-_PROCESS_CLOCK = 2  # CPUCLOCK_SCHED, see clock_getcpuclockid(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Agent:
 
     def cpu_ns(self) -> int:
         """Return the CPU time of all its threads so far."""
-        return time.clock_gettime_ns(~self._process.pid << 3 | _PROCESS_CLOCK)
+        return cpu_ns(self._process.pid)
 
     def stop(self) -> Summary:
         """End it; return its summary."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import bpf, kept, machine, stages
+from bench import agent_cpu, bpf, footprint, kept, loss, machine, stages
 from bench.plan import FULL, QUICK
-from bench.report import Outcome, markdown
+from bench.report import Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _OUT = _ROOT / "bench" / "out"
+_TEMPLATE = _ROOT / "bench" / "benchmarks.md.in"
+_PAGE = _ROOT / "docs" / "benchmarks.md"
 
 
 class _Benchmark(NamedTuple):
@@ -35,6 +37,11 @@ _BENCHMARKS = {
     "kept": _Benchmark(kept.measure),
     "bpf": _Benchmark(bpf.measure),
     "queue_time": _Benchmark(kept.measure_queue_time),
+    "agent_cpu": _Benchmark(agent_cpu.measure),
+    "loss": _Benchmark(loss.measure),
+    "memory": _Benchmark(footprint.measure_memory),
+    "start": _Benchmark(footprint.measure_start),
+    "idle": _Benchmark(footprint.measure_idle),
     "stages": _Benchmark(stages.measure, live=False),
 }
 
@@ -42,18 +49,20 @@ _BENCHMARKS = {
 def main() -> None:
     """Parse the command line and run what it asks for."""
     arguments = _parse()
-    names = arguments.only or list(_BENCHMARKS)
-    if os.geteuid() and any(_BENCHMARKS[name].live for name in names):
-        raise SystemExit("the agent loads eBPF programs: run this as root, for example with sudo")
-    plan, facts, total = QUICK if arguments.quick else FULL, machine.describe(), Outcome()
-    _OUT.mkdir(exist_ok=True)
-    for name in names:
-        print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        outcome = _BENCHMARKS[name].measure(plan)
-        _keep(name, facts, outcome)
-        total.rows.extend(outcome.rows)
-        total.details.extend(outcome.details)
-    print(_report(facts, total))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is ended
+    partial = arguments.only or arguments.quick
+    if arguments.write_docs and partial:
+        raise SystemExit("docs/benchmarks.md is written from whole runs only: leave out --only and --quick")
+    run = (
+        Run.load(arguments.load)
+        if arguments.load
+        else _measure(arguments.only or list(_BENCHMARKS), arguments.quick)
+    )
+    if not (partial or arguments.load):
+        run.save(_OUT / "run.json")
+    print(f"{run.described()}\n\n{run.figures()}\n\n{run.details()}")
+    if arguments.write_docs:
+        _write_docs(run)
 
 
 def _parse() -> argparse.Namespace:
@@ -61,15 +70,30 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, to see that all works")
     only = f"one of {', '.join(_BENCHMARKS)}; repeatable"
     parser.add_argument("--only", action="append", choices=_BENCHMARKS, metavar="NAME", help=only)
+    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md from this run")
+    load = "measure nothing: show (or write the docs from) a file such as bench/out/run.json"
+    parser.add_argument("--load", type=Path, metavar="FILE", help=load)
     return parser.parse_args()
 
 
-def _keep(name: str, facts: dict[str, str], outcome: Outcome) -> None:
-    text = json.dumps({"machine": facts, **asdict(outcome)}, indent=1, ensure_ascii=False)
-    (_OUT / f"{name}.json").write_text(text + "\n")
+def _measure(names: list[str], quick: bool) -> Run:  # noqa: FBT001  # as it comes from the command line
+    if os.geteuid() and any(_BENCHMARKS[name].live for name in names):
+        raise SystemExit("the agent loads eBPF programs: run this as root, for example with sudo")
+    _OUT.mkdir(exist_ok=True)
+    total = Run(machine.describe(), quick, Outcome())
+    for name in names:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        outcome = _BENCHMARKS[name].measure(QUICK if quick else FULL)
+        Run(total.machine, quick, outcome).save(_OUT / f"{name}.json")
+        total.outcome.rows.extend(outcome.rows)
+        total.outcome.details.extend(outcome.details)
+    return total
 
 
-def _report(facts: dict[str, str], outcome: Outcome) -> str:
-    described = "\n".join(f"- {name}: {text}" for name, text in facts.items())
-    details = "\n\n".join(detail.markdown() for detail in outcome.details)
-    return f"{described}\n\n{markdown(outcome.rows)}\n\n{details}"
+def _write_docs(run: Run) -> None:
+    if run.quick:
+        raise SystemExit("docs/benchmarks.md is written from whole runs only, and this one was quick")
+    template = Template(_TEMPLATE.read_text())
+    page = template.substitute(machine=run.described(), figures=run.figures(), details=run.details())
+    _PAGE.write_text(page)
+    print(f"wrote {_PAGE}", file=sys.stderr)

@@ -2,19 +2,22 @@
 
 Runs come in pairs, one with and one without, next to each other in time and in alternating order, so that
 what else the machine does hits both; the figure is the median of the pairs' ratios.
+
+"By CPU time" is the same ratio in CPU time for each request, of nginx, wrk and the agent together. With two
+cores full of nothing else the two agree; on a machine where others work too, it is the steadier one.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.agent import Agent, agent
+from bench.agent import agent
 from bench.load import wrk
 from bench.report import Detail, Goal, Outcome, row_of
 from bench.servers import nginx
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bench.plan import Plan
@@ -34,6 +37,18 @@ class _Case(NamedTuple):
     path: str = "/"
     against: tuple[str, ...] | None = None
     goal: Goal | None = None
+
+
+class _Sample(NamedTuple):
+    """Of one run: requests a second; and CPU time of nginx, wrk and the agent for each."""
+
+    rate: float
+    cpu_us: float
+
+
+class _Pair(NamedTuple):
+    with_: _Sample
+    without: _Sample
 
 
 _CASES = (
@@ -61,32 +76,43 @@ def _measure(benchmark: str, cases: tuple[_Case, ...], plan: Plan) -> Outcome:
         wrk(server, directory, 1)  # warm
         for case in cases:
             pairs = [_pair(case, server, directory, plan.seconds, number) for number in range(plan.pairs)]
-            ratios = [with_ / without for with_, without in pairs]
-            outcome.rows.append(row_of(benchmark, case.name, ratios, goal=case.goal))
-            outcome.details.append(_detail(benchmark, case, pairs, ratios))
+            rates = [pair.with_.rate / pair.without.rate for pair in pairs]
+            times = [pair.without.cpu_us / pair.with_.cpu_us for pair in pairs]
+            outcome.rows.append(row_of(benchmark, case.name, rates, goal=case.goal))
+            outcome.rows.append(row_of(benchmark, f"{case.name}: by CPU time", times))
+            outcome.details.append(_detail(benchmark, case, pairs))
     return outcome
 
 
-def _pair(case: _Case, server: Nginx, directory: Path, seconds: int, number: int) -> tuple[float, float]:
-    """Return requests a second with and without; every other pair runs without first."""
+def _pair(case: _Case, server: Nginx, directory: Path, seconds: int, number: int) -> _Pair:
+    """Measure with and without; every other pair runs without first."""
 
-    def rate(options: tuple[str, ...] | None) -> float:
-        watched: AbstractContextManager[Agent | None] = nullcontext() if options is None else agent(*options)
-        with watched:
-            return wrk(server, directory, seconds, case.path).rate
+    def run(options: tuple[str, ...] | None) -> _Sample:
+        if options is None:
+            return _sample(server, directory, seconds, case.path, lambda: 0)
+        with agent(*options) as running:
+            return _sample(server, directory, seconds, case.path, running.cpu_ns)
 
     if number % 2:
-        without = rate(case.against)
-        return rate(case.options), without
-    with_ = rate(case.options)
-    return with_, rate(case.against)
+        without = run(case.against)
+        return _Pair(run(case.options), without)
+    with_ = run(case.options)
+    return _Pair(with_, run(case.against))
 
 
-def _detail(benchmark: str, case: _Case, pairs: list[tuple[float, float]], ratios: list[float]) -> Detail:
+def _sample(server: Nginx, directory: Path, seconds: int, path: str, agent_ns: Callable[[], int]) -> _Sample:
+    before = server.cpu_ns() + agent_ns()
+    load = wrk(server, directory, seconds, path)
+    spent = server.cpu_ns() + agent_ns() - before + load.cpu_ns
+    return _Sample(load.rate, spent / load.requests / 1e3)
+
+
+def _detail(benchmark: str, case: _Case, pairs: list[_Pair]) -> Detail:
     columns = [f"pair {number}" for number in range(1, len(pairs) + 1)]
     rows = [
-        ("with, requests/s", [with_ for with_, _ in pairs]),
-        ("without, requests/s", [without for _, without in pairs]),
-        ("ratio", ratios),
+        ("with, requests/s", [pair.with_.rate for pair in pairs]),
+        ("without, requests/s", [pair.without.rate for pair in pairs]),
+        ("with, CPU µs/request", [pair.with_.cpu_us for pair in pairs]),
+        ("without, CPU µs/request", [pair.without.cpu_us for pair in pairs]),
     ]
     return Detail(f"{benchmark}: {case.name}", columns, rows)

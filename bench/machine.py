@@ -14,8 +14,6 @@ from masdeepflow import __version__
 
 __all__ = ["describe"]
 
-_ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"}
-
 
 def describe() -> dict[str, str]:
     """Return what there is to know, as name -> text."""
@@ -34,9 +32,7 @@ def describe() -> dict[str, str]:
 
 def _output(*command: str) -> str:
     try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=10, env=_ENVIRONMENT
-        )
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
     except FileNotFoundError:
         return "not there"
     return (done.stdout + done.stderr).strip()

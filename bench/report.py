@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, replace
 from itertools import starmap
 from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-__all__ = ["Detail", "Goal", "Outcome", "Row", "markdown", "row_of"]
+__all__ = ["Detail", "Goal", "Outcome", "Row", "Run", "row_of"]
 
 _HEADINGS = ("benchmark", "what", "measured", "range", "goal", "verdict", "remark")
 
@@ -45,6 +47,10 @@ class Row:
     spread: tuple[float, float] | None = None
     remark: str = ""
 
+    def with_remark(self, remark: str) -> Row:
+        """Return the row with another remark."""
+        return replace(self, remark=remark)
+
     def cells(self) -> tuple[str, ...]:
         """Return the row's cells under `_HEADINGS`."""
         spread = "" if self.spread is None else f"{number(self.spread[0])} to {number(self.spread[1])}"
@@ -76,6 +82,44 @@ class Outcome:
     details: list[Detail] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of some benchmarks. machine: what it ran on, name -> text. quick: whether it was only a trial."""
+
+    machine: dict[str, str]
+    quick: bool
+    outcome: Outcome
+
+    def save(self, path: Path) -> None:
+        """Write the run as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read what `save` wrote."""
+        read = json.loads(path.read_text())
+        rows, details = read["outcome"]["rows"], read["outcome"]["details"]
+        for row in rows:
+            row["goal"] = row["goal"] and Goal(**row["goal"])
+        return cls(
+            read["machine"],
+            read["quick"],
+            Outcome([Row(**row) for row in rows], [Detail(**each) for each in details]),
+        )
+
+    def described(self) -> str:
+        """Return the machine as a list."""
+        return "\n".join(f"- {name}: {text}" for name, text in self.machine.items())
+
+    def figures(self) -> str:
+        """Return the table of all rows."""
+        return _table(_HEADINGS, [row.cells() for row in self.outcome.rows])
+
+    def details(self) -> str:
+        """Return all tables of detail."""
+        return "\n\n".join(detail.markdown() for detail in self.outcome.details)
+
+
 def row_of(
     benchmark: str, name: str, samples: Sequence[float], unit: str = "", goal: Goal | None = None
 ) -> Row:
@@ -88,11 +132,6 @@ def number(value: float) -> str:
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{float(f'{value:.3g}'):g}"
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the table of all figures."""
-    return _table(_HEADINGS, [row.cells() for row in rows])
 
 
 def _table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -10,4 +10,9 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 python=$PWD/.venv/bin/python
 [[ -x $python ]] || python=${PYTHON:-python3}
-exec "$python" -m bench "$@"
+"$python" -c 'import masdeepflow' 2>/dev/null || {
+    echo "bench/run.sh: $python has no masdeepflow: run ./test.sh once, or name another interpreter with PYTHON=" >&2
+    exit 1
+}
+# Servers and administration tools live there, and `su` leaves it out.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin exec "$python" -m bench "$@"

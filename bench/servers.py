@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.process import cpu_ns, stop
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Nginx", "free_port", "nginx", "renamed", "stop"]
+__all__ = ["Nginx", "nginx", "renamed"]
 
 _CONFIGURATION = """\
 daemon off;
@@ -44,14 +46,20 @@ _START_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """A running server. comm: its processes' name, which nothing else on the host has."""
+    """A running server. pid: its master. comm: its processes' name, which nothing else on the host has."""
 
+    pid: int
     port: int
     comm: str
 
     def url(self, path: str = "/") -> str:
         """Return the URL of `path`: `/` is made by `return 200`, `/file.txt` is a file of three bytes."""
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def cpu_ns(self) -> int:
+        """Return the CPU time of its worker so far."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(cpu_ns(int(child)) for child in children)
 
     def requests(self) -> int:
         """Return the requests served so far by nginx's own count, the one that asks included."""
@@ -60,7 +68,7 @@ class Nginx:
         return int(text.splitlines()[2].split()[2])
 
 
-def free_port() -> int:
+def _free_port() -> int:
     """Return a port of the loopback interface that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,7 +78,7 @@ def free_port() -> int:
 
 def renamed(program: str, directory: Path, port: int) -> Path:
     """Return a link to `program` under a name that tells its process from any other of that program."""
-    found = shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    found = shutil.which(program)
     if found is None:
         raise SystemExit(f"{program} is not there: install it, for example with apt-get install {program}")
     link = directory / f"{program}-{port}"
@@ -79,28 +87,18 @@ def renamed(program: str, directory: Path, port: int) -> Path:
     return link
 
 
-def stop(process: subprocess.Popen[str]) -> None:
-    """End a process and wait for it."""
-    process.terminate()
-    try:
-        process.wait(_START_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @contextmanager
 def nginx() -> Iterator[tuple[Nginx, Path]]:
     """Run the server; give it and its directory, which goes with it."""
     with tempfile.TemporaryDirectory(prefix="masdeepflow-bench-") as name:
-        directory, port = Path(name), free_port()
+        directory, port = Path(name), _free_port()
         (directory / "file.txt").write_text("ok\n")
         configuration = directory / "nginx.conf"
         configuration.write_text(_CONFIGURATION.format(directory=directory, port=port))
         command = [str(renamed("nginx", directory, port)), "-p", name, "-c", str(configuration)]
         process = subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL)
         try:
-            server = Nginx(port, f"nginx-{port}")
+            server = Nginx(process.pid, port, f"nginx-{port}")
             _wait(server, process)
             yield server, directory
         finally:
