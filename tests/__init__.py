@@ -1,0 +1,1 @@
+"""Tests in four layers: unit, golden, kernel (root), e2e."""

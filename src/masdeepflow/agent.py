@@ -1,4 +1,4 @@
-"""The agent's loop: sweep, read the ring, run the pipeline, feed the sinks; and its replay over a recording."""
+"""The agent's loop: sweep, read the ring, run the pipeline, feed the sinks; and a replay of a recording."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Ledger:
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
         self.counters: dict[str, int] = {}
-        self.turns: list[LostTurns] = []
         self._pipeline = pipeline
         self._metrics = metrics
         self._lost: dict[int, int] = {}
         self._histograms: dict[int, np.ndarray] = {}
+        self._turns: dict[tuple[str, str, str], tuple[int, np.ndarray]] = {}
         self._suspects: set[bytes] = set()
         self._unnamed = False
 
@@ -77,6 +77,12 @@ class Ledger:
             "event_ring_full": self.counters.get("lost_event_ring_full", 0),
             "no_memory": self.counters.get("lost_no_memory", 0),
         }
+
+    def turns(self) -> list[LostTurns]:
+        """Return what each service lost in all; processes of the same name are one."""
+        return [
+            LostTurns(*names, turns, histogram.tolist()) for names, (turns, histogram) in self._turns.items()
+        ]
 
     def update(self, probes: Probes, *, final: bool = False) -> None:
         """Read the counters; when the ring has lost turns, count them under their services.
@@ -98,13 +104,14 @@ class Ledger:
             return
         names = self._pipeline.names(service.pid, service.port, service.role)
         if names is None:
-            if not final:  # the next turn that is read may tell the protocol
+            if service.key and not final:  # the next turn that is read may tell the protocol
                 self._unnamed = True
                 return
             names = (service.comm, UNRECOGNISED, _ROLES.get(Role(service.role), ""))
         difference = service.lost_histogram - self._histograms.get(service.index, 0)
         self._lost[service.index], self._histograms[service.index] = service.lost, service.lost_histogram
-        self.turns.append(LostTurns(*names, new, difference.tolist()))
+        turns, histogram = self._turns.get(names, (0, np.zeros_like(difference)))
+        self._turns[names] = (turns + new, histogram + difference)
         self._metrics.add_lost(*names, new, difference)
 
     def _free_services(self, probes: Probes) -> None:
@@ -114,10 +121,19 @@ class Ledger:
         keys = probes.service_keys()
         if len(keys) < _MANY_SERVICES:
             return
-        gone = {key for key in keys if not os.path.exists(f"/proc/{int.from_bytes(key[:4], 'little')}")}  # noqa: PTH110  # hundreds at a time
-        for key in gone & self._suspects:
+        gone = {key for key in keys if not _is_running(int.from_bytes(key[:4], "little"))}
+        free, self._suspects = gone & self._suspects, gone - self._suspects
+        if free:
+            # Whoever gets the index next goes on with its counts: those until now are these services'.
+            for service in probes.services():
+                if service.key in free:
+                    self._add(service, final=True)
+        for key in free:
             probes.forget_service(key)
-        self._suspects = gone - self._suspects
+
+
+def _is_running(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")  # noqa: PTH110  # hundreds at a time: a Path costs more than the call
 
 
 class Agent:
@@ -127,25 +143,27 @@ class Agent:
         self,
         probes: Probes,
         pipeline: Pipeline,
-        processes: LiveProcesses,
         sinks: Sequence[Sink],
         metrics: Metrics,
-        recorder: Recorder | None = None,
     ) -> None:
         self.stop = False
         self.polled_s = time.monotonic()
         """Monotonic time of the last poll, for `/healthz`."""
         self.ledger = Ledger(pipeline, metrics)
+        self.recorder: Recorder | None = None
+        self._processes: LiveProcesses | None = None
         self._probes = probes
         self._pipeline = pipeline
-        self._processes = processes
         self._sinks = sinks
         self._metrics = metrics
-        self._recorder = recorder
         self._clock = WallClock()
         self._watermark_ns = 0
         self._updated_ns = 0
         self._previous_s = 0.0
+
+    def record(self, recorder: Recorder, processes: LiveProcesses) -> None:
+        """Write every batch to `recorder`, with what `processes` learnt from /proc for it."""
+        self.recorder, self._processes = recorder, processes
 
     def run(self, duration_s: float | None = None, each_poll: Callable[[], None] = lambda: None) -> None:
         """Poll until `stop` is set or `duration_s` have passed. `each_poll` runs between two polls."""
@@ -158,7 +176,7 @@ class Agent:
         self.poll()
 
     def _pause_s(self, records: int) -> float:
-        """Return how long to wait for the next batch, long when busy, but not until a quarter of the ring is full."""
+        """Return how long to wait: longer when busy, but not until a quarter of the ring is full."""
         if records < _BUSY_RECORDS:
             return _QUIET_S
         now = time.monotonic()
@@ -198,8 +216,8 @@ class Agent:
         behind = ring.pending() > ring.capacity // 2
         offset = self._clock.offset_ns()
         tables, events = self._pipeline.process(slots, offset)
-        if self._recorder is not None:
-            self._recorder.write(Frame(slots, offset, self._watermark_ns, self._processes.take_fresh()))
+        if self.recorder is not None and self._processes is not None:
+            self.recorder.write(Frame(slots, offset, self._watermark_ns, self._processes.take_fresh()))
         del slots
         ring.release(count)
         self._write(Output(tables, events, self._watermark_ns, self._pipeline.records, behind))
@@ -217,8 +235,8 @@ class Agent:
     def close(self) -> Summary:
         """Flush and close the sinks and the recording; return the summary."""
         summary = self.summary(final=True)
-        if self._recorder is not None:
-            self._recorder.close(End(summary.lost, self.ledger.turns))
+        if self.recorder is not None:
+            self.recorder.close(End(summary.lost, self.ledger.turns()))
         for sink in self._sinks:
             sink.close(summary)
         return summary

@@ -22,7 +22,7 @@ def wall_offset_ns() -> int:
 
 
 class WallClock:
-    """The offset, read anew every second, so that a stamp follows the wall clock over days of slewing and steps."""
+    """The offset, read anew every second: stamps follow the wall clock over days of slewing and steps."""
 
     def __init__(self) -> None:
         self._offset_ns = wall_offset_ns()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "Filter", "FilterError", "parse"]
 
 KEYS = ("pid", "comm", "port", "protocol")
+_NUMBERS = ("pid", "port")
 
 
 class FilterError(ValueError):
@@ -19,7 +20,7 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Values by key. A row passes if each included key has one of its values, and no excluded key has."""
+    """Values by key: a row passes if each included key has one of its values, and no excluded key has."""
 
     include: dict[str, frozenset[str]]
     exclude: dict[str, frozenset[str]]
@@ -28,8 +29,13 @@ class Filter:
         return bool(self.include or self.exclude)
 
     def passes(self, *, pid: int, comm: str, port: int | None, protocol: str | None) -> bool:
-        """Return whether a row is shown; protocol None (connection events) passes any include of a protocol."""
-        values = {"pid": str(pid), "comm": comm, "port": "" if port is None else str(port), "protocol": protocol}
+        """Return whether a row is shown; protocol None (connection events) passes includes of protocols."""
+        values = {
+            "pid": str(pid),
+            "comm": comm,
+            "port": "" if port is None else str(port),
+            "protocol": protocol,
+        }
         wanted = all(values[key] is None or values[key] in allowed for key, allowed in self.include.items())
         return wanted and not any(values[key] in denied for key, denied in self.exclude.items())
 
@@ -45,7 +51,11 @@ def _group(items: Sequence[str]) -> dict[str, frozenset[str]]:
         key, separator, value = item.partition("=")
         if not separator or key not in KEYS or not value:
             raise FilterError(f"a filter is KEY=VALUE with KEY one of {', '.join(KEYS)}, not {item!r}")
-        if key in ("pid", "port") and not value.isdecimal():
-            raise FilterError(f"{key} in a filter is a number, not {value!r}")
-        grouped.setdefault(key, set()).add(value)
+        grouped.setdefault(key, set()).add(_number(key, value) if key in _NUMBERS else value)
     return {key: frozenset(values) for key, values in grouped.items()}
+
+
+def _number(key: str, value: str) -> str:
+    if not (value.isascii() and value.isdecimal()):
+        raise FilterError(f"{key} in a filter is a number, not {value!r}")
+    return value.lstrip("0") or "0"

@@ -1,12 +1,13 @@
 """Recordings: batches as they came from the ring, with all that a replay needs to print the same lines.
 
-Layout: a line of magic, then frames. A frame is `<II I>`: lengths of its JSON and of its data, CRC-32 of both; the
-JSON; the data, zlib-compressed slots. The first frame holds the layout, the last says that the recording is whole.
+Layout: a line of magic, then frames. A frame is `<III`: lengths of its JSON and of its data, CRC-32 of both;
+the JSON; the data, zlib-compressed slots. The first frame holds the layout, the last tells that it is whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -14,24 +15,29 @@ import struct
 import threading
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from masdeepflow.enrich.process import ProcessNames
-from masdeepflow.kernel.layout import Layout, LayoutError, from_text, slot_dtype, to_text
+from masdeepflow.kernel.layout import Layout, LayoutError, committed, from_text, slot_dtype, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
 __all__ = ["End", "Frame", "LostTurns", "Recorder", "Recording", "RecordingError"]
 
 _MAGIC = b"masdeepflow recording 1\n"
 _HEAD = struct.Struct("<III")
-_FRAME_LIMIT = 1 << 30
-_QUEUED_FRAMES = 64
+_BATCH_LIMIT = 1 << 28
+"""Bytes of slots in a frame: four times the largest batch of the largest slots."""
+_QUEUED_BYTES = 1 << 26
+
+T = TypeVar("T")
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
 class RecordingError(ValueError):
@@ -51,7 +57,7 @@ class LostTurns:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch. watermark_ns: what had been given out before it. processes: names learnt while it was read."""
+    """One batch. watermark_ns: what had been given out before it. processes: names learnt in it."""
 
     slots: np.ndarray
     offset_ns: int
@@ -67,62 +73,105 @@ class End:
     turns: list[LostTurns] = field(default_factory=list)
 
 
+class _Start(msgspec.Struct):
+    layout: str
+
+
+class _Batch(msgspec.Struct):
+    offset_ns: _Int64
+    watermark_ns: _Int64
+    processes: list[tuple[int, str, str | None, str | None]]
+
+
+class _End(msgspec.Struct):
+    lost: dict[str, int]
+    turns: list[tuple[str, str, str, int, list[_Int64]]]
+
+
 class Recorder:
     """Writes a recording, compressed by a thread of its own, under another name until it is whole.
 
-    Raises OSError if the file can't be made. A failure while writing (disk full) is kept in `error`; what was written
-    is removed.
+    Raises OSError if the file can't be made. A failure while writing (disk full) is kept in `error`; what was
+    written is removed.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
-        if path.is_dir():
-            raise IsADirectoryError(21, "is a directory", str(path))
         self._file: BinaryIO = self._partial.open("wb")
         self.error: OSError | None = None
-        self._queue: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue(_QUEUED_FRAMES)
+        self._queue: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
+        self._queued_bytes = 0
+        self._room = threading.Condition()
         self._thread = threading.Thread(target=self._write_queued, name="recorder", daemon=True)
         self._thread.start()
-        self._put(self._file.write, _MAGIC)
-        self._queue.put(({"layout": to_text(layout)}, b""))
+        self._put({"layout": to_text(layout)}, b"")
 
     def write(self, frame: Frame) -> None:
-        """Queue a copy of one batch; waits when the disk is slower than the host: the ring counts what that costs."""
+        """Queue a copy of one batch.
+
+        Waits when the disk is slower than the host: the ring counts what that costs.
+        """
         if self.error is not None:
             return
         processes = [(pid, comm, names.executable, names.command) for pid, comm, names in frame.processes]
         meta = {"offset_ns": frame.offset_ns, "watermark_ns": frame.watermark_ns, "processes": processes}
-        self._queue.put((meta, frame.slots.tobytes()))
+        self._put(meta, frame.slots.tobytes())
 
     def close(self, end: End) -> None:
         """Finish the file and give it its name. `error` tells whether that worked."""
-        turns = [[t.service, t.protocol, t.role, t.turns, t.histogram] for t in end.turns]
-        self._queue.put(({"end": True, "lost": end.lost, "turns": turns}, b""))
+        turns = [(t.service, t.protocol, t.role, t.turns, t.histogram) for t in end.turns]
+        self._put({"end": True, "lost": end.lost, "turns": turns}, b"")
+        self._stop()
+        self._try(self._file.close)
+        self._try(lambda: self._partial.replace(self._path))
+        if self.error is not None:
+            self._remove()
+
+    def abandon(self) -> None:
+        """Stop without a recording: what was written is removed."""
+        self._stop()
+        self._remove()
+
+    def _put(self, meta: dict[str, Any], data: bytes) -> None:
+        with self._room:
+            self._room.wait_for(
+                lambda: not self._queued_bytes or self._queued_bytes + len(data) <= _QUEUED_BYTES
+            )
+            self._queued_bytes += len(data)
+        self._queue.put((meta, data))
+
+    def _stop(self) -> None:
         self._queue.put(None)
         self._thread.join()
-        if self.error is None:
-            self._put(lambda _: self._file.close(), b"")
-        if self.error is None:
-            self._put(lambda _: self._partial.replace(self._path), b"")
+
+    def _remove(self) -> None:
+        for step in (self._file.close, self._partial.unlink):
+            with contextlib.suppress(OSError):
+                step()
+
+    def _try(self, step: Callable[[], object]) -> None:
         if self.error is not None:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-    def _put(self, action: Any, data: bytes) -> None:  # noqa: ANN401  # write or rename: what matters is the OSError
+            return
         try:
-            action(data)
+            step()
         except OSError as error:
             self.error = error
+        except MemoryError:
+            self.error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def _write_queued(self) -> None:
+        self._try(lambda: self._file.write(_MAGIC))
         while (item := self._queue.get()) is not None:
-            if self.error is None:
-                self._put(self._file.write, _encode(*item))
+            self._write_frame(*item)
+
+    def _write_frame(self, meta: dict[str, Any], data: bytes) -> None:
+        self._try(lambda: self._file.write(_encode(meta, data)))
+        with self._room:
+            self._queued_bytes -= len(data)
+            self._room.notify()
 
 
 def _encode(meta: dict[str, Any], data: bytes) -> bytes:
@@ -131,86 +180,127 @@ def _encode(meta: dict[str, Any], data: bytes) -> bytes:
 
 
 class Recording:
-    """Reads a recording. Raises RecordingError at once for anything but a whole one, unless `partial` is allowed."""
+    """Reads a recording, once.
+
+    Raises RecordingError at once for anything but a whole one, unless `partial` is allowed: then it ends with
+    the last whole batch before the damage.
+    """
 
     def __init__(self, path: Path, *, partial: bool = False) -> None:
         self._file = path.open("rb")
+        self._size = os.fstat(self._file.fileno()).st_size
         self._partial = partial
         if self._file.read(len(_MAGIC)) != _MAGIC:
             raise RecordingError(f"{path} is not a recording of masdeepflow")
-        first = self._next()
-        try:
-            self.layout = from_text(first[0]["layout"])
-            self._dtype = slot_dtype(self.layout)
-        except (KeyError, TypeError, LayoutError) as error:
-            raise RecordingError(f"{path} has no readable layout: it is damaged") from error
+        self.layout, self._dtype = self._read_layout()
         self.end: End | None = None
-        """How the recording ended; known once `frames` has been read to the end. None if it was cut off."""
+        """How the recording ended. None if it was cut off."""
         self._check()
+
+    def _read_layout(self) -> tuple[Layout, np.dtype[np.void]]:
+        meta, _ = self._next()
+        try:
+            layout = from_text(self._converted(meta, _Start).layout)
+            dtype = slot_dtype(layout)
+        except LayoutError as error:
+            raise RecordingError(f"{self._file.name} has no readable layout: it is damaged") from error
+        if not _has_fields(dtype, slot_dtype(committed())):
+            raise RecordingError(
+                f"{self._file.name} was made by another version of masdeepflow: replay it with that version"
+            )
+        return layout, dtype
 
     def _check(self) -> None:
         """Read all of it once, so that nothing of a damaged file is printed."""
         start = self._file.tell()
-        whole = self._scan()
-        if not whole and not self._partial:
-            raise RecordingError(
-                f"{self._file.name} ends before its recording does (the agent or the disk was stopped): "
-                "`--partial` replays the whole batches that it has"
-            )
+        try:
+            self.end = self._read_end()
+        except _CutOffError as error:
+            if not self._partial:
+                raise RecordingError(
+                    f"{self._file.name} ends before its recording does (the agent or the disk was stopped): "
+                    "`--partial` replays the whole batches that it has"
+                ) from error
+        except RecordingError:
+            if not self._partial:
+                raise
         self._file.seek(start)
 
-    def _scan(self) -> bool:
-        try:
-            while True:
-                meta, data = self._next()
-                if meta.get("end"):
-                    self._read_end(meta)
-                    return True
-                self._frame(meta, data)
-        except RecordingError:
-            if os.fstat(self._file.fileno()).st_size > self._file.tell() and not self._partial:
-                raise
-            return False
-
-    def _read_end(self, meta: dict[str, Any]) -> None:
-        self.end = End(dict(meta["lost"]), [LostTurns(*turn) for turn in meta["turns"]])
+    def _read_end(self) -> End:
+        while "end" not in (frame := self._next())[0]:
+            self._frame(*frame)
+        end = self._converted(frame[0], _End)
+        if self._file.tell() < self._size:
+            raise RecordingError(f"{self._file.name} is damaged: it goes on behind its end")
+        return End(end.lost, [LostTurns(*turns) for turns in end.turns])
 
     def frames(self) -> Iterator[Frame]:
         """Yield the batches in order."""
         while True:
             try:
                 meta, data = self._next()
+                if "end" in meta:
+                    return
+                frame = self._frame(meta, data)
             except RecordingError:
                 if self._partial:
                     return
                 raise
-            if meta.get("end"):
-                return
-            yield self._frame(meta, data)
+            yield frame
 
     def _frame(self, meta: dict[str, Any], data: bytes) -> Frame:
+        batch = self._converted(meta, _Batch)
         try:
-            slots = np.frombuffer(zlib.decompress(data) if data else b"", self._dtype)
-            processes = [(pid, comm, ProcessNames(exe, command)) for pid, comm, exe, command in meta["processes"]]
-            return Frame(slots, int(meta["offset_ns"]), int(meta["watermark_ns"]), processes)
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
+            slots = np.frombuffer(_decompressed(data), self._dtype)
+        except (ValueError, zlib.error) as error:
+            raise RecordingError(f"{self._file.name} is damaged: {error}") from error
+        processes = [(pid, comm, ProcessNames(exe, command)) for pid, comm, exe, command in batch.processes]
+        return Frame(slots, batch.offset_ns, batch.watermark_ns, processes)
+
+    def _converted(self, meta: dict[str, Any], kind: type[T]) -> T:
+        try:
+            return msgspec.convert(meta, kind)
+        except msgspec.ValidationError as error:
             raise RecordingError(f"{self._file.name} is damaged: {error}") from error
 
     def _next(self) -> tuple[dict[str, Any], bytes]:
         at = self._file.tell()
-        head = self._file.read(_HEAD.size)
-        if len(head) < _HEAD.size:
-            raise RecordingError(f"{self._file.name} is cut off at byte {at}")
-        meta_length, data_length, crc = _HEAD.unpack(head)
-        if meta_length + data_length > _FRAME_LIMIT:
-            raise RecordingError(f"{self._file.name} is damaged at byte {at}")
-        body = self._file.read(meta_length + data_length)
-        if len(body) < meta_length + data_length:
-            raise RecordingError(f"{self._file.name} is cut off in the batch at byte {at}")
+        meta_length, data_length, crc = _HEAD.unpack(self._read(_HEAD.size))
+        body = self._read(meta_length + data_length)
         if zlib.crc32(body) != crc:
-            raise RecordingError(f"{self._file.name} is damaged: the checksum of the batch at byte {at} is wrong")
+            raise RecordingError(
+                f"{self._file.name} is damaged: the checksum of the batch at byte {at} is wrong"
+            )
         try:
             meta = json.loads(body[:meta_length])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordingError(f"{self._file.name} is damaged at byte {at}") from error
+        if not isinstance(meta, dict):
+            raise RecordingError(f"{self._file.name} is damaged at byte {at}")
         return meta, body[meta_length:]
+
+    def _read(self, size: int) -> bytes:
+        """Return the next `size` bytes; a wrong length must not cost memory before it is refused."""
+        at = self._file.tell()
+        if size > self._size - at:
+            raise _CutOffError(f"{self._file.name} is cut off behind byte {at}")
+        return self._file.read(size)
+
+
+class _CutOffError(RecordingError):
+    """The file ends within a frame, or between two."""
+
+
+def _decompressed(data: bytes) -> bytes:
+    if not data:
+        return b""
+    stream = zlib.decompressobj()
+    slots = stream.decompress(data, _BATCH_LIMIT)
+    if not stream.eof:
+        raise ValueError("a batch has no end, or is too large")
+    return slots
+
+
+def _has_fields(dtype: np.dtype[np.void], wanted: np.dtype[np.void]) -> bool:
+    names = dtype.names or ()
+    return all(name in names and dtype[name].base == wanted[name].base for name in wanted.names or ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from masdeepflow.redact import redact_query, redact_sql
+from masdeepflow.redact import redact_message, redact_query, redact_sql
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["redact_table"]
 
-_QUERY = re.compile(r"\?\S*")
+_STATEMENTS = {"db.query.text", "db.response.message"}
+_QUERY = re.compile(r"\?[^ ]*")  # nothing but a space ends a request's target
 
 
 def redact_table(table: Table) -> None:
     """Replace SQL literals and URL query values in place, once per distinct value."""
-    if "db.query.text" in table.attributes:
-        for name in ("db.query.text", "db.response.message"):
-            _change(table, name, redact_sql)
+    if not _STATEMENTS.isdisjoint(table.attributes):
+        _change(table, "db.query.text", redact_sql)
+        _change(table, "db.response.message", redact_message)
         table.request_text = _mapped(table.request_text, _sql_line)
         table.response_text = _mapped(table.response_text, _sql_line)
     if "url.query" in table.attributes:
@@ -42,10 +43,10 @@ def _mapped(column: Encoded, change: Callable[[str], str]) -> Encoded:
 
 def _sql_line(line: str) -> str:
     label, separator, statement = line.partition(": ")
-    # An error's code is not the user's data, its message may quote it.
-    code, colon, message = statement.partition(": ")
     if label.endswith("Response"):
-        return f"{label}{separator}{code}{colon}{redact_sql(message)}"
+        # An error's code is not the user's data, its message may quote it.
+        code, colon, message = statement.partition(": ")
+        return f"{label}{separator}{code}{colon}{redact_message(message)}"
     return f"{label}{separator}{redact_sql(statement)}"
 
 

@@ -1,4 +1,4 @@
-"""Names, types and units of everything the agent knows: sinks render from here, with no per-protocol switch."""
+"""Names, types and units of everything the agent knows: sinks render from here, not protocol by protocol."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Flag(IntFlag):
 class Column:
     """A transaction attribute.
 
-    name: OpenTelemetry semantic convention. type: `string` (an `Encoded` column) or `int` (int64, `ABSENT` = none).
+    name: OpenTelemetry semantic convention.
+    type: `string` (an `Encoded` column) or `int` (int64, `ABSENT` = none).
     metric_label: whether golden-signal metrics are split by it (few distinct values only).
     """
 
@@ -77,7 +78,9 @@ ATTRIBUTES = _by_name(
     Column("server.name", "string", "Host header of the request"),
     Column("user_agent.original", "string", "User-Agent header of the request"),
     Column("db.system.name", "string", "Database product", metric_label=True),
-    Column("db.query.text", "string", "Statement as the client sent it, or with literals replaced under --redact"),
+    Column(
+        "db.query.text", "string", "Statement as the client sent it, or with literals replaced under --redact"
+    ),
     Column("db.query.summary", "string", "Operation and target of the statement, free of literals"),
     Column("db.operation.name", "string", "Command or first keyword of the statement", metric_label=True),
     Column("db.namespace", "string", "Database in use"),

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import click
+
 from masdeepflow import summary
 from masdeepflow.agent import Agent, replay
 from masdeepflow.cli import options as cli_options
@@ -40,7 +42,7 @@ _MIB = 1 << 20
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    click.echo(text, err=True)
 
 
 def _render(final: Summary, log_lost: int) -> str:
@@ -74,11 +76,13 @@ def _load_probes(options: Options) -> Probes:
     if not object_path(slot_bytes).exists():
         raise HostError(f"{object_path(slot_bytes)} is not there: compile it with ./run.sh or make -C bpf")
     if not host.has_btf():
-        raise HostError("/sys/kernel/btf/vmlinux is not there: use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+        raise HostError(
+            "/sys/kernel/btf/vmlinux is not there: use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+        )
     try:
         return Probes(slot_bytes, options.ring_mib * _MIB, queue_time=options.queue_time)
     except libbpf.BpfError as error:
-        raise HostError(f"{error}; {host.why_not(error)}") from error
+        raise HostError(f"{error.strerror}; {host.why_not(error)}") from error
 
 
 def _listen(
@@ -86,25 +90,24 @@ def _listen(
 ) -> HttpServer | None:
     if options.listen == "off":
         return None
-    from masdeepflow.sinks import listen  # noqa: PLC0415  # heavy
-    from masdeepflow.sinks.exposition import Exposition, registry as metric_registry  # noqa: PLC0415  # heavy
+    from masdeepflow.sinks import exposition, listen  # noqa: PLC0415  # heavy
 
     routes = {
-        "/metrics": listen.metrics_app(metric_registry(Exposition(metrics, lost))),
+        "/metrics": listen.metrics_app(exposition.registry(exposition.Exposition(metrics, lost))),
         "/healthz": listen.health_app(lambda: time.monotonic() - agent.polled_s),
     }
     try:
         host, port = listen.parse_address(options.listen)
-        return listen.HttpServer(host, port, routes, token=options.listen_token, insecure=options.insecure_listen)
+        return listen.HttpServer(
+            host, port, routes, token=options.listen_token, insecure=options.insecure_listen
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise HostError(str(error)) from error
 
 
-def _recorder(path: Path | None, probes: Probes) -> Recorder | None:
-    if path is None:
-        return None
+def _recorder(path: Path, probes: Probes) -> Recorder:
     try:
         return Recorder(path, probes.layout)
     except OSError as error:
@@ -133,10 +136,12 @@ class _Signals:
         signal.signal(signal.SIGHUP, reload)
 
 
-def run_live(options: Options, record_to: Path | None = None, reload: Callable[[], Options] | None = None) -> int:
+def run_live(
+    options: Options, record_to: Path | None = None, reload: Callable[[], Options] | None = None
+) -> int:
     """Run the agent on this host until it is told to stop; return the exit code.
 
-    reload: reads the options anew for SIGHUP. Raises HostError or UsageError before anything is attached or printed.
+    reload: reads the options anew for SIGHUP. Raises HostError or UsageError before anything is printed.
     """
     logging.basicConfig(level=logging.WARNING, format="masdeepflow: %(message)s", stream=sys.stderr)
     if options.ring_mib & (options.ring_mib - 1):
@@ -145,13 +150,15 @@ def run_live(options: Options, record_to: Path | None = None, reload: Callable[[
     with _load_probes(options) as probes:
         processes = LiveProcesses(keep_fresh=record_to is not None)
         pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
-        recorder = _recorder(record_to, probes)
         metrics = Metrics()
         log, log_lost = _log_sink(options.log)
-        agent = Agent(probes, pipeline, processes, [*log, metrics], metrics, recorder)
+        agent = Agent(probes, pipeline, [*log, metrics], metrics)
         listener = _listen(options, agent, metrics, lambda: {**agent.ledger.lost(), "log": log_lost()})
         try:
-            return _watch(agent, pipeline, options, reload, recorder, log_lost)
+            # Last, so that nothing half-written is left when something else fails.
+            if record_to is not None:
+                agent.record(_recorder(record_to, probes), processes)
+            return _watch(agent, pipeline, options, reload, log_lost)
         finally:
             if listener is not None:
                 listener.close()
@@ -162,7 +169,6 @@ def _watch(
     pipeline: Pipeline,
     options: Options,
     reload: Callable[[], Options] | None,
-    recorder: Recorder | None,
     log_lost: Callable[[], int],
 ) -> int:
     signals = _Signals()
@@ -175,7 +181,7 @@ def _watch(
         if signals.reload:
             signals.reload = False
             _reload(pipeline, reload)
-        if recorder is not None and recorder.error is not None:
+        if agent.recorder is not None and agent.recorder.error is not None:
             agent.stop = True
 
     # What is there now stays: the collector need not walk it again and again.
@@ -185,8 +191,9 @@ def _watch(
     agent.run(options.duration, each_poll)
     final = agent.close()
     _tell(_render(final, log_lost()))
-    if recorder is not None and recorder.error is not None:
-        raise HostError(f"the recording failed and was removed: {recorder.error.strerror}: free some space and try again")
+    if agent.recorder is not None and agent.recorder.error is not None:
+        reason = agent.recorder.error.strerror
+        raise HostError(f"the recording failed and was removed: {reason}: free some space and try again")
     return 0
 
 
@@ -205,7 +212,7 @@ def _reload(pipeline: Pipeline, reload: Callable[[], Options] | None) -> None:
 
 
 def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
-    """Print a recording again; return the exit code. Raises UsageError for a file that is no whole recording."""
+    """Print a recording again; return the exit code. Raises UsageError for what is no whole recording."""
     shown = cli_options.shown(options)
     try:
         recording = Recording(path, partial=partial)

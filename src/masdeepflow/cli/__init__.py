@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         # One sentence, without the usage block: what is wrong is not to be searched for.
-        print(f"masdeepflow: {error.format_message()}", file=sys.stderr)
+        click.echo(f"masdeepflow: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)

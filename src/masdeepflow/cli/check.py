@@ -23,7 +23,9 @@ def command(*, as_json: bool) -> int:
     findings = host.examine()
     ready = all(finding.state != "missing" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ready": ready, "findings": [dataclasses.asdict(finding) for finding in findings]}))
+        click.echo(
+            json.dumps({"ready": ready, "findings": [dataclasses.asdict(finding) for finding in findings]})
+        )
     else:
         click.echo(_table(findings))
         click.echo("run will work here" if ready else "run will not work here")

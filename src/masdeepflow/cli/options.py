@@ -15,7 +15,7 @@ from masdeepflow.cli.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DEFAULT_LISTEN", "NAMES", "Options", "host_options", "output_options", "shown"]
+__all__ = ["DEFAULT_LISTEN", "LISTS", "NAMES", "Options", "host_options", "output_options", "shown"]
 
 DEFAULT_LISTEN = "127.0.0.1:9419"
 _RING_MIB = 16
@@ -43,6 +43,8 @@ class Options:
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options) if field.name != "config")
 """Names that a configuration file may have."""
+LISTS = ("include", "exclude")
+"""Those whose value there is a list."""
 
 
 def _option(*declarations: str, **attributes: Any) -> Callable[[Any], Any]:  # noqa: ANN401  # click's own looseness
@@ -53,7 +55,7 @@ def _option(*declarations: str, **attributes: Any) -> Callable[[Any], Any]:  # n
 def _read_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
     if value is not None:
         try:
-            ctx.default_map = {**(ctx.default_map or {}), **config.load(value, NAMES)}
+            ctx.default_map = {**(ctx.default_map or {}), **config.load(value, NAMES, LISTS)}
         except config.ConfigError as error:
             raise UsageError(str(error)) from error
     return value
@@ -65,19 +67,31 @@ _OUTPUT = (
         type=click.Path(path_type=Path),
         is_eager=True,
         callback=_read_config,
-        help="YAML file with any of these options as keys. The command line wins over the environment, that over it.",
+        help="YAML file with these options as keys; the environment wins over it, the command line over both.",
     ),
-    _option("--log", type=click.Choice(["text", "json", "off"]), default="text", help="What is printed on stdout."),
     _option(
-        "--include", multiple=True, metavar="KEY=VALUE", help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}."
+        "--log", type=click.Choice(["text", "json", "off"]), default="text", help="What is printed on stdout."
+    ),
+    _option(
+        "--include",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}.",
     ),
     _option("--exclude", multiple=True, metavar="KEY=VALUE", help="Nothing that matches."),
     _option(
-        "--redact/--no-redact", default=False, help="Replace literals in SQL and values in URL queries everywhere."
+        "--redact/--no-redact",
+        default=False,
+        help="Replace literals in SQL and values in URL queries everywhere.",
     ),
 )
 _HOST = (
-    _option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after so long."),
+    _option(
+        "--duration",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Stop after so long.",
+    ),
     _option(
         "--listen",
         default=DEFAULT_LISTEN,
@@ -87,7 +101,9 @@ _HOST = (
     _option("--listen-token", metavar="TOKEN", help="Bearer token that clients of --listen must send."),
     _option("--insecure-listen", is_flag=True, default=False, help="Serve other addresses without a token."),
     _option("--store", type=click.Choice(["off"]), default="off", help="There is no embedded store yet."),
-    _option("--hooks", type=click.Choice(["auto", "socket"]), default="auto", help="How socket I/O is observed."),
+    _option(
+        "--hooks", type=click.Choice(["auto", "socket"]), default="auto", help="How socket I/O is observed."
+    ),
     _option(
         "--payload-bytes",
         type=click.IntRange(min=1, max=2864),
@@ -95,9 +111,16 @@ _HOST = (
         metavar="N",
         help="How much of each request is looked at; responses get half of that.",
     ),
-    _option("--ring-mib", type=click.IntRange(min=1, max=1024), default=_RING_MIB, help="Size of the ring, a power of two."),
     _option(
-        "--queue-time/--no-queue-time", default=True, help="Measure how long requests wait to be read (queue_ns)."
+        "--ring-mib",
+        type=click.IntRange(min=1, max=1024),
+        default=_RING_MIB,
+        help="Size of the ring, a power of two.",
+    ),
+    _option(
+        "--queue-time/--no-queue-time",
+        default=True,
+        help="Measure how long requests wait to be read (queue_ns).",
     ),
 )
 

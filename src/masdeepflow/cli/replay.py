@@ -14,7 +14,9 @@ __all__ = ["command"]
 
 @click.command("replay")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--partial", is_flag=True, default=False, help="Replay what there is of a recording that was cut off.")
+@click.option(
+    "--partial", is_flag=True, default=False, help="Replay what there is of a recording that was cut off."
+)
 @output_options
 def command(file: Path, *, partial: bool, **arguments: Any) -> int:  # noqa: ANN401  # one per option
     """Print the lines of a recording again, with the same parsers and sinks; needs no root."""

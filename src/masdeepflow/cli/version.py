@@ -18,9 +18,10 @@ def _commit() -> str:
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return "unknown"
-    git = ["git", "-c", f"safe.directory={root}", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = ["git", "-c", f"safe.directory={root}", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603  # fixed words
+        # The words are the ones above.
+        done = subprocess.run(git, cwd=root, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return done.stdout.strip() or "unknown"
@@ -29,4 +30,5 @@ def _commit() -> str:
 @click.command("version")
 def command() -> None:
     """Print the version, commit and build."""
-    click.echo(f"masdeepflow {__version__} (commit {_commit()}, Python {platform.python_version()}, {platform.machine()})")
+    build = f"commit {_commit()}, Python {platform.python_version()}, {platform.machine()}"
+    click.echo(f"masdeepflow {__version__} ({build})")

@@ -1,0 +1,1 @@
+"""What the slots themselves do not say: which process it was, and who is at the other end."""

@@ -35,7 +35,10 @@ def read_process(pid: int) -> ProcessNames:
 
 
 class LiveProcesses:
-    """Looks processes up on this host. keep_fresh: remember what was learnt until `take_fresh`, for recordings."""
+    """Looks processes up on this host.
+
+    keep_fresh: remember what was learnt until `take_fresh`, for recordings.
+    """
 
     def __init__(self, *, keep_fresh: bool = False) -> None:
         self._keep_fresh = keep_fresh

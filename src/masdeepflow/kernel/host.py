@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,26 @@ __all__ = ["Finding", "examine", "has_btf", "missing_capabilities", "why_not"]
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 _CAP_SYS_ADMIN = 21
+_PROC_PID_INIT_INO = 0xEFFFFFFC
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.EPERM, errno.EACCES),
+        "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown",
+    ),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP),
+        "this kernel lacks the socket hook set (tracepoints sock_send_length and sock_recv_length, Linux "
+        "6.3): use a newer kernel, such as the distribution's backports or HWE kernel",
+    ),
+    **dict.fromkeys((errno.ENOMEM, errno.E2BIG), "free some memory, or ask for a smaller --ring-mib"),
+    errno.ELIBACC: "install the distribution's libbpf, Debian's package libbpf1 or libbpf0",
+    errno.ENOEXEC: "compile the BPF objects again with ./run.sh or make -C bpf",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row of `check`. state: `missing` stops `run`, `limited` does not. remedy: empty where nothing is wrong."""
+    """One row of `check`. state: `missing` stops `run`, `limited` does not. remedy: may be empty."""
 
     name: str
     state: Literal["ok", "limited", "missing"]
@@ -77,17 +91,8 @@ def _objects() -> Finding:
 
 
 def why_not(error: libbpf.BpfError) -> str:
-    """Return the likely reason for which the kernel refused to load or attach, and what to do."""
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return (
-            "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown"
-        )
-    if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP):
-        return (
-            "this kernel lacks the socket hook set (tracepoints sock_send_length and sock_recv_length, Linux 6.3): "
-            "use a newer kernel, such as the distribution's backports or HWE kernel"
-        )
-    return str(error)
+    """Return the likely reason for which loading or attaching failed, and what to do."""
+    return _REMEDIES.get(error.errno or 0, "the kernel's log (dmesg) may tell more")
 
 
 def _hooks(blockers: list[str]) -> Finding:
@@ -97,7 +102,7 @@ def _hooks(blockers: list[str]) -> Finding:
         with Probes(ring_bytes=1 << 20):
             return Finding("hook set", "ok", "socket: its programs load and attach here")
     except libbpf.BpfError as error:
-        return Finding("hook set", "missing", str(error), why_not(error))
+        return Finding("hook set", "missing", error.strerror or "", why_not(error))
 
 
 def _cgroup() -> Finding:
@@ -123,7 +128,7 @@ def examine() -> list[Finding]:
 
 def _pid_namespace() -> Finding:
     try:
-        host = os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC  # PROC_PID_INIT_INO  # noqa: PLR2004, PTH116
+        host = Path("/proc/self/ns/pid").stat().st_ino == _PROC_PID_INIT_INO
     except OSError:
         host = False
     if host:

@@ -33,11 +33,13 @@ _LIBBPF_STRICT_ALL = 0xFFFFFFFF
 
 
 class BpfError(OSError):
-    """A call into the kernel's BPF failed; `errno` says why, `log` holds libbpf's and the verifier's last words."""
+    """A call into libbpf or the kernel's BPF failed; `errno` says why.
 
-    def __init__(self, code: int, what: str, log: str = "") -> None:
+    ELIBACC: there is no libbpf. ENOEXEC: the object file is damaged, or of another version of this package.
+    """
+
+    def __init__(self, code: int, what: str) -> None:
         super().__init__(code, f"{what}: {os.strerror(code)}")
-        self.log = log
 
 
 class _LinkCreateOpts(c.Structure):
@@ -57,7 +59,7 @@ def _load() -> c.CDLL:
     for name in ("libbpf.so.1", "libbpf.so.0"):
         with contextlib.suppress(OSError):
             return c.CDLL(name, use_errno=True)
-    raise BpfError(errno.ENOENT, "libbpf.so.1 (Debian's package libbpf1) can't be loaded")
+    raise BpfError(errno.ELIBACC, "libbpf.so.1 can't be loaded")
 
 
 class _Library:
@@ -101,7 +103,7 @@ class BpfObject:
     def __init__(self, path: Path) -> None:
         self._object: int | None = _lib().bpf_object__open_file(str(path).encode(), None)
         if not self._object:
-            raise BpfError(c.get_errno() or errno.EINVAL, f"{path} is not a BPF object")
+            raise BpfError(errno.ENOEXEC, f"{path} is not a BPF object")
 
     def _handle(self) -> c.c_void_p:
         return c.c_void_p(self._object)
@@ -116,13 +118,13 @@ class BpfObject:
     def _map(self, name: str) -> c.c_void_p:
         found = _lib().bpf_object__find_map_by_name(self._handle(), name.encode())
         if not found:
-            raise BpfError(errno.ENOENT, f"the BPF object has no map {name}")
+            raise BpfError(errno.ENOEXEC, f"the BPF object has no map {name}")
         return c.c_void_p(found)
 
     def _program(self, name: str) -> c.c_void_p:
         found = _lib().bpf_object__find_program_by_name(self._handle(), name.encode())
         if not found:
-            raise BpfError(errno.ENOENT, f"the BPF object has no program {name}")
+            raise BpfError(errno.ENOEXEC, f"the BPF object has no program {name}")
         return c.c_void_p(found)
 
     def set_max_entries(self, name: str, entries: int) -> None:
@@ -133,7 +135,7 @@ class BpfObject:
 
     def skip_program(self, name: str) -> None:
         """Leave the program `name` out of `load`."""
-        _check(_lib().bpf_program__set_autoload(self._program(name), c.c_bool(False)), f"leaving out {name}")
+        _check(_lib().bpf_program__set_autoload(self._program(name), c.c_bool(0)), f"leaving out {name}")
 
     def load(self) -> None:
         """Relocate against this kernel's BTF and load. Raises BpfError with the kernel's errno."""

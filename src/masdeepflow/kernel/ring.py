@@ -5,6 +5,7 @@ Layout: kernel/bpf/ringbuf.c, struct bpf_ringbuf: the consumer's page, the produ
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -26,7 +27,8 @@ class Ring:
         """Slots in the ring."""
         self._slot_bytes = dtype.itemsize
         self._consumer_map = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        # Once, not twice as for records of any size: slots never wrap, and a second mapping counts as resident too.
+        # Once, not twice as for records of any size: slots never wrap, and a second mapping would count as
+        # resident too.
         self._data_map = mmap.mmap(map_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer = np.frombuffer(self._consumer_map, np.uint64, 1)
         self._producer = np.frombuffer(self._data_map, np.uint64, 1)
@@ -56,7 +58,9 @@ class Ring:
         self._consumer[0] = self._position
 
     def close(self) -> None:
-        """Unmap. Views handed out before must be gone."""
+        """Unmap; what views handed out before hold on to goes with the last of them."""
         del self._consumer, self._producer, self._slots
-        self._consumer_map.close()
-        self._data_map.close()
+        for mapping in (self._consumer_map, self._data_map):
+            # An error on its way up holds the views of the batch it happened in.
+            with contextlib.suppress(BufferError):
+                mapping.close()

@@ -1,0 +1,1 @@
+"""One protocol, one module; `registry` finds every one that binds `PROTOCOL`."""

@@ -1,4 +1,4 @@
-"""What a protocol is: one file in this package with a class that follows `Protocol` and is bound to `PROTOCOL`."""
+"""What a protocol is: a module of this package that binds a class that follows `Protocol` to `PROTOCOL`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ POSSIBLE = 1
 class Protocol(typing.Protocol):
     """A protocol over turns.
 
-    `slots` is always a structured array (n,) with the fields of `struct slot` in bpf/wire.h, kinds TURN and OPEN
-    only, in ring order, which is the order of the turns on each connection. It may be a view into the ring: keep
-    nothing of it beyond the call. Bytes of `request` beyond `request_length` are stale, those of `response` beyond
-    `response_length` likewise.
+    `slots` is always a structured array (n,) with the fields of `struct slot` in bpf/wire.h, kinds TURN and
+    OPEN only, in ring order, which is the order of the turns on each connection. It may be a view into the
+    ring: keep nothing of it beyond the call. Bytes of `request` beyond `request_length` are stale, those of
+    `response` beyond `response_length` likewise.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Protocol(typing.Protocol):
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's. Must not raise, whatever the bytes.
 
-        Rows of kind OPEN are turns in flight that come again later as a TURN: they give a request and must not
-        change per-connection state.
+        Rows of kind OPEN are turns in flight that come again later as a TURN: they give a request and must
+        not change per-connection state.
         """
 
     def forget(self, cookies: Sequence[int]) -> None:

@@ -50,7 +50,7 @@ class Registry:
         return UNRECOGNISED if number == self.unrecognised else self.protocols[number].name
 
     def choose(self, slots: np.ndarray) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-        """Return the best protocol's number (n,) for each turn, and whether (n,) its connection is that one's now."""
+        """Return each turn's best protocol (n,), by number, and whether (n,) that decides its connection."""
         best = np.zeros(len(slots), np.uint8)
         number = np.full(len(slots), self.unrecognised, np.int16)
         for candidate, protocol in enumerate(self.protocols):
@@ -61,8 +61,8 @@ class Registry:
 
     def _score(self, protocol: Protocol, slots: np.ndarray) -> NDArray[np.uint8]:
         try:
-            return protocol.recognise(slots)
-        except Exception:
+            return np.broadcast_to(protocol.recognise(slots), len(slots))
+        except Exception:  # noqa: BLE001  # whatever it is, the other protocols go on
             self._broken(protocol)
             return np.zeros(len(slots), np.uint8)
 
@@ -70,14 +70,17 @@ class Registry:
         """Return the transactions of turns of protocol `number`, None if its parser raised."""
         try:
             return self.protocols[number].parse(slots)
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever it is, the other protocols go on
             self._broken(self.protocols[number])
             return None
 
     def forget(self, cookies: list[int]) -> None:
         """Tell every protocol that connections are closed."""
         for protocol in self.protocols:
-            protocol.forget(cookies)
+            try:
+                protocol.forget(cookies)
+            except Exception:  # noqa: BLE001  # whatever it is, the other protocols go on
+                self._broken(protocol)
 
     def _broken(self, protocol: Protocol) -> None:
         self.errors += 1

@@ -1,0 +1,1 @@
+"""Endpoints and processes, found for slots built by hand."""

@@ -1,0 +1,1 @@
+"""The kernel side without a kernel: layouts, the ring and what the host offers."""

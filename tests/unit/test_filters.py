@@ -1,0 +1,93 @@
+"""`--include` and `--exclude`: what passes, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masdeepflow import filters
+
+VALUES = {
+    "pid": st.integers(1, 3).map(str),
+    "comm": st.sampled_from(["nginx", "a=b"]),
+    "port": st.integers(79, 81).map(str),
+    "protocol": st.sampled_from(["http", "mysql"]),
+}
+ITEMS = st.lists(st.one_of(*(st.tuples(st.just(key), value) for key, value in VALUES.items())), max_size=4)
+ROWS = st.fixed_dictionaries(
+    {
+        "pid": st.integers(1, 3),
+        "comm": VALUES["comm"],
+        "port": st.none() | st.integers(79, 81),
+        "protocol": st.none() | VALUES["protocol"],
+    }
+)
+
+
+def _passes(items: list[tuple[str, str]], row: dict[str, int | str | None]) -> bool:
+    """Reference of include: for every key named, one of its values."""
+    for key in {key for key, _ in items}:
+        unknown_protocol = key == "protocol" and row[key] is None
+        if not unknown_protocol and str(row[key]) not in [value for name, value in items if name == key]:
+            return False
+    return True
+
+
+@given(ITEMS, ITEMS, ROWS)
+def test_a_row_passes_if_all_keys_include_it_and_none_excludes_it(
+    include: list[tuple[str, str]], exclude: list[tuple[str, str]], row: dict[str, int | str | None]
+) -> None:
+    """Values of one key are alternatives, keys all have to agree, and an exclusion always wins."""
+    shown = filters.parse(["=".join(item) for item in include], ["=".join(item) for item in exclude])
+    excluded = any(str(row[key]) == value for key, value in exclude)
+    assert shown.passes(**row) == (_passes(include, row) and not excluded)  # type: ignore[arg-type]
+    assert bool(shown) == bool(include or exclude)
+
+
+def test_no_filter_shows_everything() -> None:
+    """Without options there is nothing to check, which the pipeline asks for first."""
+    shown = filters.parse([], [])
+    assert not shown
+    assert shown.passes(pid=1, comm="", port=None, protocol=None)
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    """Only the first equals sign separates."""
+    assert filters.parse(["comm=a=b"], []).passes(pid=1, comm="a=b", port=None, protocol=None)
+
+
+def test_numbers_are_compared_as_numbers() -> None:
+    """Leading zeros do not make another port."""
+    assert filters.parse(["port=0080"], []).passes(pid=1, comm="", port=80, protocol=None)
+    assert filters.parse(["pid=0"], []).passes(pid=0, comm="", port=80, protocol=None)
+
+
+def test_unix_sockets_have_no_port() -> None:
+    """An include of a port leaves Unix sockets out, an exclude of one keeps them."""
+    assert not filters.parse(["port=80"], []).passes(pid=1, comm="", port=None, protocol=None)
+    assert filters.parse([], ["port=80"]).passes(pid=1, comm="", port=None, protocol=None)
+
+
+@pytest.mark.parametrize("item", ["", "pid", "pid=", "=1", "user=root", "PID=1", " pid=1"])
+def test_an_item_without_a_known_key_and_a_value_is_refused(item: str) -> None:
+    """The error shows the form, the keys there are, and what was given."""
+    with pytest.raises(filters.FilterError, match=r"KEY=VALUE .* pid, comm, port, protocol") as caught:
+        filters.parse([item], [])
+    assert repr(item) in str(caught.value)
+
+
+@pytest.mark.parametrize("item", ["pid=nginx", "port=-1", "port=8.0", "pid=\u0661", "port=\u00b2"])
+def test_a_number_is_written_in_ascii_digits(item: str) -> None:
+    """What would never match, such as digits of other scripts, is refused with the key that is a number."""
+    with pytest.raises(filters.FilterError, match=rf"^{item.partition('=')[0]} .* is a number"):
+        filters.parse([], [item])
+
+
+@given(st.text())
+def test_any_text_is_a_filter_or_an_error_of_filters(item: str) -> None:
+    """Nothing that a user can type gives another exception."""
+    with contextlib.suppress(filters.FilterError):
+        assert filters.parse([item], [])
