@@ -1,4 +1,4 @@
-"""Text that came off the network or out of a process, made safe to print: one line, nothing a terminal obeys."""
+"""Text off the network or out of a process, made safe to print: one line, nothing that a terminal obeys."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def escape(text: str, limit: int = TEXT_LIMIT) -> str:
     r"""Return `text` with everything unprintable as `\xNN`, `\uNNNN` or `\UNNNNNNNN`, cut to `limit` bytes.
 
-    Unprintable is what `str.isprintable` says: controls, line separators, bidirectional overrides, exotic spaces,
-    unassigned characters, surrogates. A byte that was not UTF-8 shows as that byte, `\xff`.
+    Unprintable is what `str.isprintable` says: controls, line separators, bidirectional overrides, exotic
+    spaces, unassigned characters, surrogates. A byte that was not UTF-8 shows as that byte, `\xff`.
     """
     safe = text if text.isprintable() else _escaped(text)
     return safe if len(safe) * _UTF8_MOST <= limit else _cut(safe, limit)
 
 
 def json_string(text: str) -> str:
-    r"""Return `text` as a JSON string, quotes included: valid UTF-8 on one line, parsed back to the same text.
+    r"""Return `text` as a JSON string, quotes included: UTF-8 on one line, parsed back to the same text.
 
     Only surrogates, which JSON's readers may refuse, come back differently: as `escape` shows them.
     """

@@ -33,7 +33,7 @@ class ServiceSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """records: slots read. lost: reason -> count, reasons that never happened included. services: busiest first."""
+    """records: slots read. lost: reason -> count, also of what never happened. services: busiest first."""
 
     records: int
     lost: dict[str, int] = field(default_factory=dict)

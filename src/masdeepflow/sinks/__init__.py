@@ -1,0 +1,1 @@
+"""Where tables go: one sink, one file, and what sinks share."""

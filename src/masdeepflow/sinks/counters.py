@@ -46,7 +46,7 @@ class Counters(Generic[K]):
     def add(
         self, rows: NDArray[np.integer], columns: NDArray[np.integer] | int, amounts: NDArray[np.int64] | int
     ) -> None:
-        """Add amounts (n,), or one for all, to the counters at rows (n,) and columns (n,), repeated ones included."""
+        """Add amounts (n,), or one for all, to counters at rows (n,) and columns (n,); they may repeat."""
         np.add.at(self._counts.reshape(-1), rows * self._counts.shape[1] + columns, amounts)
 
     def row(self, number: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""A file descriptor that is written to without blocking, whatever is behind it: pipe, socket, terminal or file."""
+"""A file descriptor written to without blocking, whatever is behind it: pipe, socket, terminal or file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Descriptor"]
 
-# One system call may take this much: after each, the thread has to win the interpreter back, up to 5 ms later.
+# Much at once: after each system call the thread has to win the interpreter back, which may take 5 ms.
 _CHUNK = 1024 * 1024
 _PIPE_BUF = 4096
 """Bytes that a pipe which polls as writable takes at once, pipe(7)."""
@@ -79,7 +79,7 @@ class Descriptor:
         return lambda data: opened.send(data, socket.MSG_DONTWAIT)
 
     def _to_reopened(self) -> Callable[[memoryview], int]:
-        # O_NONBLOCK belongs to the open file, so one of our own is needed; where /proc refuses it, poll first.
+        # O_NONBLOCK belongs to the open file, so we need one of our own; where /proc refuses, poll first.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         opened = os.open(f"/proc/self/fd/{self._fd}", flags)
         self._opened.callback(os.close, opened)

@@ -22,7 +22,7 @@ _TABLE_MOST = 4  # a look-up table of up to this many entries a row is quicker t
 
 
 def codes_of(column: Attribute) -> NDArray[np.integer]:
-    """Return what tells the rows (n,) of an attribute apart: an `Encoded` column's codes, else its integers."""
+    """Return what tells the rows (n,) of an attribute apart: codes of an `Encoded` column, else integers."""
     return column.codes if isinstance(column, Encoded) else column
 
 

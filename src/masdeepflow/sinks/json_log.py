@@ -1,4 +1,4 @@
-"""The JSON log: one object per transaction and connection event, then a summary; OpenTelemetry attribute names.
+"""The JSON log: one object per transaction and connection event, then a summary, in OpenTelemetry names.
 
 Beside the transactions' keys, connection events carry `duration_ns` (connect latency, or the life of a closed
 connection), a closed one `request_bytes`, `response_bytes`, `tcp.srtt_us` and `tcp.retransmits`, a failed one

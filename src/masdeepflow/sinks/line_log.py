@@ -1,4 +1,4 @@
-"""What the line logs share: lines in order of time to a writer, and no formatting while the writer is full."""
+"""What the line logs share: lines in order of time to a writer, none formatted while the writer is full."""
 
 from __future__ import annotations
 

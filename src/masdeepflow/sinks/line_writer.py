@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LineWriter"]
 
-_LIMIT = 4 * 1024 * 1024
+_LIMIT = 8 * 1024 * 1024
 _WAIT_S = 0.1
 _GRACE_S = 1.0
 
 
 @dataclass(slots=True)
 class _Patience:
-    """When to give up on a reader: `stall_s` after its last sign of life, and at `end` (monotonic time) at the latest."""
+    """When to give up on a reader: `stall_s` after its last sign of life, at the latest at `end`."""
 
     stall_s: float = inf
     alive: float = inf
@@ -34,7 +34,7 @@ class _Patience:
 
 
 class LineWriter:
-    """A bounded queue of lines and the thread that writes them. Every line is either written or counted in `lost`.
+    """A bounded queue of lines and the thread that writes them. Every line is written or counted in `lost`.
 
     fd: where lines go, not closed here. limit: bytes queued at most.
     blocking: `offer` waits for the reader instead of losing lines, and `close` waits for as long as it takes.
@@ -68,7 +68,7 @@ class LineWriter:
         return self._broken
 
     def full(self) -> bool:
-        """Tell whether formatting would be wasted: from the first line that did not fit until a quarter is free."""
+        """Tell whether formatting would be wasted: after a line did not fit, until a quarter is free."""
         if self._clogged and self._queued <= self._limit * 3 // 4:
             self._clogged = False
         return self._clogged or self._broken
@@ -99,8 +99,8 @@ class LineWriter:
         """Write what the reader takes, count the rest as lost, then write one more line.
 
         last: makes that line from the final number of lost lines; it is written however many were lost.
-        stall_s: the reader is given up when it takes nothing for so long, total_s: at the latest then; the last line
-            gets the same time once more. Neither holds when `blocking`.
+        stall_s: the reader is given up when it takes nothing for so long. total_s: then at the latest.
+            The last line gets the same time once more. Neither holds when `blocking`.
         """
         with self._changed:
             if self._closing:
@@ -205,7 +205,7 @@ class LineWriter:
 
 
 def _rest_of_line(blob: bytes, done: int) -> bytes:
-    """Return what is missing of the line that the first `done` bytes end in; nothing where they end a line."""
+    """Return what is missing of the line that the first `done` bytes end in; nothing between two lines."""
     if done == 0 or blob[done - 1 : done] == b"\n":
         return b""
     return blob[done : blob.index(b"\n", done) + 1]

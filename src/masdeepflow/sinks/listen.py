@@ -6,9 +6,10 @@ import hmac
 import http
 import ipaddress
 import json
+import logging
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import make_wsgi_app
 from waitress.server import create_server
@@ -24,10 +25,10 @@ __all__ = ["HttpServer", "health_app", "metrics_app", "parse_address"]
 STALLED_S = 5.0
 _PORT_MOST = 65535
 _THREADS = 2
+_POLL_S = 10.0
 _PUBLIC = "/healthz"
 """Open without a token: probes have none, and it tells nothing but whether the agent lives."""
 _JSON = "application/json"
-_TEXT = "text/plain; charset=utf-8"
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -49,7 +50,7 @@ def parse_address(address: str) -> tuple[str, int]:
 class HttpServer:
     """Serves `routes` from construction until `close`.
 
-    routes: path -> WSGI application; a path that ends in `*` takes all that start like it, the longest match wins.
+    routes: path -> WSGI application; `/api/*` takes all that starts with `/api/`, the longest match wins.
     token: when given, requests need the header `Authorization: Bearer TOKEN`; `/healthz` does not.
     insecure: allow an address that others can reach without a token. port: 0 picks a free one.
 
@@ -76,8 +77,9 @@ class HttpServer:
         bound = _bind(host, port)
         self.host, self.port = bound.getsockname()[:2]
         app = _Router(routes)
-        self._sockets: dict[int, object] = {}
-        self._server = create_server(
+        self._stopping = False
+        self._sockets: dict[int, Any] = {}
+        self._server: Any = create_server(
             _Guard(app, token) if token else app,
             map=self._sockets,
             sockets=[bound],
@@ -87,21 +89,25 @@ class HttpServer:
             channel_timeout=30,
             max_request_header_size=16 * 1024,
             max_request_body_size=64 * 1024,
-            asyncore_use_poll=True,
         )
-        self._thread = threading.Thread(target=self._server.run, name="http-server", daemon=True)
+        # It warns whenever a request waits for a thread, which is no news to who reads standard error.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+        self._thread = threading.Thread(target=self._run, name="http-server", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, drop connections, and wait for the threads."""
-        # Sockets belong to the server's thread: it runs this when woken, and ends with nothing left to wait for.
-        self._server.trigger.pull_trigger(self._close_sockets)
-        self._thread.join()
+        """Finish what is being answered, stop listening, drop connections, and wait for the threads."""
+        # In this order, as whoever is left writes to descriptors that may be somebody else's once closed.
         self._server.task_dispatcher.shutdown()
-
-    def _close_sockets(self) -> None:
+        self._stopping = True
+        self._server.pull_trigger()
+        self._thread.join()
         for channel in list(self._sockets.values()):
-            channel.close()  # type: ignore[attr-defined]
+            channel.close()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._server.asyncore.loop(timeout=_POLL_S, map=self._sockets, use_poll=True, count=1)
 
 
 def metrics_app(registry: CollectorRegistry) -> WSGIApplication:
@@ -122,7 +128,7 @@ def health_app(idle_s: Callable[[], float]) -> WSGIApplication:
         alive = idle < STALLED_S
         body = {"status": "ok" if alive else "stalled", "seconds_since_poll": round(idle, 3)}
         status = http.HTTPStatus.OK if alive else http.HTTPStatus.SERVICE_UNAVAILABLE
-        return _respond(environ, start_response, status, json.dumps(body) + "\n", _JSON)
+        return _respond(environ, start_response, status, json.dumps(body) + "\n", content_type=_JSON)
 
     return app
 
@@ -160,7 +166,7 @@ class _Guard:
             start_response,
             http.HTTPStatus.UNAUTHORIZED,
             "this needs the header Authorization: Bearer TOKEN\n",
-            headers=[("WWW-Authenticate", "Bearer")],
+            www_authenticate="Bearer",
         )
 
 
@@ -173,13 +179,13 @@ def _respond(
     start_response: StartResponse,
     status: http.HTTPStatus,
     body: str,
-    content_type: str = _TEXT,
-    headers: Iterable[tuple[str, str]] = (),
+    **headers: str,
 ) -> Iterable[bytes]:
+    """Send `body` as plain text unless `headers` (in snake case) say otherwise."""
     data = body.encode()
+    fields = {"content_type": "text/plain; charset=utf-8", "content_length": str(len(data)), **headers}
     start_response(
-        f"{status.value} {status.phrase}",
-        [("Content-Type", content_type), ("Content-Length", str(len(data))), *headers],
+        f"{status.value} {status.phrase}", [(name.replace("_", "-"), value) for name, value in fields.items()]
     )
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
 
@@ -197,13 +203,24 @@ def _shown(host: str, port: int) -> str:
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
-        family, *_, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        flags = socket.AI_PASSIVE
+        family, kind, *_, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=flags
         )[0]
-        return socket.create_server(address[:2], family=family)
+        return _listening(socket.socket(family, kind), address)
     except OSError as error:
         raise OSError(
-            error.errno,
             f"cannot listen on {_shown(host, port)}: {error.strerror}; "
-            "choose another address with --listen HOST:PORT, or --listen off",
+            "choose another address with --listen HOST:PORT, or --listen off"
         ) from error
+
+
+def _listening(sock: socket.socket, address: tuple[Any, ...]) -> socket.socket:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen()
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -27,8 +27,6 @@ from masdeepflow.summary import ServiceSummary
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from numpy.typing import NDArray
 
     from masdeepflow.endpoint import Endpoint
@@ -54,8 +52,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "": (),
     **{kind: _labels(f"{kind}.") for kind in ("http", "db", "dns")},
 }
-"""Kind of request -> the attributes that its duration is split by. A table is of the kind that its attributes start
-with, the empty one when of none."""
+"""Kind of request -> the attributes that its duration is split by. A table is of the kind that its attributes
+start with, of the empty one otherwise."""
 
 
 class Service(NamedTuple):
@@ -110,9 +108,9 @@ class _Connections:
 class Snapshot:
     """All counters at one moment, int64; each array has a row for each key.
 
-    signals: (n, 2), requests and errors. durations: (n, 1 + buckets), sum in ns and counts by bucket of
-    `latency.BOUNDS_NS`. connections: (n, 6 + buckets), opened, closed, retransmits, bytes sent, bytes received, sum
-    of round-trip times in ns and their counts by bucket. failures: (n, 1), failed connects.
+    signals: (n, 2), requests and errors. durations: (n, 1 + buckets), sum in ns and counts by bucket.
+    connections: (n, 6 + buckets), opened, closed, retransmits, bytes sent, bytes received,
+    sum of round-trip times in ns and their counts by bucket. failures: (n, 1), failed connects.
     events: connection events and transactions by type.
     """
 
@@ -130,7 +128,7 @@ class Snapshot:
 class Metrics:
     """Counts everything, whatever the logs show. Written by one thread, read by any.
 
-    series_limit, service_limit: distinct series and services; the rest is counted under `OTHER`, by protocol and role.
+    series_limit, service_limit: distinct series and services; the rest is counted under `OTHER`.
     """
 
     def __init__(self, series_limit: int = SERIES_LIMIT, service_limit: int = SERVICE_LIMIT) -> None:
@@ -300,7 +298,8 @@ def _translate(numbers: dict[int, int], indices: NDArray[np.integer], size: int)
     """Return `numbers[index]` for each of the indices (n,), all below `size`."""
     table = np.zeros(size, np.intp)
     table[list(numbers)] = list(numbers.values())
-    return table[indices]
+    rows: NDArray[np.intp] = table[indices]
+    return rows
 
 
 def _label_values(column: Attribute | None, rows: NDArray[np.intp]) -> list[str]:

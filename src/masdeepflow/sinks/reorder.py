@@ -1,4 +1,4 @@
-"""Rows put in order of time: held until nothing older can come, then given out sorted, ready to be rendered."""
+"""Rows put in order of time: held until nothing older can come, then given out sorted, to be rendered."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Due", "Reorder"]
 
-_LIMIT = 32768
-_SLICE = 2048  # enough to make whole-array work pay, and little enough to be written while the next is rendered
+_LIMIT = 65536
+_SLICE = (
+    2048  # enough to make whole-array work pay, and little enough to be written while the next is rendered
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,9 @@ class Due:
 
 
 class Reorder:
-    """Holds rows, not lines: a row takes a fraction of the memory, and may never need to be rendered.
+    """Holds rows, not lines: a row takes a fraction of the memory, and may never be rendered at all.
 
-    limit: rows held at most; beyond, the older half is given out early, so order gives way before memory does.
+    limit: rows held at most; beyond, the older half is given out early: order gives way before memory does.
     """
 
     def __init__(self, limit: int = _LIMIT) -> None:

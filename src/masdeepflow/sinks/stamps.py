@@ -41,7 +41,7 @@ def nanos(times_ns: NDArray[np.int64]) -> list[str]:
 
 
 def latencies(durations_ns: NDArray[np.int64]) -> list[str]:
-    """Return durations (n,) as whole milliseconds from 10 ms up, two decimals below; `unknown` for absent ones.
+    """Return durations (n,) as whole milliseconds from 10 ms up, two decimals below; `unknown` if absent.
 
     Rounded half up, and the form is chosen after rounding: 9.995 ms is `10ms`, never `10.00ms`.
     """

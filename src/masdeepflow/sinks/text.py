@@ -63,7 +63,9 @@ class TextLog(LineLog):
         ends = {index: fragment.request for index, fragment in fragments.items()}
         texts, codes = _texts(table.request_text, rows)
         columns = (micros(table.start_ns[rows]), map(ends.__getitem__, table.endpoint[rows].tolist()), codes)
-        return [f"{stamp}{head}{texts[code]}{tail}" for stamp, (head, tail), code in zip(*columns, strict=True)]
+        return [
+            f"{stamp}{head}{texts[code]}{tail}" for stamp, (head, tail), code in zip(*columns, strict=True)
+        ]
 
     def _response_lines(self, table: Table, rows: NDArray[np.intp]) -> list[str]:
         fragments = self._fragments.of(table.endpoint[rows], table.endpoints)

@@ -1,0 +1,1 @@
+"""Sinks against real pipes, files and HTTP clients."""
