@@ -1,0 +1,229 @@
+"""Real servers, each on ports and directories of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.ports import LOOPBACK, free_port, wait_listening
+from tests.support.programs import Program, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Serve = Callable[[socket.socket], object]
+
+__all__ = ["MariaDb", "Nginx", "mariadb", "nginx", "prometheus", "redis", "scripted", "tls_files"]
+
+_NGINX = """
+user root;
+worker_processes 1;
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    keepalive_requests 100000000;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    large_client_header_buffers 4 64k;
+    server {{
+        listen {address}:{port} default_server;
+        listen [::1]:{port};
+        listen unix:{directory}/nginx.sock;
+        location / {{ return 200 "hello\\n"; }}
+        location /moved {{ return 301 /; }}
+        location /missing {{ return 404; }}
+        location /broken {{ return 502; }}
+        location /busy {{ return 503; }}
+        location = /stub {{ stub_status; }}
+        location /files/ {{
+            alias {directory}/files/;
+            sendfile on;
+            sendfile_max_chunk 0;
+            dav_methods PUT;
+            ssi on;
+            client_max_body_size 100m;
+        }}
+    }}
+}}
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nginx:
+    """One worker. `files` is served with sendfile below /files/, what ends in .html there in chunks."""
+
+    port: int
+    directory: Path
+    address: str = LOOPBACK
+
+    @property
+    def files(self) -> Path:
+        """What is below /files/."""
+        return self.directory / "files"
+
+    @property
+    def unix_path(self) -> Path:
+        """The Unix socket it listens on too."""
+        return self.directory / "nginx.sock"
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a path."""
+        return f"http://{self.address}:{self.port}"
+
+    @property
+    def worker(self) -> int:
+        """PID of the process that serves."""
+        master = (self.directory / "nginx.pid").read_text().strip()
+        return int(Path(f"/proc/{master}/task/{master}/children").read_text())
+
+    def requests(self) -> int:
+        """Return how many requests nginx itself has counted, this one included."""
+        # Over the Unix socket, so that a count by port leaves it out.
+        status = run("curl", "--silent", "--unix-socket", self.unix_path, "http://nginx/stub").stdout
+        return int(status.splitlines()[2].split()[2])
+
+
+@contextlib.contextmanager
+def nginx(directory: Path) -> Iterator[Nginx]:
+    """Run nginx with one worker."""
+    server = Nginx(free_port(), directory)
+    server.files.mkdir()
+    config = directory / "nginx.conf"
+    config.write_text(_NGINX.format(directory=directory, port=server.port, address=server.address))
+    with Program(directory, "nginx", "-c", config) as program, _terminated(program):
+        wait_listening(server.port)
+        yield server
+
+
+@contextlib.contextmanager
+def _terminated(program: Program) -> Iterator[None]:
+    """End a server in its own way, so that its workers end too."""
+    try:
+        yield
+    finally:
+        program.process.terminate()
+        program.process.wait(30)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MariaDb:
+    """User `root` has no password. Offers TLS."""
+
+    port: int
+    socket: Path
+
+    @property
+    def client(self) -> tuple[str, ...]:
+        """The command line of MariaDB's own client, over TCP."""
+        where = (f"--host={LOOPBACK}", f"--port={self.port}", "--user=root", "--protocol=tcp")
+        return ("mariadb", "--no-defaults", *where, "--skip-ssl", "--batch")
+
+
+@contextlib.contextmanager
+def mariadb(directory: Path) -> Iterator[MariaDb]:
+    """Run a MariaDB server with a new data directory that has the database `shop`."""
+    server = MariaDb(free_port(), directory / "mariadb.sock")
+    data = directory / "data"
+    install = ("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
+    made = run("mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", *install)
+    assert made.code == 0, made.stdout + made.stderr
+    command = _mariadbd(server, data, *tls_files(directory))
+    with Program(directory, *command) as program, _terminated(program):
+        wait_listening(server.port)
+        run(*server.client, "--execute=CREATE DATABASE shop; CREATE TABLE shop.item (id INT, name TEXT)")
+        yield server
+
+
+def _mariadbd(server: MariaDb, data: Path, certificate: Path, key: Path) -> list[str]:
+    return [
+        "mariadbd",
+        "--no-defaults",
+        "--user=root",
+        f"--datadir={data}",
+        f"--socket={server.socket}",
+        f"--pid-file={data}/pid",
+        f"--port={server.port}",
+        f"--bind-address={LOOPBACK}",
+        f"--ssl-cert={certificate}",
+        f"--ssl-key={key}",
+        "--skip-name-resolve",
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-buffer-pool-size=16M",
+        "--innodb-log-file-size=8M",
+    ]
+
+
+def tls_files(directory: Path) -> tuple[Path, Path]:
+    """Make a self-signed certificate for localhost; return it and its key."""
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    form = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    made = run("openssl", *form, "-keyout", key, "-out", certificate)
+    assert made.code == 0, made.stderr
+    return certificate, key
+
+
+_PROMETHEUS = """
+global:
+  scrape_interval: 500ms
+  scrape_timeout: 500ms
+scrape_configs:
+  - job_name: masdeepflow
+    static_configs: [{{targets: ["{target}"]}}]
+"""
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[str]:
+    """Run Prometheus, which scrapes `target` twice a second; give its address."""
+    config = directory / "prometheus.yml"
+    config.write_text(_PROMETHEUS.format(target=target))
+    port = free_port()
+    files = (f"--config.file={config}", f"--storage.tsdb.path={directory}/prometheus")
+    with Program(directory, "prometheus", *files, f"--web.listen-address={LOOPBACK}:{port}") as program:
+        wait_listening(port)
+        with _terminated(program):
+            yield f"http://{LOOPBACK}:{port}"
+
+
+@contextlib.contextmanager
+def redis(directory: Path) -> Iterator[int]:
+    """Run Redis without persistence; give its port."""
+    port = free_port()
+    options = ("--port", port, "--bind", LOOPBACK, "--save", "", "--dir", directory)
+    with Program(directory, "redis-server", *options) as program, _terminated(program):
+        wait_listening(port)
+        yield port
+
+
+@contextlib.contextmanager
+def scripted(serve: Serve, port: int | None = None) -> Iterator[int]:
+    """Give the port of a server in this process that calls `serve` with one connection after the other."""
+    with socket.create_server((LOOPBACK, port or free_port())) as listener:
+        # Without a time limit a connection that a test forgot would keep the thread for good.
+        listener.settimeout(60)
+        thread = threading.Thread(target=_accept, args=(listener, serve), daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def _accept(listener: socket.socket, serve: Serve) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            with client, contextlib.suppress(ConnectionError):
+                client.settimeout(10)
+                serve(client)
