@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["measure", "measure_queue_time"]
 
 _GOAL = Goal(0.85, 0.92, least=True)
+_COLUMNS = ("requests/s", "nginx µs", "wrk µs", "agent µs")
 _OFF = ("--log", "off")
 
 
@@ -40,10 +41,17 @@ class _Case(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    """Of one run: requests a second; and CPU time of nginx, wrk and the agent for each."""
+    """Of one run: requests a second; and the CPU time in us of each process for a request."""
 
     rate: float
-    cpu_us: float
+    nginx_us: float
+    wrk_us: float
+    agent_us: float
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU time of all three."""
+        return self.nginx_us + self.wrk_us + self.agent_us
 
 
 class _Pair(NamedTuple):
@@ -101,18 +109,18 @@ def _pair(case: _Case, server: Nginx, directory: Path, seconds: int, number: int
 
 
 def _sample(server: Nginx, directory: Path, seconds: int, path: str, agent_ns: Callable[[], int]) -> _Sample:
-    before = server.cpu_ns() + agent_ns()
+    server_start, agent_start = server.cpu_ns(), agent_ns()
     load = wrk(server, directory, seconds, path)
-    spent = server.cpu_ns() + agent_ns() - before + load.cpu_ns
-    return _Sample(load.rate, spent / load.requests / 1e3)
+    spent = (server.cpu_ns() - server_start, load.cpu_ns, agent_ns() - agent_start)
+    return _Sample(load.rate, *(ns / load.requests / 1e3 for ns in spent))
 
 
 def _detail(benchmark: str, case: _Case, pairs: list[_Pair]) -> Detail:
     columns = [f"pair {number}" for number in range(1, len(pairs) + 1)]
+    samples = {"with": [pair.with_ for pair in pairs], "without": [pair.without for pair in pairs]}
     rows = [
-        ("with, requests/s", [pair.with_.rate for pair in pairs]),
-        ("without, requests/s", [pair.without.rate for pair in pairs]),
-        ("with, CPU µs/request", [pair.with_.cpu_us for pair in pairs]),
-        ("without, CPU µs/request", [pair.without.cpu_us for pair in pairs]),
+        (f"{name}, {what}", [sample[place] for sample in taken])
+        for name, taken in samples.items()
+        for place, what in enumerate(_COLUMNS)
     ]
-    return Detail(f"{benchmark}: {case.name}", columns, rows)
+    return Detail(f"{benchmark}: {case.name}; CPU time is for a request", columns, rows)

@@ -5,7 +5,7 @@ about 50,000 requests a second, and each is four I/O events: send and receive at
 speed, and again with a ring too small for that, to see that the counts hold when records are lost.
 
 The agent's count of a service includes what the ring lost. The server's must equal nginx's own count, the
-client's that of wrk, which leaves without the responses to its last requests: the agent shows these as errors.
+client's that of wrk, which leaves before its last responses come: the agent shows those requests as errors.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Detail", "Goal", "Outcome", "Row", "Run", "row_of"]
 
+_MANY = 5
 _HEADINGS = ("benchmark", "what", "measured", "range", "goal", "verdict", "remark")
 
 
@@ -37,7 +38,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. spread: lowest and highest of the samples it is the median of, if there are several."""
+    """One figure. spread: of the samples that it is the median of, if there are several (see `row_of`)."""
 
     benchmark: str
     name: str
@@ -51,13 +52,21 @@ class Row:
         """Return the row with another remark."""
         return replace(self, remark=remark)
 
+    def verdict(self) -> str:
+        """Return whether the goal, if any, is met; `unclear` where the samples contradict each other."""
+        if self.goal is None:
+            return ""
+        answers = {self.goal.met(value) for value in (self.spread or (self.value,))}
+        if len(answers) > 1:
+            return "unclear"
+        return "met" if answers == {True} else "**short**"
+
     def cells(self) -> tuple[str, ...]:
         """Return the row's cells under `_HEADINGS`."""
         spread = "" if self.spread is None else f"{number(self.spread[0])} to {number(self.spread[1])}"
         goal = "" if self.goal is None else self.goal.text()
-        verdict = "" if self.goal is None else ("met" if self.goal.met(self.value) else "**short**")
         measured = f"{number(self.value)} {self.unit}".rstrip()
-        return (self.benchmark, self.name, measured, spread, goal, verdict, self.remark)
+        return (self.benchmark, self.name, measured, spread, goal, self.verdict(), self.remark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +132,13 @@ class Run:
 def row_of(
     benchmark: str, name: str, samples: Sequence[float], unit: str = "", goal: Goal | None = None
 ) -> Row:
-    """Return the row of the samples' median, with their range."""
-    return Row(benchmark, name, median(samples), unit, goal, (min(samples), max(samples)))
+    """Return the row of the samples' median.
+
+    The spread is from the lowest to the highest, of many samples without the most extreme at either end.
+    """
+    ordered = sorted(samples)
+    inner = ordered[1:-1] if len(ordered) >= _MANY else ordered
+    return Row(benchmark, name, median(ordered), unit, goal, (inner[0], inner[-1]))
 
 
 def number(value: float) -> str:

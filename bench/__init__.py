@@ -1,0 +1,1 @@
+"""Measurements of what the agent costs: see run.sh."""
