@@ -21,6 +21,9 @@ _WORDS = 512  # 8-byte words of the largest payload prefix
 _KEYS = np.frombuffer(secrets.token_bytes(16 * _WORDS), np.uint64).reshape(2, _WORDS) | np.uint64(1)
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
 _STARTS = 8 * np.arange(_WORDS)
+# With larger temporary arrays malloc gives memory back and faults it in again: dearer than the work itself.
+_BLOCK_WORDS = 8 * 1024
+_NEAR = 64  # most lines end within these bytes
 
 
 def prefix(payload: NDArray[np.uint8], width: int) -> NDArray[np.uint64]:
@@ -30,9 +33,15 @@ def prefix(payload: NDArray[np.uint8], width: int) -> NDArray[np.uint64]:
 
 
 def find_byte(payload: NDArray[np.uint8], lengths: NDArray[np.integer], byte: int) -> NDArray[np.int64]:
-    """Return the position (n,) of the first `byte` in each row (n, w) of valid length (n,); -1 where none is."""
-    if not len(payload):
-        return np.zeros(0, np.int64)
+    """Return the position (n,) of the first `byte` in each row (n, w) of valid length (n,); -1 for none."""
+    position = _find_byte(payload[:, :_NEAR], lengths, byte)
+    far = np.flatnonzero((position < 0) & (lengths > _NEAR))
+    if len(far):
+        position[far] = _find_byte(payload[far], lengths[far], byte)
+    return position
+
+
+def _find_byte(payload: NDArray[np.uint8], lengths: NDArray[np.integer], byte: int) -> NDArray[np.int64]:
     hits = payload == byte
     position = hits.argmax(axis=1)
     found = hits[np.arange(len(hits)), position] & (position < lengths)
@@ -43,21 +52,32 @@ def row_hash(payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> NDArra
     """Return a 64-bit keyed hash (n,) of the first `lengths` bytes of each row (n, w), w a multiple of 8."""
     count = min((int(lengths.max(initial=0)) + 7) // 8, payload.shape[1] // 8)
     words = payload.view(np.uint64)[:, :count]
-    valid = np.clip(lengths.astype(np.int64)[:, None] - _STARTS[:count], 0, 8)
-    mixed = words & _MASKS[valid]
+    total = lengths.astype(np.uint64) * _KEYS[0, 0]
+    step = _BLOCK_WORDS // max(count, 1)
+    for start in range(0, len(words), step):
+        block = slice(start, start + step)
+        total[block] += _mix(words[block], lengths[block])
+    result: NDArray[np.uint64] = total ^ (total >> np.uint64(31))
+    return result
+
+
+def _mix(words: NDArray[np.uint64], lengths: NDArray[np.integer]) -> NDArray[np.uint64]:
+    count = words.shape[1]
+    valid = lengths.astype(np.int64)[:, None] - _STARTS[:count]
+    mixed = _MASKS.take(np.clip(valid, 0, 8, out=valid))
+    mixed &= words
     mixed ^= mixed >> np.uint64(29)
     mixed *= _KEYS[0, :count]
     mixed ^= mixed >> np.uint64(32)
-    total = mixed @ _KEYS[1, :count] + lengths.astype(np.uint64) * _KEYS[0, 0]
-    result: NDArray[np.uint64] = total ^ (total >> np.uint64(31))
-    return result
+    total: NDArray[np.uint64] = mixed @ _KEYS[1, :count]
+    return total
 
 
 class Memo(Generic[T]):
     """Parses each distinct payload once, over batches; bounded.
 
-    parse: clear scalar code, from the bytes to any value. limit: distinct values kept before all are forgotten;
-    a batch with more of them is still encoded whole.
+    parse: clear scalar code, from the bytes to any value. limit: distinct values kept before all are
+    forgotten; a batch with more of them is still encoded whole.
     """
 
     def __init__(self, parse: Callable[[bytes], T], limit: int = 4096) -> None:

@@ -68,7 +68,8 @@ class Parsed:
     error: bool (m,). truncated: bool (m,), something shown was cut at the payload limit.
     attributes: OpenTelemetry attribute name -> column (m,), names as in `schema.ATTRIBUTES`.
     base: replacements of base columns (m,), int64: any of request_first_ns, queue_ns, request_bytes,
-        response_bytes; for transactions that began in an earlier turn.
+        response_bytes, and response_first_ns and response_last_ns (0 without a response); for transactions that
+        began in an earlier turn or share one.
     opaque: cookies of connections whose later bytes are no longer this protocol (upgrade, TLS, compression).
     """
 

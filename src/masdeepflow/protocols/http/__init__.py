@@ -72,7 +72,7 @@ class _Coded(NamedTuple, Generic[T]):
 
 
 class _Transactions(NamedTuple):
-    """m transactions. rows: intp (m,), turns. unanswered, truncated: bool (m,), as in `pairing.Exchange`."""
+    """m transactions. rows: intp (m,), turns. unanswered, truncated: bool (m,), as in `Exchange`."""
 
     rows: NDArray[np.intp]
     requests: _Coded[Request]
@@ -125,13 +125,13 @@ class Http:
 
     def _read_requests(self, slots: np.ndarray) -> _Coded[Request]:
         def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Request]]:
-            return self._requests.encode(slots["request"][rows], slots["request_length"][rows])
+            return self._requests.encode(*_payload(slots, "request", rows))
 
         return _Coded(*self._known_requests.encode(slots["request_hash"], read))
 
     def _read_responses(self, slots: np.ndarray) -> _Coded[Response]:
         def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Response]]:
-            payload, lengths = slots["response"][rows], slots["response_length"][rows]
+            payload, lengths = _payload(slots, "response", rows)
             line_end = find_byte(payload, lengths, _LINE_FEED)
             return self._responses.encode(payload, np.where(line_end < 0, lengths, line_end + 1))
 
@@ -163,6 +163,19 @@ class Http:
         return alone
 
 
+def _choose(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.intp] | slice:
+    """Return an index of `rows` that copies nothing if they are all there are."""
+    return slice(None) if len(rows) == len(slots) else rows
+
+
+def _payload(
+    slots: np.ndarray, side: str, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Return the payload prefixes of `rows` (k,), ascending and distinct, and their valid lengths."""
+    chosen = _choose(slots, rows)
+    return slots[side][chosen], slots[f"{side}_length"][chosen]
+
+
 def _response_starts(slots: np.ndarray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return whether each response (n,) starts with `HTTP/1.`, and whether it does as far as it goes."""
     length = np.minimum(slots["response_length"], len(_RESPONSE_START))
@@ -175,12 +188,11 @@ def _single(
     slots: np.ndarray, rows: NDArray[np.intp], requests: _Coded[Request], responses: _Coded[Response]
 ) -> _Transactions:
     """Return the turns `rows` (m,) as one transaction each."""
-    if len(rows) < len(slots):
-        slots = slots[rows]
-        requests = _Coded(requests.codes[rows], requests.values)
-        responses = _Coded(responses.codes[rows], responses.values)
-    answered = slots["response_bytes"] > 0
-    over = (slots["kind"] == Kind.TURN) & ((slots["flags"] & Flag.CLOSED) > 0)
+    chosen = _choose(slots, rows)
+    requests = _Coded(requests.codes[chosen], requests.values)
+    responses = _Coded(responses.codes[chosen], responses.values)
+    answered = slots["response_bytes"][chosen] > 0
+    over = (slots["kind"][chosen] == Kind.TURN) & ((slots["flags"][chosen] & Flag.CLOSED) > 0)
     return _Transactions(
         rows,
         requests,

@@ -1,0 +1,1 @@
+"""Atheris harnesses, one a protocol."""

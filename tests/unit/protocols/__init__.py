@@ -1,0 +1,1 @@
+"""Protocols over turns built by hand, and against plain references."""
