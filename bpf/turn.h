@@ -9,6 +9,16 @@
 /* A turn without I/O for this long is written: half of the 100 ms from event to line. */
 #define IDLE_NS 30000000
 
+#define MAX_PATIENCE_NS 1000000000
+
+/* Services whose responses pause longer than IDLE_NS: twice the longest pause seen, up to a second. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, __u32);
+	__type(value, __u64);
+} patience SEC(".maps");
+
 /* A connection: the slot being filled, and what outlives a turn. */
 struct connection {
 	struct slot slot;
@@ -218,14 +228,23 @@ static __always_inline void request_bytes(struct connection *c, const struct io 
 	capture(c, io, s->request, &s->request_length, REQUEST_BYTES);
 }
 
-/* More bytes for a turn that was written as idle: a second slot carries what is new. */
-static __always_inline void continue_turn(struct connection *c)
+/*
+ * More bytes for a turn that was written as idle: a second slot carries what is new, and the service's next turns are
+ * given more time before they count as idle.
+ */
+static __always_inline void continue_turn(struct connection *c, __u64 now)
 {
 	struct slot *s = &c->slot;
+	__u32 service = s->service;
+	__u64 *wait = bpf_map_lookup_elem(&patience, &service);
+	__u64 gap = 2 * (now - s->response_last_ns);
+	if (wait && *wait < gap)
+		*wait = gap < MAX_PATIENCE_NS ? gap : MAX_PATIENCE_NS;
 	s->flags = (s->flags & ~FLAG_IDLE) | FLAG_CONTINUED;
 	s->response_bytes = 0;
 	s->response_segments = 0;
 	s->response_length = 0;
+	s->response_hash = 0;
 	c->written = false;
 }
 
@@ -236,7 +255,7 @@ static __always_inline void response_bytes(struct connection *c, const struct io
 	if (c->await_request)
 		return;
 	if (c->written)
-		continue_turn(c);
+		continue_turn(c, now);
 	if (!s->response_first_ns) {
 		s->response_first_ns = now;
 		if (!s->request_first_ns)
@@ -286,13 +305,24 @@ static __always_inline void turn_io(struct connection *c, bool send, const struc
 		c->arrival_ns = 0;
 }
 
+/* How long a response of this service pauses before it counts as ended. Fades when nothing pauses that long any more. */
+static __always_inline __u64 idle_wait(const struct slot *s)
+{
+	__u32 service = s->service;
+	__u64 *wait = bpf_map_lookup_elem(&patience, &service);
+	if (!wait || *wait <= IDLE_NS)
+		return IDLE_NS;
+	*wait -= *wait >> 12;
+	return *wait;
+}
+
 /* Called for every connection by the sweep. Returns whether it has to be looked at again without new I/O. */
 static __always_inline bool turn_idle(struct connection *c, bool drained, __u64 acknowledged_ns, __u64 now)
 {
 	struct slot *s = &c->slot;
 	if (c->closed || c->written || (!s->request_first_ns && !s->response_first_ns))
 		return false;
-	if (s->response_first_ns && drained && now > s->response_last_ns + IDLE_NS) {
+	if (s->response_first_ns && drained && now > s->response_last_ns + idle_wait(s)) {
 		if (acknowledged_ns > s->response_last_ns && acknowledged_ns < now)
 			s->response_last_ns = acknowledged_ns;
 		finish_turn(c, FLAG_IDLE);
