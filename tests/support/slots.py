@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from masdeepflow.kernel.layout import committed, slot_dtype
@@ -13,7 +15,7 @@ START = 1_000_000_000
 
 
 def turn(request: bytes = b"", response: bytes = b"", **fields: object) -> dict[str, object]:
-    """Return one turn: a client's on TCP, answered after 1 ms; payload cut as the kernel cuts it, bytes counted whole."""
+    """Return one turn: a client's on TCP, answered after 1 ms; its payload is cut as the kernel cuts it."""
     return {"request": request, "response": response, **fields}
 
 
@@ -25,8 +27,8 @@ def make_slots(*turns: dict[str, object]) -> np.ndarray:
     return slots
 
 
-def _fill(slot: np.void, number: int, fields: dict[str, object]) -> None:
-    request, response = bytes(fields.pop("request")), bytes(fields.pop("response"))  # type: ignore[call-overload]
+def _fill(slot: np.void, number: int, fields: dict[str, Any]) -> None:
+    request, response = bytes(fields.pop("request")), bytes(fields.pop("response"))
     start = START + 10 * MILLISECOND * number
     slot["kind"], slot["role"], slot["transport"], slot["family"] = Kind.TURN, Role.CLIENT, Transport.TCP, 2
     slot["cookie"], slot["turn"], slot["pid"], slot["comm"] = 1, number + 1, 100, b"client"

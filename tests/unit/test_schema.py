@@ -20,7 +20,8 @@ INTERFACE = {
     "network": "protocol.version",
     "server": "name",
     "user_agent": "original",
-    "db": "system.name namespace operation.name query.text query.summary response.status_code response.message",
+    "db": "system.name namespace operation.name query.text query.summary response.status_code "
+    "response.message",
     "dns": "question.name question.type response_code",
 }
 """What the JSON log tells about a transaction by its protocol: keys by their first word."""

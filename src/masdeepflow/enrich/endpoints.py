@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Protocol
+import sys
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["NO_PROTOCOL", "Endpoints", "Processes"]
 
 NO_PROTOCOL = -1
-_LIMIT = 65536
-_PID_SHIFT = np.uint64(42)  # socket cookies count up from 1 and PIDs have 22 bits: the pair fits in 64
+_LIMIT = 32768
+# Socket cookies count up from 1, a few down from 2^64 (include/linux/cookie.h), and PIDs have 22 bits: the
+# pair fits in 64.
+_PID_SHIFT = np.uint64(42)
+_COOKIE_MASK = np.uint64((1 << 42) - 1)
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
-_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
+_ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
 _ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
-_TRANSPORTS = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
+_TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
 
 
 class Processes(Protocol):
@@ -44,24 +48,29 @@ class Endpoints:
         self._all: list[Endpoint | None] = []
         self._free: list[int] = []
         self._protocols = np.full(256, NO_PROTOCOL, np.int16)
+        self._seen = np.zeros(256, np.int64)  # number of the batch that used each code last
+        self._batch = 0
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
         self.services: dict[tuple[int, int, int], tuple[str, int]] = {}
-        """(PID, server port, role) -> service and protocol number seen last: names turns that the ring lost."""
+        """(PID, server port, role) -> service and protocol seen last: names turns that the ring lost."""
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def codes(self, slots: np.ndarray) -> NDArray[np.int32]:
         """Return each slot's endpoint (n,), int32: valid until the next `forget`."""
+        self._batch += 1
         keys = slots["cookie"] ^ (_pids(slots) << _PID_SHIFT)
-        places = self._places(keys)
+        missing = np.ones(len(keys), bool)
         if len(self._keys):
+            places = self._places(keys)
             missing = self._keys[places] != keys
+            codes = self._codes[places]
             if not missing.any():
-                return self._codes[places]
-        else:
-            missing = np.ones(len(keys), bool)
+                self._seen[codes] = self._batch
+                return codes
+            self._seen[codes[~missing]] = self._batch
         self._add(keys, np.flatnonzero(missing), slots)
         return self._codes[self._places(keys)]
 
@@ -69,13 +78,18 @@ class Endpoints:
         return np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
 
     def _add(self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray) -> None:
-        if len(self._keys) > _LIMIT:
-            self._drop(np.arange(len(self._keys)) < len(self._keys) // 2)
         distinct, first = np.unique(keys[rows], return_index=True)
+        if len(self._keys) > max(_LIMIT - len(distinct), 0):
+            self._evict()
         codes = np.array([self._put(self._describe(slots[row])) for row in rows[first].tolist()], np.int32)
         keys, codes = np.concatenate((self._keys, distinct)), np.concatenate((self._codes, codes))
         order = np.argsort(keys)
         self._keys, self._codes = keys[order], codes[order]
+
+    def _evict(self) -> None:
+        """Drop the half that was not seen for longest; nothing that this batch uses."""
+        seen = self._seen[self._codes]
+        self._drop((seen <= np.median(seen)) & (seen < self._batch))
 
     def _put(self, endpoint: Endpoint) -> int:
         if self._free:
@@ -86,6 +100,8 @@ class Endpoints:
             self._all.append(endpoint)
         if code >= len(self._protocols):
             self._protocols = np.concatenate((self._protocols, np.full(code, NO_PROTOCOL, np.int16)))
+            self._seen = np.concatenate((self._seen, np.zeros(code, np.int64)))
+        self._seen[code] = self._batch
         self._protocols[code] = self._by_cookie.get(endpoint.cookie, NO_PROTOCOL)
         return code
 
@@ -122,15 +138,13 @@ class Endpoints:
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
         self._by_cookie[cookie] = protocol
-        for code, endpoint in enumerate(self._all):
-            if endpoint is not None and endpoint.cookie == cookie:
-                self._protocols[code] = protocol
+        mine = (self._keys & _COOKIE_MASK) == (np.uint64(cookie) & _COOKIE_MASK)
+        self._protocols[self._codes[mine]] = protocol
 
     def forget(self, cookies: list[int]) -> None:
         """Drop closed connections. Codes handed out before are void."""
         gone = np.array(cookies, np.uint64)
-        mask = np.uint64((1 << int(_PID_SHIFT)) - 1)
-        self._drop(np.isin(self._keys & mask, gone & mask))
+        self._drop(np.isin(self._keys & _COOKIE_MASK, gone & _COOKIE_MASK))
         for cookie in cookies:
             self._by_cookie.pop(cookie, None)
             self._unix_paths.pop(cookie, None)
@@ -147,17 +161,28 @@ class Endpoints:
         self._keys, self._codes = self._keys[~mask], self._codes[~mask]
 
     def _describe(self, slot: np.void) -> Endpoint:
-        pid, comm = int(slot["pid"]), slot["comm"].decode("utf-8", "backslashreplace")
+        pid, comm = int(slot["pid"]), sys.intern(slot["comm"].decode("utf-8", "backslashreplace"))
         names = self._processes.names(pid, comm)
         transport = _TRANSPORTS.get(int(slot["transport"]), "tcp")
         role = _ROLES.get(int(slot["role"]), "")
         ends = self._unix_ends(slot, role) if transport == "unix" else _inet_ends(slot)
-        (local, *local_parts), (remote, *remote_parts) = ends
-        client, server = (local_parts, remote_parts) if role == "client" else (remote_parts, local_parts)
+        client, server = ends if role == "client" else ends[::-1]
         return Endpoint(
-            int(slot["cookie"]), pid, comm, transport, role, local, remote, *client, *server,
-            names.executable, names.command, service=comm or names.executable or "(unknown)",
-        )  # fmt: skip
+            cookie=int(slot["cookie"]),
+            pid=pid,
+            comm=comm,
+            transport=transport,
+            role=role,
+            local=ends[0].shown,
+            remote=ends[1].shown,
+            client_address=client.address,
+            client_port=client.port,
+            server_address=server.address,
+            server_port=server.port,
+            executable=names.executable,
+            command=names.command,
+            service=comm or names.executable or "(unknown)",
+        )
 
     def _unix_ends(self, slot: np.void, role: str) -> tuple[_End, _End]:
         cookie = int(slot["cookie"])
@@ -167,12 +192,14 @@ class Endpoints:
             path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
             self._unix_paths[cookie] = path
         named = self._unix_paths.get(cookie)
-        server: _End = (named or f"unix:{cookie}", named, None)
-        client: _End = (f"unix:{cookie}", None, None)
+        server, client = _End(named or f"unix:{cookie}", named, None), _End(f"unix:{cookie}", None, None)
         return (client, server) if role == "client" else (server, client)
 
 
-_End = tuple[str, str | None, int | None]
+class _End(NamedTuple):
+    shown: str
+    address: str | None
+    port: int | None
 
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
@@ -195,6 +222,6 @@ def _inet_ends(slot: np.void) -> tuple[_End, _End]:
 def _inet_end(raw: bytes, port: int, family: int) -> _End:
     if family == socket.AF_INET6 and raw[:12] != _IPV4_MAPPED:
         address = socket.inet_ntop(socket.AF_INET6, raw)
-        return f"[{address}]:{port}", address, port
+        return _End(f"[{address}]:{port}", sys.intern(address), port)
     address = socket.inet_ntop(socket.AF_INET, raw[12:] if family == socket.AF_INET6 else raw[:4])
-    return f"{address}:{port}", address, port
+    return _End(f"{address}:{port}", sys.intern(address), port)

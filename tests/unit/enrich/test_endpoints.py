@@ -1,0 +1,304 @@
+"""Endpoints for columns of slots, held against a plain dictionary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masdeepflow.enrich import endpoints as module
+from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
+from masdeepflow.enrich.process import ProcessNames
+from masdeepflow.schema import Kind, Role, Transport
+from tests.support.slots import make_slots, turn
+
+if TYPE_CHECKING:
+    from masdeepflow.endpoint import Endpoint
+
+IPV6 = bytes.fromhex("20010db8000000000000000000000001")
+MAPPED = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 7))
+# Few, so that they come back; the last is one that the kernel counted down from 2^64.
+COOKIES = st.sampled_from([1, 2, 3, 4, 5, 2**41, 2**64 - 1])
+PIDS = st.sampled_from([1, 2, 4_194_303])
+BATCHES = st.lists(
+    st.tuples(
+        st.lists(st.tuples(COOKIES, PIDS), max_size=12),
+        st.lists(st.tuples(COOKIES, st.integers(0, 3)), max_size=2),  # recognised as
+        st.lists(COOKIES, max_size=3),  # closed
+    ),
+    max_size=8,
+)
+
+
+class Named:
+    """A source of process names that knows every process."""
+
+    def names(self, pid: int, comm: str) -> ProcessNames:
+        """Return names made of what was asked for."""
+        return ProcessNames(f"exe-{pid}", f"/bin/{comm}")
+
+
+class Nameless:
+    """A source of process names that knows none."""
+
+    def names(self, pid: int, comm: str) -> ProcessNames:  # noqa: ARG002  # the same for all
+        """Return no names."""
+        return ProcessNames(None, None)
+
+
+def _slots(pairs: list[tuple[int, int]]) -> np.ndarray:
+    return make_slots(*(turn(b"x", cookie=cookie, pid=pid, tid=pid + 1) for cookie, pid in pairs))
+
+
+def _resolve(table: Endpoints, slots: np.ndarray) -> list[Endpoint]:
+    codes, ends = table.compact(table.codes(slots))
+    return [ends[code] for code in codes.tolist()]
+
+
+def _one(table: Endpoints | None = None, /, request: bytes = b"x", **fields: object) -> Endpoint:
+    table = Endpoints(Named()) if table is None else table
+    return _resolve(table, make_slots(turn(request, b"", **fields)))[0]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lower the number of endpoints that are kept."""
+    monkeypatch.setattr(module, "_LIMIT", 6)
+    return 6
+
+
+@given(BATCHES)
+@settings(deadline=None)
+def test_codes_are_those_of_a_dictionary(
+    batches: list[tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]],
+) -> None:
+    """A process's end of a connection is one object until the connection is closed, and a new one after."""
+    table, known = Endpoints(Named()), dict[tuple[int, int], "Endpoint"]()
+    for pairs, _, closed in batches:
+        for pair, endpoint in zip(pairs, _resolve(table, _slots(pairs)), strict=True):
+            assert (endpoint.cookie, endpoint.pid) == pair
+            assert known.setdefault(pair, endpoint) is endpoint
+        table.forget(closed)
+        known = {pair: endpoint for pair, endpoint in known.items() if pair[0] not in closed}
+        assert len(table) == len(known)
+
+
+@given(BATCHES)
+@settings(deadline=None)
+def test_protocols_are_those_of_a_dictionary(
+    batches: list[tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]],
+) -> None:
+    """A connection's protocol holds for every process that uses it, later ones too, until it is closed."""
+    table, known = Endpoints(Named()), dict[int, int]()
+    for pairs, recognised, closed in batches:
+        codes = table.codes(_slots(pairs))
+        assert table.protocols(codes).tolist() == [known.get(cookie, NO_PROTOCOL) for cookie, _ in pairs]
+        for cookie, protocol in recognised:
+            table.set_protocol(cookie, protocol)
+            known[cookie] = protocol
+        table.forget(closed)
+        known = {cookie: protocol for cookie, protocol in known.items() if cookie not in closed}
+
+
+def test_many_connections_in_one_batch() -> None:
+    """A thousand connections that come at once are a thousand endpoints, each with its own protocol."""
+    table = Endpoints(Named())
+    slots = _slots([(cookie, 1) for cookie in range(1, 1001)])
+    assert [end.cookie for end in _resolve(table, slots)] == list(range(1, 1001))
+    codes = table.codes(slots)
+    protocols = np.arange(1000, dtype=np.int16)
+    table.recognise(codes, protocols)
+    table.forget(list(range(1, 1001, 2)))
+    assert table.protocols(table.codes(slots)).tolist()[1::2] == protocols[1::2].tolist()
+    assert table.protocols(table.codes(slots)).tolist()[::2] == [NO_PROTOCOL] * 500
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 20), PIDS), max_size=10), max_size=8))
+@settings(deadline=None)
+def test_eviction_never_mixes_up_endpoints(batches: list[list[tuple[int, int]]]) -> None:
+    """Beyond the limit old endpoints go, but each slot still gets its own, in the same batch too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_LIMIT", 6)
+        table = Endpoints(Named())
+        for pairs in batches:
+            ends = _resolve(table, _slots(pairs))
+            assert [(end.cookie, end.pid) for end in ends] == pairs
+            assert len(table) <= 6 + 2 * 10
+
+
+def test_eviction_keeps_what_is_in_use(small: int) -> None:
+    """The connections that were silent for longest go first, whatever their number or process."""
+    table = Endpoints(Named())
+    busy = [(1, 1), (100, 2)]
+    first = _resolve(table, _slots(busy))
+    for cookie in range(10, 10 + 5 * small):
+        _resolve(table, _slots([(cookie, 1)]))
+        _resolve(table, _slots(busy))
+    assert [kept is end for kept, end in zip(_resolve(table, _slots(busy)), first, strict=True)] == [True] * 2
+
+
+def test_eviction_keeps_what_came_last(small: int) -> None:
+    """A connection that has only just come is no old one, even where its code was used before."""
+    table = Endpoints(Named())
+    for cookie in range(1, 1 + small):
+        table.codes(_slots([(cookie, 1)]))
+    table.forget([1])  # its code goes to the next, and with it the time when it was used
+    newest = _resolve(table, _slots([(50, 1)]))[0]
+    table.codes(_slots([(60, 1), (61, 1)]))
+    assert _resolve(table, _slots([(50, 1)]))[0] is newest
+
+
+def test_memory_is_bounded_when_closes_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UDP and Unix sockets never tell that they close: what is kept of them stays bounded all the same."""
+    monkeypatch.setattr(module, "_LIMIT", 64)
+    table = Endpoints(Named())
+    for start in range(1, 2000, 10):
+        unix = [
+            turn(b"/run/x", cookie=cookie, kind=Kind.CONNECT, transport=Transport.UNIX)
+            for cookie in range(start, start + 10)
+        ]
+        codes = table.codes(make_slots(*unix))
+        table.recognise(codes, np.zeros(len(codes), np.int16))
+    for kept in (table._all, table._protocols, table._by_cookie, table._unix_paths, table._keys):
+        assert len(kept) <= 256
+
+
+def test_codes_are_recycled(small: int) -> None:
+    """A hundred short connections take the room of one."""
+    table = Endpoints(Named())
+    for cookie in range(1, 101):
+        table.codes(_slots([(cookie, 1)]))
+        table.forget([cookie])
+    assert len(table) == 0
+    assert len(table._all) < small
+
+
+def test_recognise_takes_the_protocol_of_each_connection() -> None:
+    """Protocol numbers go with the connection's code, however often it occurs in the batch."""
+    table = Endpoints(Named())
+    codes = table.codes(_slots([(1, 1), (2, 1), (1, 1)]))
+    table.recognise(codes, np.array([3, 4, 3], np.int16))
+    assert table.protocols(table.codes(_slots([(2, 1), (1, 1), (1, 2)]))).tolist() == [4, 3, 3]
+
+
+def test_recognised_services_are_known_by_process_port_and_role() -> None:
+    """Turns that only the kernel counted can be named by what was recognised for their service."""
+    table = Endpoints(Named())
+    slots = make_slots(turn(b"x", pid=7, role=Role.SERVER, local_port=80, comm=b"nginx"))
+    table.recognise(table.codes(slots), np.array([2], np.int16))
+    assert table.services == {(7, 80, Role.SERVER): ("nginx", 2)}
+
+
+def test_compact_numbers_only_what_occurs() -> None:
+    """A table carries the endpoints of its own rows, each once."""
+    table = Endpoints(Named())
+    table.codes(_slots([(1, 1), (2, 1), (3, 1)]))
+    codes, ends = table.compact(table.codes(_slots([(3, 1), (1, 1), (3, 1)])))
+    assert [end.cookie for end in ends] == [1, 3]
+    assert codes.tolist() == [1, 0, 1]
+
+
+def test_no_slots_no_endpoints() -> None:
+    """An empty batch is none to trip over, neither in an empty table nor in one with entries."""
+    table = Endpoints(Named())
+    assert len(table.codes(_slots([]))) == 0
+    table.codes(_slots([(1, 1)]))
+    assert len(table.codes(_slots([]))) == 0
+    table.forget([])
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize(
+    ("role", "client", "server"),
+    [
+        (Role.CLIENT, ("10.0.0.1", 50000), ("10.0.0.2", 80)),
+        (Role.SERVER, ("10.0.0.2", 80), ("10.0.0.1", 50000)),
+        (Role.UNKNOWN, ("10.0.0.2", 80), ("10.0.0.1", 50000)),
+    ],
+)
+def test_role_tells_client_and_server_address(
+    role: Role, client: tuple[str, int], server: tuple[str, int]
+) -> None:
+    """Local and remote stay as the process sees them; which is the client's follows from the role."""
+    local, remote = [10, 0, 0, 1, *bytes(12)], [10, 0, 0, 2, *bytes(12)]
+    end = _one(role=role, local_address=local, remote_address=remote)
+    assert (end.local, end.remote) == ("10.0.0.1:50000", "10.0.0.2:80")
+    assert (end.client_address, end.client_port) == client
+    assert (end.server_address, end.server_port) == server
+    assert end.role == {Role.CLIENT: "client", Role.SERVER: "server"}.get(role, "")
+
+
+def test_ipv6_addresses_are_bracketed_and_shortest() -> None:
+    """The text log's form has brackets, the attribute has not (RFC 5952)."""
+    end = _one(family=10, local_address=list(IPV6), remote_address=list(bytes(15) + b"\1"))
+    assert (end.local, end.client_address) == ("[2001:db8::1]:50000", "2001:db8::1")
+    assert (end.remote, end.server_address) == ("[::1]:80", "::1")
+
+
+def test_ipv4_over_an_ipv6_socket_is_shown_as_ipv4() -> None:
+    """Both ends of a connection get the same address, whichever kind of socket they use."""
+    end = _one(family=10, local_address=list(MAPPED), remote_address=list(MAPPED))
+    assert (end.local, end.server_address) == ("192.0.2.7:50000", "192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"/run/db.sock\0", "/run/db.sock"),
+        (b"/run/db.sock", "/run/db.sock"),
+        (b"\0name\0x", "@name\0x"),
+        (b"/caf\xe9", "/caf\\xe9"),
+    ],
+)
+def test_unix_path_names_the_server_end(raw: bytes, path: str) -> None:
+    """The path comes with the opening event, for either role; abstract names start with @ as in ss(8)."""
+    common: dict[str, Any] = {"transport": Transport.UNIX, "local_port": 0, "remote_port": 0}
+    client = _one(request=raw, kind=Kind.CONNECT, role=Role.CLIENT, **common)
+    server = _one(request=raw, kind=Kind.ACCEPT, role=Role.SERVER, **common)
+    for end in (client, server):
+        assert (end.server_address, end.server_port, end.client_address, end.client_port) == (
+            path,
+            *[None] * 3,
+        )
+        assert end.transport == "unix"
+    assert (client.local, client.remote) == ("unix:1", path)
+    assert (server.local, server.remote) == (path, "unix:1")
+
+
+def test_unix_path_is_known_to_later_processes_of_the_connection() -> None:
+    """A connection that is handed on keeps its path; once it is closed, the cookie means nothing."""
+    table = Endpoints(Named())
+    common: dict[str, Any] = {"cookie": 9, "transport": Transport.UNIX, "role": Role.SERVER}
+    _one(table, request=b"/run/db.sock", kind=Kind.ACCEPT, pid=1, **common)
+    assert _one(table, pid=2, **common).local == "/run/db.sock"
+    table.forget([9])
+    assert _one(table, pid=2, **common).local == "unix:9"
+
+
+@pytest.mark.parametrize(("kind", "request_"), [(Kind.CONNECT, b""), (Kind.TURN, b"/etc/passwd")])
+def test_unix_connection_without_a_name_is_told_by_its_cookie(kind: Kind, request_: bytes) -> None:
+    """Socket pairs have no path, and the bytes of a turn are never taken for one."""
+    end = _one(request=request_, kind=kind, transport=Transport.UNIX, cookie=77)
+    assert (end.local, end.remote, end.server_address) == ("unix:77", "unix:77", None)
+
+
+def test_process_names_come_with_the_endpoint() -> None:
+    """Executable and command are looked up by PID and comm; bytes that are no UTF-8 show as what they are."""
+    end = _one(pid=42, comm=b"caf\xe9")
+    assert (end.comm, end.executable, end.command) == ("caf\\xe9", "exe-42", "/bin/caf\\xe9")
+
+
+@pytest.mark.parametrize(
+    ("comm", "processes", "service"),
+    [
+        (b"nginx", Named(), "nginx"),
+        (b"", Named(), "exe-100"),
+        (b"", Nameless(), "(unknown)"),
+    ],
+)
+def test_a_service_has_always_a_name(comm: bytes, processes: Named | Nameless, service: str) -> None:
+    """Golden signals go under the comm, else the executable, else a name that shows there was none."""
+    assert _one(Endpoints(processes), comm=comm).service == service
