@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _WORDS = 512  # 8-byte words of the largest payload prefix
 # Secret per process, so that nobody can send two texts that are taken for one.
-_KEYS = np.frombuffer(secrets.token_bytes(16 * _WORDS), np.uint64).reshape(2, _WORDS) | np.uint64(1)
+_KEYS = np.frombuffer(os.urandom(16 * _WORDS), np.uint64).reshape(2, _WORDS) | np.uint64(1)
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
 _STARTS = 8 * np.arange(_WORDS)
 # With larger temporary arrays malloc gives memory back and faults it in again: dearer than the work itself.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_LISTEN", "LISTS", "NAMES", "Options", "host_options", "output_options", "shown"]
 
 DEFAULT_LISTEN = "127.0.0.1:9419"
-_RING_MIB = 16
+_RING_MIB = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +62,13 @@ def _read_config(ctx: click.Context, _parameter: click.Parameter, value: Path | 
     return value
 
 
+def _number(_ctx: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    # FloatRange lets it through: it compares as neither too small nor too large.
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no duration.")
+    return value
+
+
 _OUTPUT = (
     _option(
         "--config",
@@ -89,6 +97,7 @@ _HOST = (
     _option(
         "--duration",
         type=click.FloatRange(min=0, min_open=True),
+        callback=_number,
         metavar="SECONDS",
         help="Stop after so long.",
     ),

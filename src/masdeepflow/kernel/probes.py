@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -104,7 +103,7 @@ class Probes:
             loaded.close()
 
     def _attach(self) -> None:
-        self._shared[0]["hash_key"] = secrets.randbits(64) | 1
+        self._shared[0]["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1  # not `secrets`: it loads OpenSSL
         for index in range(1, MAX_SERVICES):
             libbpf.push(self._descriptors["free_services"], index.to_bytes(4, "little"))
         # First, because it tells the programs which process is the agent's own, and then the listening ports.
