@@ -61,12 +61,14 @@ class Ledger:
     """What was lost, by reason, and to which service: from the kernel's counters and golden signals."""
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self.keep_fresh = False
+        """Whether to remember what was lost until `take_fresh`, for recordings."""
         self.counters: dict[str, int] = {}
         self._pipeline = pipeline
         self._metrics = metrics
         self._lost: dict[int, int] = {}
         self._histograms: dict[int, np.ndarray] = {}
-        self._turns: dict[tuple[str, str, str], tuple[int, np.ndarray]] = {}
+        self._fresh: list[LostTurns] = []
         self._suspects: set[bytes] = set()
         self._unnamed = False
 
@@ -78,11 +80,10 @@ class Ledger:
             "no_memory": self.counters.get("lost_no_memory", 0),
         }
 
-    def turns(self) -> list[LostTurns]:
-        """Return what each service lost in all; processes of the same name are one."""
-        return [
-            LostTurns(*names, turns, histogram.tolist()) for names, (turns, histogram) in self._turns.items()
-        ]
+    def take_fresh(self) -> list[LostTurns]:
+        """Return what was counted as lost since the last call; nothing unless `keep_fresh`."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def update(self, probes: Probes, *, final: bool = False) -> None:
         """Read the counters; when the ring has lost turns, count them under their services.
@@ -110,8 +111,8 @@ class Ledger:
             names = (service.comm, UNRECOGNISED, _ROLES.get(Role(service.role), ""))
         difference = service.lost_histogram - self._histograms.get(service.index, 0)
         self._lost[service.index], self._histograms[service.index] = service.lost, service.lost_histogram
-        turns, histogram = self._turns.get(names, (0, np.zeros_like(difference)))
-        self._turns[names] = (turns + new, histogram + difference)
+        if self.keep_fresh:
+            self._fresh.append(LostTurns(*names, new, difference.tolist()))
         self._metrics.add_lost(*names, new, difference)
 
     def _free_services(self, probes: Probes) -> None:
@@ -164,6 +165,7 @@ class Agent:
     def record(self, recorder: Recorder, processes: LiveProcesses) -> None:
         """Write every batch to `recorder`, with what `processes` learnt from /proc for it."""
         self.recorder, self._processes = recorder, processes
+        self.ledger.keep_fresh = True
 
     def run(self, duration_s: float | None = None, each_poll: Callable[[], None] = lambda: None) -> None:
         """Poll until `stop` is set or `duration_s` have passed. `each_poll` runs between two polls."""
@@ -217,7 +219,8 @@ class Agent:
         offset = self._clock.offset_ns()
         tables, events = self._pipeline.process(slots, offset)
         if self.recorder is not None and self._processes is not None:
-            self.recorder.write(Frame(slots, offset, self._watermark_ns, self._processes.take_fresh()))
+            processes, lost = self._processes.take_fresh(), self.ledger.take_fresh()
+            self.recorder.write(Frame(slots, offset, self._watermark_ns, processes, lost))
         del slots
         ring.release(count)
         self._write(Output(tables, events, self._watermark_ns, self._pipeline.records, behind))
@@ -236,7 +239,7 @@ class Agent:
         """Flush and close the sinks and the recording; return the summary."""
         summary = self.summary(final=True)
         if self.recorder is not None:
-            self.recorder.close(End(summary.lost, self.ledger.turns()))
+            self.recorder.close(End(summary.lost, self.ledger.take_fresh()))
         for sink in self._sinks:
             sink.close(summary)
         return summary
@@ -253,14 +256,19 @@ def replay(
     for frame in recording.frames():
         for pid, comm, names in frame.processes:
             processes.add(pid, comm, names)
+        _add_lost(metrics, frame.turns)
         tables, events = pipeline.process(frame.slots, frame.offset_ns)
         for sink in sinks:
             sink.write(_tick(frame.watermark_ns, pipeline.records))
             sink.write(Output(tables, events, frame.watermark_ns, pipeline.records))
     end = recording.end or End({})
-    for turns in end.turns:
-        metrics.add_lost(turns.service, turns.protocol, turns.role, turns.turns, np.array(turns.histogram))
+    _add_lost(metrics, end.turns)
     summary = Summary(pipeline.records, end.lost, metrics.services())
     for sink in sinks:
         sink.close(summary)
     return summary
+
+
+def _add_lost(metrics: Metrics, lost: list[LostTurns]) -> None:
+    for turns in lost:
+        metrics.add_lost(turns.service, turns.protocol, turns.role, turns.turns, np.array(turns.histogram))

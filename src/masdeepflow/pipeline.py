@@ -168,7 +168,7 @@ def _base_columns(slots: np.ndarray) -> NDArray[np.int64]:
     One pass over the slots: taking each column by itself would read all of their cache lines again.
     """
     start = word_of(slots, _BASE[0])
-    return np.ascontiguousarray(words(slots)[:, start : start + len(_BASE)])
+    return words(slots)[:, start : start + len(_BASE)].copy()
 
 
 def _where(condition: NDArray[np.bool_], values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,7 +21,15 @@ import msgspec
 import numpy as np
 
 from masdeepflow.enrich.process import ProcessNames
-from masdeepflow.kernel.layout import Layout, LayoutError, committed, from_text, slot_dtype, to_text
+from masdeepflow.kernel.layout import (
+    Layout,
+    LayoutError,
+    Member,
+    committed,
+    from_text,
+    slot_dtype,
+    to_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +46,7 @@ _QUEUED_BYTES = 1 << 26
 
 T = TypeVar("T")
 _Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Lost = tuple[str, str, str, int, list[_Int64]]
 
 
 class RecordingError(ValueError):
@@ -57,17 +66,21 @@ class LostTurns:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch. watermark_ns: what had been given out before it. processes: names learnt in it."""
+    """One batch. watermark_ns: what had been given out before it. processes: names learnt in it.
+
+    turns: what was found to be lost between the batch before and this one.
+    """
 
     slots: np.ndarray
     offset_ns: int
     watermark_ns: int
     processes: list[tuple[int, str, ProcessNames]]
+    turns: list[LostTurns] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last frame. lost: reason -> count, what this host's log lost not included."""
+    """The last frame. lost: reason -> count, what this host's log lost not included. turns: as in `Frame`."""
 
     lost: dict[str, int]
     turns: list[LostTurns] = field(default_factory=list)
@@ -81,11 +94,12 @@ class _Batch(msgspec.Struct):
     offset_ns: _Int64
     watermark_ns: _Int64
     processes: list[tuple[int, str, str | None, str | None]]
+    turns: list[_Lost]
 
 
 class _End(msgspec.Struct):
     lost: dict[str, int]
-    turns: list[tuple[str, str, str, int, list[_Int64]]]
+    turns: list[_Lost]
 
 
 class Recorder:
@@ -116,14 +130,17 @@ class Recorder:
         """
         if self.error is not None:
             return
-        processes = [(pid, comm, names.executable, names.command) for pid, comm, names in frame.processes]
-        meta = {"offset_ns": frame.offset_ns, "watermark_ns": frame.watermark_ns, "processes": processes}
+        meta = {
+            "offset_ns": frame.offset_ns,
+            "watermark_ns": frame.watermark_ns,
+            "processes": [(pid, comm, who.executable, who.command) for pid, comm, who in frame.processes],
+            "turns": _plain(frame.turns),
+        }
         self._put(meta, frame.slots.tobytes())
 
     def close(self, end: End) -> None:
         """Finish the file and give it its name. `error` tells whether that worked."""
-        turns = [(t.service, t.protocol, t.role, t.turns, t.histogram) for t in end.turns]
-        self._put({"end": True, "lost": end.lost, "turns": turns}, b"")
+        self._put({"end": True, "lost": end.lost, "turns": _plain(end.turns)}, b"")
         self._stop()
         self._try(self._file.close)
         self._try(lambda: self._partial.replace(self._path))
@@ -174,6 +191,10 @@ class Recorder:
             self._room.notify()
 
 
+def _plain(lost: list[LostTurns]) -> list[_Lost]:
+    return [(turns.service, turns.protocol, turns.role, turns.turns, turns.histogram) for turns in lost]
+
+
 def _encode(meta: dict[str, Any], data: bytes) -> bytes:
     head, body = json.dumps(meta).encode(), zlib.compress(data, 1) if data else b""
     return _HEAD.pack(len(head), len(body), zlib.crc32(body, zlib.crc32(head))) + head + body
@@ -204,7 +225,7 @@ class Recording:
             dtype = slot_dtype(layout)
         except LayoutError as error:
             raise RecordingError(f"{self._file.name} has no readable layout: it is damaged") from error
-        if not _has_fields(dtype, slot_dtype(committed())):
+        if _head(layout) != _head(committed()):
             raise RecordingError(
                 f"{self._file.name} was made by another version of masdeepflow: replay it with that version"
             )
@@ -255,7 +276,8 @@ class Recording:
         except (ValueError, zlib.error) as error:
             raise RecordingError(f"{self._file.name} is damaged: {error}") from error
         processes = [(pid, comm, ProcessNames(exe, command)) for pid, comm, exe, command in batch.processes]
-        return Frame(slots, batch.offset_ns, batch.watermark_ns, processes)
+        turns = [LostTurns(*lost) for lost in batch.turns]
+        return Frame(slots, batch.offset_ns, batch.watermark_ns, processes, turns)
 
     def _converted(self, meta: dict[str, Any], kind: type[T]) -> T:
         try:
@@ -301,6 +323,6 @@ def _decompressed(data: bytes) -> bytes:
     return slots
 
 
-def _has_fields(dtype: np.dtype[np.void], wanted: np.dtype[np.void]) -> bool:
-    names = dtype.names or ()
-    return all(name in names and dtype[name].base == wanted[name].base for name in wanted.names or ())
+def _head(layout: Layout) -> list[Member]:
+    """Return the members of a slot that are the same whatever its size: all but the payload."""
+    return [member for member in layout.structs["slot"][1] if member.name not in ("request", "response")]
