@@ -79,5 +79,5 @@ def measure_idle(plan: Plan) -> Outcome:
         time.sleep(plan.steady_seconds)
         share = (running.cpu_ns() - before) / (time.monotonic_ns() - start)
         seen = running.stop().seen
-    remark = f"{seen:,} records meanwhile: the rest of the host is never quite still"
+    remark = f"{seen:,} records came meanwhile"
     return Outcome([Row("idle", "CPU of the idle agent", 100 * share, "% of a core", remark=remark)])

@@ -22,5 +22,5 @@ class Plan:
     steady_seconds: int
 
 
-FULL = Plan(pairs=7, seconds=4, rounds=15, starts=5, steady_seconds=10)
-QUICK = Plan(pairs=3, seconds=2, rounds=5, starts=3, steady_seconds=3)
+FULL = Plan(pairs=7, seconds=4, rounds=7, starts=5, steady_seconds=10)
+QUICK = Plan(pairs=3, seconds=2, rounds=3, starts=3, steady_seconds=3)

@@ -33,7 +33,7 @@ class Goal:
     def text(self) -> str:
         """Return the goal for a table."""
         sign = "≥" if self.least else "≤"
-        return f"{sign} {self.limit:g}" + ("" if self.aim is None else f", aim {self.aim:g}")
+        return f"{sign} {number(self.limit)}" + ("" if self.aim is None else f", aim {number(self.aim)}")
 
 
 @dataclass(frozen=True, slots=True)
