@@ -60,7 +60,10 @@ enum slot_flag {
 	FLAG_ROLE_GUESSED = 128,  /* nobody saw the handshake or a listening port */
 };
 
-/* Field names are OpenTelemetry's or the kernel's; ns stamps are CLOCK_MONOTONIC, 0 where there is none. */
+/*
+ * Field names are OpenTelemetry's or the kernel's; ns stamps are CLOCK_MONOTONIC, 0 where there is none. What is read of every
+ * slot comes first: with the ring's header it fills two cache lines.
+ */
 struct slot {
 	__u64 cookie;
 	__u64 request_first_ns UNIT("ns");
@@ -72,28 +75,28 @@ struct slot {
 	__u64 queue_ns UNIT("ns");     /* first request byte: arrival in the socket buffer to read; servers only */
 	__u64 request_hash;            /* keyed, of the valid bytes of request[]; 0 where there are none */
 	__u64 response_hash;
-	__u64 cgroup_id;
 	__u32 pid;
-	__u32 tid;
-	char comm[16];                 /* of the process, not of the thread */
-	__u8 local_address[16];        /* IPv4 in the first four bytes */
-	__u8 remote_address[16];
-	__u16 local_port;
-	__u16 remote_port;
-	__u32 netns;
-	__u32 turn;                    /* number of the turn on its connection, from 1 */
 	__u32 flags;
-	__u32 request_segments;
-	__u32 response_segments;
+	__u32 turn;                    /* number of the turn on its connection, from 1 */
 	__u32 service;                 /* index in the golden signals map */
-	__u32 srtt_us UNIT("us");
-	__u32 retransmits;
 	__u16 request_length UNIT("By");  /* valid bytes of request[] */
 	__u16 response_length UNIT("By");
 	__u8 kind;
 	__u8 role;
 	__u8 transport;
 	__u8 family;                   /* AF_INET, AF_INET6, AF_UNIX */
+	__u32 request_segments;
+	__u32 response_segments;
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 netns;
+	__u8 local_address[16];        /* IPv4 in the first four bytes */
+	__u8 remote_address[16];
+	char comm[16];                 /* of the process, not of the thread */
+	__u64 cgroup_id;
+	__u32 tid;
+	__u32 srtt_us UNIT("us");
+	__u32 retransmits;
 	__s32 error;                   /* errno, positive */
 	__u8 request[REQUEST_BYTES];
 	__u8 response[RESPONSE_BYTES];
