@@ -118,7 +118,7 @@ def to_text(layout: Layout) -> str:
     for name, values in layout.enums.items():
         lines.append(f"enum {name}")
         lines += [f"  {value:5d} {enumerator}" for enumerator, value in values.items()]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def from_text(text: str) -> Layout:

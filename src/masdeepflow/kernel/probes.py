@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -28,10 +28,20 @@ SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 MAX_SERVICES = 512
 _TRACEPOINTS = ("on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
 _ITERATORS = ("on_start", "sweep_tcp", "sweep_other")
+_MAPS = (
+    "ring",
+    "counters",
+    "services",
+    "free_services",
+    "signals",
+    "tcp_connections",
+    "other_connections",
+    ".bss",
+)
 
 
 def slot_bytes_for(payload_bytes: int) -> int:
-    """Return the smallest slot that holds `payload_bytes` of a request. Raises ValueError beyond the largest."""
+    """Return the smallest slot that holds `payload_bytes` of a request. Raises ValueError if none does."""
     for size, room in SLOT_SIZES.items():
         if payload_bytes <= room:
             return size
@@ -62,10 +72,10 @@ class ServiceSignals:
 
 
 class Probes:
-    """The kernel side. A context manager: leaving it, or the process's end however it comes, detaches everything.
+    """The kernel side. A context manager: leaving it, or the process's end however it comes, detaches all.
 
-    slot_bytes: size of a ring record. ring_bytes: size of the ring, a power of two. queue_time: whether to measure
-    how long requests wait in the socket buffer. Raises libbpf.BpfError when the kernel refuses.
+    slot_bytes: size of a ring record. ring_bytes: size of the ring, a power of two. queue_time: whether to
+    measure how long requests wait in the socket buffer. Raises libbpf.BpfError when the kernel refuses.
     """
 
     def __init__(self, slot_bytes: int = 512, ring_bytes: int = 1 << 24, *, queue_time: bool = True) -> None:
@@ -92,8 +102,7 @@ class Probes:
             for name in self._skip:
                 loaded.skip_program(name)
             loaded.load()
-            maps = ("ring", "counters", "services", "free_services", "signals", "tcp_connections", "other_connections")
-            for name in (*maps, ".bss"):
+            for name in _MAPS:
                 self._descriptors[name] = loaded.map_fd(name)
             for name in (*_TRACEPOINTS, *_ITERATORS):
                 if name not in self._skip:
@@ -103,23 +112,28 @@ class Probes:
             loaded.close()
 
     def _attach(self) -> None:
-        self._shared[0]["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1  # not `secrets`: it loads OpenSSL
+        # Not `secrets`: it loads OpenSSL.
+        self._shared[0]["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1
         for index in range(1, MAX_SERVICES):
             libbpf.push(self._descriptors["free_services"], index.to_bytes(4, "little"))
         # First, because it tells the programs which process is the agent's own, and then the listening ports.
         start = libbpf.attach_iterator(self._descriptors["on_start"])
-        libbpf.run_iterator(start)
-        for name in _TRACEPOINTS:
-            if name not in self._skip:
-                self._links.append(libbpf.attach_tracepoint(self._descriptors[name]))
-        # Again, for connections that came between the two.
-        libbpf.run_iterator(start)
-        os.close(start)
-        self._sweep_tcp = libbpf.attach_iterator(self._descriptors["sweep_tcp"], self._descriptors["tcp_connections"])
-        self._sweep_other = libbpf.attach_iterator(
-            self._descriptors["sweep_other"], self._descriptors["other_connections"]
-        )
-        self._links += [self._sweep_tcp, self._sweep_other]
+        try:
+            libbpf.run_iterator(start)
+            for name in _TRACEPOINTS:
+                if name not in self._skip:
+                    self._links.append(libbpf.attach_tracepoint(self._descriptors[name]))
+            # Again, for connections that came between the two.
+            libbpf.run_iterator(start)
+        finally:
+            os.close(start)
+        self._sweep_tcp = self._attach_sweep("sweep_tcp", "tcp_connections")
+        self._sweep_other = self._attach_sweep("sweep_other", "other_connections")
+
+    def _attach_sweep(self, program: str, connections: str) -> int:
+        link = libbpf.attach_iterator(self._descriptors[program], self._descriptors[connections])
+        self._links.append(link)
+        return link
 
     def sweep(self) -> bool:
         """Write turns that are idle into the ring; return whether there was anything to look at."""
@@ -193,7 +207,7 @@ class Probes:
             os.close(descriptor)
         self._links, self._descriptors = [], {}
 
-    def __enter__(self) -> Probes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
