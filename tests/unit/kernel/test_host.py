@@ -1,0 +1,154 @@
+"""What the host offers: each finding with its remedy, on hosts that the tests make up."""
+
+from __future__ import annotations
+
+import errno
+import platform
+from pathlib import Path
+
+import pytest
+
+from masdeepflow.kernel import host
+from masdeepflow.kernel.libbpf import BpfError
+
+
+class _Attached:
+    """Probes that load and attach."""
+
+    def __init__(self, **_options: object) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Make up a host that can do everything; its BTF is the file returned."""
+    btf = tmp_path / "vmlinux"
+    btf.touch()
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(host, "_BTF", btf)
+    monkeypatch.setattr(host, "missing_capabilities", list)
+    monkeypatch.setattr(host, "object_path", lambda _size: btf)
+    monkeypatch.setattr(host, "Probes", _Attached)
+    return btf
+
+
+def _findings() -> dict[str, host.Finding]:
+    return {finding.name: finding for finding in host.examine()}
+
+
+def test_able_host_misses_nothing(able: Path) -> None:
+    """Where everything is there, no finding stops `run`, and each has something to say."""
+    findings = _findings()
+    assert able.exists()
+    assert {finding.state for finding in findings.values()} <= {"ok", "limited"}
+    assert findings["hook set"].detail.startswith("socket")
+    assert all(finding.detail for finding in findings.values())
+
+
+def test_findings_are_those_of_the_interface(able: Path) -> None:
+    """Kernel, BTF, hook set, capabilities, cgroup version, TLS and acceleration are all reported."""
+    del able
+    assert {"kernel", "BTF", "capabilities", "hook set", "cgroup", "TLS", "acceleration"} <= set(_findings())
+
+
+def test_a_kernel_without_btf_is_named_with_the_option_it_needs(able: Path) -> None:
+    """The remedy is a build option, and the hook set is not even tried."""
+    able.unlink()
+    findings = _findings()
+    assert findings["BTF"].state == "missing"
+    assert "CONFIG_DEBUG_INFO_BTF" in findings["BTF"].remedy
+    assert findings["hook set"].state == "missing"
+    assert "BTF" in findings["hook set"].detail
+
+
+def test_missing_capabilities_are_named(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each capability by its name, with how to get it."""
+    del able
+    monkeypatch.setattr(host, "missing_capabilities", lambda: ["CAP_BPF", "CAP_PERFMON"])
+    finding = _findings()["capabilities"]
+    assert (finding.state, finding.detail) == ("missing", "CAP_BPF and CAP_PERFMON missing")
+    assert "sudo" in finding.remedy
+
+
+def test_objects_that_were_never_compiled_are_missed(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is the command that compiles them."""
+    monkeypatch.setattr(host, "object_path", lambda _size: able / "gone.o")
+    finding = _findings()["BPF objects"]
+    assert finding.state == "missing"
+    assert "run.sh" in finding.remedy
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Linux", "riscv64"), ("Darwin", "x86_64")])
+def test_other_machines_are_refused(
+    able: Path, monkeypatch: pytest.MonkeyPatch, system: str, machine: str
+) -> None:
+    """The objects are for two machines, and for Linux."""
+    del able
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert _findings()["kernel"].state == "missing"
+
+
+def test_refusal_of_the_kernel_is_a_finding(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks are tried, not guessed from a version; what the kernel says is shown as it is."""
+
+    def refuse(**_options: object) -> None:
+        raise BpfError(errno.EPERM, "the kernel refused the BPF programs")
+
+    del able
+    monkeypatch.setattr(host, "Probes", refuse)
+    finding = _findings()["hook set"]
+    assert (finding.state, finding.detail) == (
+        "missing",
+        "the kernel refused the BPF programs: Operation not permitted",
+    )
+    assert "root" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EPERM, "run as root"),
+        (errno.ENOENT, "newer kernel"),
+        (errno.EINVAL, "newer kernel"),
+        (errno.ENOMEM, "--ring-mib"),
+        (errno.ELIBACC, "libbpf1"),
+        (errno.ENOEXEC, "make -C bpf"),
+        (errno.EIO, "dmesg"),
+    ],
+)
+def test_every_refusal_has_a_remedy_of_its_own(code: int, remedy: str) -> None:
+    """A missing library or a stale object is not the kernel's fault, and must not be told as if it were."""
+    assert remedy in host.why_not(BpfError(code, "loading"))
+
+
+@pytest.mark.parametrize(
+    ("effective", "missing"),
+    [
+        (0, ["CAP_BPF", "CAP_PERFMON"]),
+        (1 << 39, ["CAP_PERFMON"]),
+        (1 << 38, ["CAP_BPF"]),
+        (1 << 38 | 1 << 39, []),
+        (1 << 21, []),  # CAP_SYS_ADMIN stands for both
+        ((1 << 41) - 1, []),
+    ],
+)
+def test_capabilities_are_read_from_the_process_status(
+    monkeypatch: pytest.MonkeyPatch, effective: int, missing: list[str]
+) -> None:
+    """The effective set decides, whoever the user is."""
+    status = f"Name:\tpython\nCapPrm:\t{(1 << 41) - 1:016x}\nCapEff:\t{effective:016x}\n"
+    monkeypatch.setattr(Path, "read_text", lambda _self, **_options: status)
+    assert host.missing_capabilities() == missing
+
+
+def test_this_host_is_examined_without_an_error() -> None:
+    """Whatever this host lacks is a finding, not an exception."""
+    assert len(_findings()) >= 7
