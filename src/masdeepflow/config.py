@@ -51,8 +51,8 @@ def _read(path: Path) -> object:
         raise ConfigError(f"the configuration {path} can't be read: {reason}") from error
     try:
         return yaml.safe_load(text)
-    # The last two: an impossible date or number, and thousands of opening brackets.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML lets through what an impossible date, a wrong tag or a thousand brackets raise.
+    except Exception as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"the configuration {path} is not YAML{where}") from error
