@@ -70,8 +70,8 @@ static __always_inline bool append(__u8 *payload, __u16 *used, __u32 room, const
 	return true;
 }
 
-static __always_inline bool append_iovec(__u8 *payload, __u16 *used, __u32 room, const struct iovec *vector, __u64 count,
-					 __u64 length)
+static __always_inline bool append_iovec(__u8 *payload, __u16 *used, __u32 room, const struct iovec *vector,
+					 __u64 count, __u64 length)
 {
 	struct iovec entry;
 	for (int i = 0; i < MAX_IOVECS; i++) {
@@ -114,7 +114,8 @@ static __always_inline const struct mmsghdr *current_mmsghdr(struct connection *
 	return vector + next;
 }
 
-static __always_inline bool append_shape(struct connection *c, const struct io *io, __u8 *payload, __u16 *used, __u32 room)
+static __always_inline bool append_shape(struct connection *c, const struct io *io, __u8 *payload, __u16 *used,
+					 __u32 room)
 {
 	if (io->shape == BUFFER_FLAT)
 		return append(payload, used, room, (const void *)io->pointer, io->length);
@@ -135,7 +136,7 @@ static __always_inline void capture(struct connection *c, const struct io *io, _
 	COUNT(payload_missing);
 }
 
-/* Make the slot ready for the next turn. The first bytes are cleared because parsers compare them whatever the length. */
+/* Make the slot ready for the next turn. First bytes are cleared: parsers compare them whatever the length. */
 static __always_inline void begin_turn(struct connection *c)
 {
 	struct slot *s = &c->slot;
@@ -305,7 +306,7 @@ static __always_inline void turn_io(struct connection *c, bool send, const struc
 		c->arrival_ns = 0;
 }
 
-/* How long a response of this service pauses before it counts as ended. Fades when nothing pauses that long any more. */
+/* How long a response of this service pauses before it counts as ended. Fades when nothing pauses so long. */
 static __always_inline __u64 idle_wait(const struct slot *s)
 {
 	__u32 service = s->service;

@@ -61,8 +61,8 @@ enum slot_flag {
 };
 
 /*
- * Field names are OpenTelemetry's or the kernel's; ns stamps are CLOCK_MONOTONIC, 0 where there is none. What is read of every
- * slot comes first: with the ring's header it fills two cache lines.
+ * Field names are OpenTelemetry's or the kernel's; ns stamps are CLOCK_MONOTONIC, 0 where there is none. What is
+ * read of every slot comes first: with the ring's header it fills two cache lines.
  */
 struct slot {
 	__u64 cookie;

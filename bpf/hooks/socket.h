@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* The `socket` hook set: one program per I/O (tracepoints of 6.3, commit 6e6eda44b939 "sock: add tracepoint for send recv length"). */
+/* The `socket` hook set: one program per I/O (Linux 6.3, "sock: add tracepoint for send recv length"). */
 #ifndef MASDEEPFLOW_HOOKS_SOCKET_H
 #define MASDEEPFLOW_HOOKS_SOCKET_H
 
