@@ -207,9 +207,9 @@ def redis(directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def scripted(serve: Serve, port: int | None = None) -> Iterator[int]:
+def scripted(serve: Serve, address: tuple[str, int] | None = None) -> Iterator[int]:
     """Give the port of a server in this process that calls `serve` with one connection after the other."""
-    with socket.create_server((LOOPBACK, port or free_port())) as listener:
+    with socket.create_server(address or (LOOPBACK, free_port())) as listener:
         # Without a time limit a connection that a test forgot would keep the thread for good.
         listener.settimeout(60)
         thread = threading.Thread(target=_accept, args=(listener, serve), daemon=True)
