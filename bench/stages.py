@@ -176,7 +176,7 @@ def measure(plan: Plan) -> Outcome:
     cases = [(f"{name}, {size:,}", urls, size) for name, urls in _WORKLOADS.items() for size in _BATCHES]
     costs = {name: list(_costs(urls, size, plan.rounds)) for name, urls, size in cases}
     detail = Detail(
-        "stages: CPU time in ns a record; `pipeline` is endpoints, parse http and table",
+        "stages: CPU time in ns a record; `table` is what `pipeline` takes beyond endpoints and parse http",
         list(costs),
         [(stage, [costs[name][place] for name in costs]) for place, stage in enumerate(_STAGES)],
     )
