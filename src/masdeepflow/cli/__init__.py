@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
 
 __all__ = ["main"]
 
+_STDOUT, _STDERR = 1, 2
 _COMMANDS = ("run", "check", "record", "replay", "version")
 _HELP = {
     "run": "Watch this host: live log, metrics, summary.",
@@ -41,8 +43,23 @@ def _group() -> None:
     """See every request that processes on this host make and serve, with no change to any of them."""
 
 
+def _open_standard_streams() -> None:
+    """Give closed ones to /dev/null: no file or map that is opened later may become stdout or stderr."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+    # Python has None for them, and print() would take stdout for a stderr that is None.
+    if sys.stdout is None:
+        sys.stdout = open(_STDOUT, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # for good
+    if sys.stderr is None:
+        sys.stderr = open(_STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # for good
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 fine, 1 the host can't run it, 2 wrong usage."""
+    _open_standard_streams()
+    # NumPy's linear algebra is never used: its threads would only be there.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         result = _group.main(prog_name="masdeepflow", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
