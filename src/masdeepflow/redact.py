@@ -1,7 +1,7 @@
-"""Personal data out of telemetry: literals of SQL, values of URL queries, what databases quote in error messages.
+"""Keeps personal data out of telemetry: SQL literals, values of URL queries, quotations in error messages.
 
-Lexical rules: MySQL Reference Manual, chapter "Language Structure" (literal values, identifiers, comments); where
-PostgreSQL's differ, the reading that hides more wins.
+Lexical rules: MySQL Reference Manual, chapter "Language Structure" (literal values, identifiers, comments);
+where PostgreSQL's differ, the reading that hides more wins.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ __all__ = ["redact_message", "redact_query", "redact_sql", "summarize_sql"]
 
 _ELLIPSIS = "…"
 
-_SINGLE_QUOTED = r"""'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+(?:'|\\?\Z)"""
-_DOUBLE_QUOTED = r"""\"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+(?:"|\\?\Z)"""
-# One branch for each first character, none of them a class: that lets the search leap over the other characters.
-_NUMBER_END = r"(?:\.\d*+)?(?:[eE][+-]?\d*+)?)(?![\w$])"
-_DIGITS = "|".join(rf"{digit}(?<![\w$@.]{digit})(?:\d*+{_NUMBER_END}" for digit in "123456789")
-_ZERO = rf"0(?<![\w$@.]0)(?:[xX][0-9a-fA-F]*+|[bB][01]*+|\d*+{_NUMBER_END}"
-_FRACTION = r"\.(?<![\w$]\.)\d++(?:[eE][+-]?\d*+)?(?![\w$])"
+# Possessive quantifiers are on single characters only: Python 3.11.0 to 3.11.4 get them wrong on groups
+# (CPython issues 100061 and 106052). Groups need none here, as none has two ways to match.
+_SINGLE_QUOTED = r"""'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*(?:'|\\?\Z)"""
+_DOUBLE_QUOTED = r"""\"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*(?:"|\\?\Z)"""
+# One branch for each first character, none of them a class: that lets the search leap over the others.
+# Of what is no number any more, such as 192.0.2.1, nothing is to be left either.
+_NUMBER_END = r"(?:\.\d*+|[eE][+-]?\d*+)*(?![\w$])"
+_DIGITS = "|".join(rf"{digit}(?<![\w$@.]{digit})\d*+{_NUMBER_END}" for digit in "123456789")
+_ZERO = rf"0(?<![\w$@.]0)(?:[xX][0-9a-fA-F]*+|[bB][01]*+|\d*+){_NUMBER_END}"
+_FRACTION = rf"\.(?<![\w$]\.)\d++{_NUMBER_END}"
 _PREFIXED = "|".join(
     rf"{prefix}(?<![\w$]{prefix})(?:{_SINGLE_QUOTED}|{_DOUBLE_QUOTED})" for prefix in "bBeEnNxX"
 )
@@ -29,7 +32,7 @@ _SPECIAL = re.compile(r"[`/#$]|--")
 """Where a quoted identifier, a comment or a dollar quote may be: statements without are quick to redact."""
 
 _SQL_TOKEN = re.compile(
-    r"(?P<identifier>`(?:[^`]|``)*+`?)|(?P<hint>/\*[+!]\d*+)|(?P<comment>/\*(?:.*?\*/|.*+))"
+    r"(?P<identifier>`[^`]*+(?:``[^`]*+)*`?)|(?P<hint>/\*[+!]\d*+)|(?P<comment>/\*(?:.*?\*/|.*+))"
     r"|(?P<line>--[^\n]*+|\#(?![>-])[^\n]*+)"
     r"|(?P<dollar>\$(?<![\w$]\$)(?:[^\W\d]\w*+)?\$)(?:.*?(?P=dollar)|.*+)"
     rf"|{_LITERAL}",
@@ -44,10 +47,8 @@ def redact_sql(text: str) -> str:
     """
     cut = text.endswith(_ELLIPSIS)
     whole = text.removesuffix(_ELLIPSIS) if cut else text
-    if _SPECIAL.search(whole):
-        redacted = _SQL_TOKEN.sub(_replacement, whole)
-    else:
-        redacted = _ANY_LITERAL.sub("?", whole)
+    special = _SPECIAL.search(whole)
+    redacted = _SQL_TOKEN.sub(_replacement, whole) if special else _ANY_LITERAL.sub("?", whole)
     return redacted + _ELLIPSIS if cut else redacted
 
 
@@ -84,32 +85,36 @@ def redact_message(message: str) -> str:
     return _KEY_VALUE.sub("=(?)", quoted.sub("?", message))
 
 
-_VERBS = frozenset(
-    (
-        "ABORT ALTER ANALYZE BACKUP BEGIN BINLOG CACHE CALL CHANGE CHECK CHECKPOINT CHECKSUM CLONE CLOSE CLUSTER "
-        "COMMENT COMMIT COPY CREATE DEALLOCATE DECLARE DELETE DESC DESCRIBE DISCARD DO DROP END EXECUTE EXPLAIN "
-        "FETCH FLUSH GET GRANT HANDLER HELP IMPORT INSERT INSTALL KILL LISTEN LOAD LOCK MERGE MOVE NOTIFY OPTIMIZE "
-        "PREPARE PURGE REASSIGN REFRESH REINDEX RELEASE RENAME REPAIR REPLACE RESET RESIGNAL RESTART REVOKE "
-        "ROLLBACK SAVEPOINT SECURITY SELECT SET SHOW SHUTDOWN SIGNAL START STOP TABLE TRUNCATE UNINSTALL UNLISTEN "
-        "UNLOCK UPDATE USE VACUUM VALUES WITH XA"
-    ).split()
-)
-"""First keywords of MySQL's, MariaDB's and PostgreSQL's statements: nothing else becomes an operation's name."""
+_VERB_LIST = """
+ABORT ALTER ANALYZE BACKUP BEGIN BINLOG CACHE CALL CHANGE CHECK CHECKPOINT CHECKSUM CLONE CLOSE CLUSTER
+COMMENT COMMIT COPY CREATE DEALLOCATE DECLARE DELETE DESC DESCRIBE DISCARD DO DROP END EXECUTE EXPLAIN FETCH
+FLUSH GET GRANT HANDLER HELP IMPORT INSERT INSTALL KILL LISTEN LOAD LOCK MERGE MOVE NOTIFY OPTIMIZE PREPARE
+PURGE REASSIGN REFRESH REINDEX RELEASE RENAME REPAIR REPLACE RESET RESIGNAL RESTART REVOKE ROLLBACK SAVEPOINT
+SECURITY SELECT SET SHOW SHUTDOWN SIGNAL START STOP TABLE TRUNCATE UNINSTALL UNLISTEN UNLOCK UPDATE USE VACUUM
+VALUES WITH XA
+"""
+_VERBS = frozenset(_VERB_LIST.split())
+"""First keywords of statements of MySQL, MariaDB and PostgreSQL; nothing else becomes an operation's name."""
 
-_COMMENT = r"/\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)"
+_COMMENT = r"/\*(?!!)[^*]*+(?:\*(?!/)[^*]*+)*(?:\*/|\Z)"
 _SPACE = rf"(?:\s|{_COMMENT})"
 _PART = r"""(?:`[^`]+`|"[^"]+"|(?!\d++(?![\w$]))[\w$]++)"""
 _NAME = rf"({_PART}(?:\s*\.\s*{_PART})*)"
 
 # A hint of MySQL's, /*!40101 ... */, is code: its first keyword counts.
 _LEAD = re.compile(
-    rf"(?:[\s(;]|/\*!\d*+|\*/|{_COMMENT}|--[^\n]*+|\#[^\n]*+)*+([A-Za-z]++)(?![\w$])", re.DOTALL
+    rf"(?:[\s(;]|/\*!\d*+|\*/|{_COMMENT}|--[^\n]*+|\#[^\n]*+)*([A-Za-z]++)(?![\w$])", re.DOTALL
 )
 
 
 def _pattern(words: str) -> re.Pattern[str]:
     """Compile what follows a verb; a space is white space and comments, NAME a name."""
-    return re.compile(words.replace(" ", _SPACE + "++").replace("NAME", _NAME), re.IGNORECASE | re.DOTALL)
+    return re.compile(words.replace(" ", _SPACE + "+").replace("NAME", _NAME), re.IGNORECASE | re.DOTALL)
+
+
+def _after(words: str) -> re.Pattern[str]:
+    """Compile a name behind any number of `words`, alternatives none of which is the name."""
+    return _pattern(rf"(?: (?:{words})\b)* (?!(?:{words})\b)NAME")
 
 
 _TARGETS = {
@@ -117,21 +122,21 @@ _TARGETS = {
     "COPY": _pattern(r" NAME"),
     "DESC": _pattern(r" NAME"),
     "DESCRIBE": _pattern(r" NAME"),
-    "INSERT": _pattern(r"(?: (?:LOW_PRIORITY|DELAYED|HIGH_PRIORITY|IGNORE|OVERWRITE|INTO)\b)* NAME"),
+    "INSERT": _after("LOW_PRIORITY|DELAYED|HIGH_PRIORITY|IGNORE|OVERWRITE|INTO"),
     "LOAD": _pattern(r".*? INTO TABLE NAME"),
     "LOCK": _pattern(r" TABLES? NAME"),
-    "MERGE": _pattern(r"(?: INTO\b)? NAME"),
-    "REPLACE": _pattern(r"(?: (?:LOW_PRIORITY|DELAYED|INTO)\b)* NAME"),
-    "TRUNCATE": _pattern(r"(?: (?:TABLE|ONLY)\b)* NAME"),
-    "UPDATE": _pattern(r"(?: (?:LOW_PRIORITY|IGNORE|ONLY)\b)* NAME"),
+    "MERGE": _after("INTO"),
+    "REPLACE": _after("LOW_PRIORITY|DELAYED|INTO"),
+    "TRUNCATE": _after("TABLE|ONLY"),
+    "UPDATE": _after("LOW_PRIORITY|IGNORE|ONLY"),
     "USE": _pattern(r"(?: )?NAME"),
 }
 """Verb -> what follows it up to the name of the table, procedure or database."""
 
 _DEFINITIONS = frozenset({"CREATE", "ALTER", "DROP"})
 _OBJECT = _pattern(
-    r"(?: [\w=]++){0,6}? (TABLE|INDEX|VIEW|DATABASE|SCHEMA|PROCEDURE|FUNCTION|TRIGGER|EVENT|SEQUENCE|USER|ROLE"
-    r"|SERVER|EXTENSION|TYPE)\b(?: IF(?: NOT)? EXISTS\b| CONCURRENTLY\b)*(?: NAME)?"
+    r"(?: [\w=]++){0,6}? (TABLE|INDEX|VIEW|DATABASE|SCHEMA|PROCEDURE|FUNCTION|TRIGGER|EVENT|SEQUENCE|USER"
+    r"|ROLE|SERVER|EXTENSION|TYPE)\b(?: IF(?: NOT)? EXISTS\b| CONCURRENTLY\b)*(?: NAME)?"
 )
 
 _PLAIN_FROM = re.compile(rf"[^'\"()#/\-]*?\sFROM\s++{_NAME}", re.IGNORECASE)
@@ -139,7 +144,7 @@ _SKIPPED = rf"{_SINGLE_QUOTED}|{_DOUBLE_QUOTED}|`[^`]*+`?|{_COMMENT}|--[^\n]*+|\
 # Every branch starts with a literal: that lets the search leap over the other characters.
 _FROM_TOKEN = re.compile(
     _SKIPPED
-    + rf"|F(?<![\w$]F)[Rr][Oo][Mm]{_SPACE}++{_NAME}|f(?<![\w$]f)[Rr][Oo][Mm]{_SPACE}++{_NAME}"
+    + rf"|F(?<![\w$]F)[Rr][Oo][Mm]{_SPACE}+{_NAME}|f(?<![\w$]f)[Rr][Oo][Mm]{_SPACE}+{_NAME}"
     + r"|S(?<![\w$]S)[Ee][Ll][Ee][Cc][Tt](?![\w$])|s(?<![\w$]s)[Ee][Ll][Ee][Cc][Tt](?![\w$])",
     re.DOTALL,
 )
@@ -149,10 +154,10 @@ _VERB_TOKEN = re.compile(
 
 
 def summarize_sql(text: str) -> tuple[str, str]:
-    """Return the statement's operation and summary, as in `("SELECT", "SELECT users")`; `""` where there is none.
+    """Return the statement's operation and summary, as in `("SELECT", "SELECT users")`; `""` for none.
 
-    The operation is the first keyword in upper case, of a WITH the one behind its common table expressions. The
-    summary adds the name of the first target, unquoted; neither holds literals.
+    The operation is the first keyword in upper case, of a WITH the one behind its common table expressions.
+    The summary adds the name of the first target, unquoted; neither holds literals.
     Source: OpenTelemetry semantic conventions, "Generating a summary of the query".
     """
     lead = _LEAD.match(text)

@@ -1,0 +1,62 @@
+"""MySQL and MariaDB: the client/server protocol, from the greeting to the end of the connection.
+
+Most turns are one command and its reply: `common` reads those on columns. Connections that log in, prepare
+statements, change their database or send several commands at once are followed turn by turn in `connection`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masdeepflow.protocols.mysql.common import Common, is_common
+from masdeepflow.protocols.mysql.connection import Connections, read_turns
+from masdeepflow.protocols.mysql.parsed import to_parsed
+from masdeepflow.protocols.mysql.recognition import recognise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from masdeepflow.table import Parsed
+
+__all__ = ["PROTOCOL", "MySql"]
+
+
+class MySql:
+    """Follows `masdeepflow.protocols.base.Protocol`."""
+
+    name = "mysql"
+
+    def __init__(self) -> None:
+        """Start with no connections."""
+        self._common = Common()
+        self._connections = Connections()
+
+    @property
+    def evicted(self) -> int:
+        """Connections and prepared statements that had to be forgotten before their time."""
+        return self._connections.evicted
+
+    def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
+        """Return a score (n,), uint8, for turns of connections not known yet: 0 is "not mine"."""
+        return recognise(slots)
+
+    def parse(self, slots: np.ndarray) -> Parsed:
+        """Return the transactions of turns that are this protocol's."""
+        cookies, owner = np.unique(slots["cookie"], return_inverse=True)
+        connections = [self._connections.get(cookie) for cookie in cookies.tolist()]
+        commons = self._common.read(slots, is_common(slots), owner, connections)
+        others = np.ones(len(slots), bool)
+        others[commons.rows] = False
+        transactions, opaque = self._connections.follow(read_turns(slots, np.flatnonzero(others)))
+        return to_parsed(slots, commons, transactions, opaque)
+
+    def forget(self, cookies: Sequence[int]) -> None:
+        """Drop what is kept for these closed connections."""
+        self._connections.forget(cookies)
+
+
+PROTOCOL = MySql

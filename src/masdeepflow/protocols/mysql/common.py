@@ -1,0 +1,207 @@
+"""The common turns, on columns: one query, execute or ping that fills the request, and the reply to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from masdeepflow.columns import Memo, prefix
+from masdeepflow.protocols.mysql.commands import (
+    HEADER_BYTES,
+    Code,
+    Command,
+    on_statement,
+    read_plain_command,
+)
+from masdeepflow.protocols.mysql.replies import ERROR, OK, Reply, read_error, result_set
+from masdeepflow.recall import Recall
+from masdeepflow.schema import Flag
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from masdeepflow.protocols.mysql.connection import Connection
+
+__all__ = ["Coded", "Common", "Commons", "is_common"]
+
+T = TypeVar("T")
+
+_EXECUTE_BYTES = 9  # header, command, statement id
+_OK_BYTES = 7  # of an OK packet since MySQL 4.1
+_FLAGGED = 2  # bytes of a column count with MariaDB's flag behind it
+_COUNTS = 0xFB  # first byte of a column count that is longer than a byte, or of a request for a file
+_LENGTH = np.uint64(0xFFFFFF)
+_BYTE = np.uint64(0xFF)
+_SKIPPED = int(Flag.CONTINUED | Flag.SERVER_FIRST)
+
+
+class Coded(NamedTuple, Generic[T]):
+    """codes: int32 (m,), index into `values`, which are objects with more than one string to show."""
+
+    codes: NDArray[np.int32]
+    values: list[T]
+
+
+class Commons(NamedTuple):
+    """Transactions of m turns. rows: intp (m,), ascending. states: systems and namespaces."""
+
+    rows: NDArray[np.intp]
+    commands: Coded[Command]
+    replies: Coded[Reply]
+    states: Coded[tuple[str, str | None]]
+
+
+def _field(head: NDArray[np.uint64], byte: int) -> NDArray[np.uint64]:
+    result: NDArray[np.uint64] = (head >> np.uint64(8 * byte)) & _BYTE
+    return result
+
+
+def is_common(slots: np.ndarray) -> NDArray[np.bool_]:
+    """Return which turns (n,) are one plain command and its reply, as far as the bytes of each turn tell.
+
+    ::
+
+        | length (3) | seq: 0 | 03 query, 0E ping, 17 execute ...
+        | length (3) | seq: 1 | 00 OK ..., alone; FF error ..., alone; 01 to FA columns ...
+    """
+    request, response = prefix(slots["request"], 8), prefix(slots["response"], 8)
+    command = _field(request, 4)
+    execute = command == Code.STMT_EXECUTE
+    asked = (
+        (slots["request_length"] > np.where(execute, _EXECUTE_BYTES - 1, HEADER_BYTES))
+        & (slots["request_bytes"] == (request & _LENGTH) + np.uint64(HEADER_BYTES))
+        & (_field(request, 3) == 0)
+        & (execute | (command == Code.QUERY) | (command == Code.PING))
+        & ((slots["flags"] & _SKIPPED) == 0)
+    )
+    length, first, second = response & _LENGTH, _field(response, 4), _field(response, 5)
+    answered = (slots["response_length"] > HEADER_BYTES) & (_field(response, 3) == 1)
+    alone = slots["response_bytes"] == length + np.uint64(HEADER_BYTES)
+    progress = (response >> np.uint64(40)) & np.uint64(0xFFFF) == np.uint64(0xFFFF)
+    status = alone & (((first == 0) & (length >= _OK_BYTES)) | ((first == ERROR) & ~progress))
+    counted = (first > 0) & (first < _COUNTS) & (command != Code.PING)
+    # MariaDB puts a flag behind the count: the definitions of the columns follow.
+    flagged = (length == _FLAGGED) & (second <= 1) & (slots["response_length"] > HEADER_BYTES + 1)
+    counted &= (length == 1) | flagged
+    common: NDArray[np.bool_] = asked & answered & (status | counted)
+    later = np.flatnonzero(common & counted)
+    common[later[_has_error(slots["response"][later], slots["response_length"][later])]] = False
+    return common
+
+
+def _has_error(response: NDArray[np.uint8], lengths: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return which responses (n, w) of valid lengths (n,) show an FF at the start of a later packet."""
+    found = np.zeros(len(response), bool)
+    data, width = response.ravel(), response.shape[1]
+    rows = np.arange(len(response))
+    ends = rows * width + np.minimum(lengths, width)
+    at = rows * width
+    for _ in range(width // HEADER_BYTES):
+        length = data[at + 2].astype(np.int64) << 16
+        length += data[at + 1].astype(np.int64) << 8
+        length += data[at]
+        at = at + HEADER_BYTES + length
+        inside = at + HEADER_BYTES < ends
+        rows, ends, at = rows[inside], ends[inside], at[inside]
+        if not len(rows):
+            break
+        found[rows] |= data[at + HEADER_BYTES] == ERROR
+    return found
+
+
+class Common:
+    """Reads the common turns; each distinct command and error once."""
+
+    def __init__(self) -> None:
+        """Start with nothing remembered."""
+        self._commands = Memo(read_plain_command)
+        self._known: Recall[Command] = Recall()
+        self._errors = Memo(read_error)
+
+    def read(
+        self,
+        slots: np.ndarray,
+        common: NDArray[np.bool_],
+        owner: NDArray[np.intp],
+        connections: list[Connection | None],
+    ) -> Commons:
+        """Return the transactions of the turns (n,) that are `common` (n,).
+
+        owner: intp (n,), index into `connections`. Left out are all turns of those with a turn that is not
+        common or that changes the database in use, as they have to be followed in their order.
+        """
+        odd = np.array([known is not None and known.busy for known in connections], bool)
+        odd[owner[~common]] = True
+        rows = np.flatnonzero(common & ~odd[owner])
+        commands = self._read_commands(slots, rows, owner, connections)
+        moves = np.array([command.namespace is not None for command in commands.values], bool)
+        if moves.any():
+            odd[owner[rows[moves[commands.codes]]]] = True
+            kept = ~odd[owner[rows]]
+            rows, commands = rows[kept], commands._replace(codes=commands.codes[kept])
+        states = Coded(owner[rows].astype(np.int32), [_state(known) for known in connections])
+        return Commons(rows, commands, self._read_replies(slots, rows), states)
+
+    def _read_commands(
+        self,
+        slots: np.ndarray,
+        rows: NDArray[np.intp],
+        owner: NDArray[np.intp],
+        connections: list[Connection | None],
+    ) -> Coded[Command]:
+        executes = slots["request"][rows, HEADER_BYTES] == Code.STMT_EXECUTE
+        plain = self._read_plain(slots, rows[~executes])
+        if not executes.any():
+            return plain
+        asked = rows[executes]
+        executed = _read_executes(
+            slots["request"][asked, HEADER_BYTES + 1 : _EXECUTE_BYTES], owner[asked], connections
+        )
+        codes = np.empty(len(rows), np.int32)
+        codes[~executes] = plain.codes
+        codes[executes] = executed.codes + len(plain.values)
+        return Coded(codes, plain.values + executed.values)
+
+    def _read_plain(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[Command]:
+        """Read commands that are all in their bytes: those whose hash is known need not be read."""
+
+        def read(unknown: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Command]]:
+            chosen = rows[unknown]
+            return self._commands.encode(slots["request"][chosen], slots["request_length"][chosen])
+
+        return Coded(*self._known.encode(slots["request_hash"][rows], read))
+
+    def _read_replies(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[Reply]:
+        response, lengths = slots["response"], slots["response_length"]
+        first = response[rows, HEADER_BYTES]
+        counts = np.flatnonzero(np.bincount(first, minlength=256)[1:_COUNTS]) + 1
+        code_of = np.zeros(256, np.int32)
+        code_of[counts] = np.arange(1, len(counts) + 1)
+        codes = code_of[first]
+        values = [OK, *map(result_set, counts.tolist())]
+        errors = first == ERROR
+        if errors.any():
+            error_codes, replies = self._errors.encode(response[rows[errors]], lengths[rows[errors]])
+            codes[errors] = error_codes + len(values)
+            values += replies
+        return Coded(codes, values)
+
+
+def _state(connection: Connection | None) -> tuple[str, str | None]:
+    return (connection.system, connection.namespace) if connection else ("mysql", None)
+
+
+def _read_executes(
+    ids: NDArray[np.uint8], owner: NDArray[np.intp], connections: list[Connection | None]
+) -> Coded[Command]:
+    """Look up statements by their ids (m, 4), each distinct pair of connection and statement once."""
+    ids = np.ascontiguousarray(ids).view("<u4")[:, 0]
+    pairs, codes = np.unique(owner.astype(np.uint64) << np.uint64(32) | ids, return_inverse=True)
+    values = [_execute(connections[pair >> 32], pair & 0xFFFFFFFF) for pair in pairs.tolist()]
+    return Coded(codes.astype(np.int32), values)
+
+
+def _execute(connection: Connection | None, statement: int) -> Command:
+    command = on_statement(Code.STMT_EXECUTE, statement)
+    return connection.with_statement(command) if connection else command
