@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow.enrich import endpoints as module
@@ -71,7 +71,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @given(BATCHES)
-@settings(deadline=None)
 def test_codes_are_those_of_a_dictionary(
     batches: list[tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]],
 ) -> None:
@@ -87,7 +86,6 @@ def test_codes_are_those_of_a_dictionary(
 
 
 @given(BATCHES)
-@settings(deadline=None)
 def test_protocols_are_those_of_a_dictionary(
     batches: list[tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]],
 ) -> None:
@@ -117,7 +115,6 @@ def test_many_connections_in_one_batch() -> None:
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 20), PIDS), max_size=10), max_size=8))
-@settings(deadline=None)
 def test_eviction_never_mixes_up_endpoints(batches: list[list[tuple[int, int]]]) -> None:
     """Beyond the limit old endpoints go, but each slot still gets its own, in the same batch too."""
     with pytest.MonkeyPatch.context() as patch:

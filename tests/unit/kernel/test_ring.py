@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow.kernel.ring import Ring
@@ -206,7 +206,6 @@ def test_close_survives_a_batch_still_in_hand(producer: Producer) -> None:
 
 
 @given(st.integers(0, 2**40), st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=20))
-@settings(deadline=None)
 def test_every_slot_is_read_once_and_in_order(start: int, steps: list[tuple[int, int]]) -> None:
     """However writing and reading alternate: what had room in the ring comes out, nothing twice."""
     producer = Producer(start * DTYPE.itemsize)
