@@ -1,0 +1,544 @@
+"""From slots to tables and events, with protocols whose answers stand in the first bytes of each request."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masdeepflow import filters
+from masdeepflow.enrich.process import RecordedProcesses
+from masdeepflow.pipeline import Pipeline
+from masdeepflow.protocols import registry
+from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
+from masdeepflow.redaction import redact_table
+from masdeepflow.schema import Flag, Kind, Role, Transport
+from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
+from tests.support.slots import DTYPE, MILLISECOND, START, make_slots, turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+OFFSET = 10**18
+SCORES = {b"C": CERTAIN, b"L": LIKELY, b"P": POSSIBLE}
+ALL = filters.parse([], [])
+
+
+class Toy:
+    """A protocol named by a letter: a request that starts with it and C, L or P is its, so surely.
+
+    X as second letter makes the connection opaque; continuations give no row.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.forgotten: list[int] = []
+
+    def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
+        """Score by the second letter."""
+        mine = slots["request"][:, 0] == ord(self.name)
+        scores = [SCORES.get(bytes([letter]), 0) for letter in slots["request"][:, 1].tolist()]
+        return np.where(mine, scores, 0).astype(np.uint8)
+
+    def parse(self, slots: np.ndarray) -> Parsed:
+        """Show each request as it is."""
+        rows = np.flatnonzero((slots["flags"] & Flag.CONTINUED) == 0)
+        texts = [bytes(slot["request"][: slot["request_length"]]).decode("latin-1") for slot in slots[rows]]
+        return Parsed(
+            rows,
+            Encoded.from_list(list(texts)),
+            Encoded.absent(len(rows)),
+            error=np.array(["E" in text for text in texts], bool),
+            truncated=np.zeros(len(rows), bool),
+            attributes={"db.query.text": Encoded.from_list(list(texts)), "size": np.arange(len(rows))},
+            opaque=slots["cookie"][rows][[text[1:2] == "X" for text in texts]].tolist(),
+        )
+
+    def forget(self, cookies: Sequence[int]) -> None:
+        """Note which connections are closed."""
+        self.forgotten += cookies
+
+
+class Failing(Toy):
+    """A protocol whose parser has a defect."""
+
+    def parse(self, slots: np.ndarray) -> Parsed:
+        """Fail."""
+        raise ValueError(slots)
+
+
+def _pipeline(*protocols: Toy, shown: filters.Filter = ALL, **more: Any) -> Pipeline:  # noqa: ANN401
+    return Pipeline(protocols or (Toy("a"), Toy("b")), RecordedProcesses(), shown, **more)
+
+
+def _tables(*turns: dict[str, object], pipeline: Pipeline | None = None) -> dict[str, Table]:
+    tables, _ = (pipeline or _pipeline()).process(make_slots(*turns), OFFSET)
+    assert len({table.protocol for table in tables}) == len(tables)
+    return {table.protocol: table for table in tables}
+
+
+def _texts(*turns: dict[str, object], pipeline: Pipeline | None = None) -> dict[str, list[str | None]]:
+    tables = _tables(*turns, pipeline=pipeline)
+    return {name: table.request_text.to_list() for name, table in tables.items()}
+
+
+def _events(*turns: dict[str, object]) -> Events:
+    return _pipeline().process(make_slots(*turns), OFFSET)[1]
+
+
+def _columns(batch: Table | Events) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield every array of a table or of events, codes of encoded columns included."""
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, dict):
+            yield from ((name, _array(column)) for name, column in value.items())
+        elif isinstance(value, Encoded | np.ndarray):
+            yield field.name, _array(value)
+
+
+def _batches(tables: list[Table], events: Events) -> list[Table | Events]:
+    return [*tables, events]
+
+
+def _array(column: Encoded | np.ndarray) -> np.ndarray:
+    return column.codes if isinstance(column, Encoded) else column
+
+
+# --- columns of a transaction ---
+
+
+def test_stamps_and_sizes_become_columns() -> None:
+    """Times are Unix time, durations start at the first request byte, sizes count what payload leaves out."""
+    table = _tables(
+        turn(
+            b"aL",
+            b"x" * 1000,
+            request_last_ns=START + 5,
+            response_first_ns=START + 2 * MILLISECOND,
+            response_last_ns=START + 9 * MILLISECOND,
+            queue_ns=77,
+        )
+    )["a"]
+    assert table.start_ns.tolist() == [START + OFFSET]
+    assert table.end_ns.tolist() == [START + 9 * MILLISECOND + OFFSET]
+    assert table.duration_ns.tolist() == [9 * MILLISECOND]
+    assert table.ttfb_ns.tolist() == [2 * MILLISECOND]
+    assert table.queue_ns.tolist() == [77]
+    assert (table.request_bytes.tolist(), table.response_bytes.tolist()) == ([2], [1000])
+    assert table.endpoints[table.endpoint[0]].cookie == 1
+
+
+def test_a_request_without_response_has_no_duration() -> None:
+    """It ends with its own last byte."""
+    table = _tables(turn(b"aL", request_last_ns=START + 500))["a"]
+    assert (table.duration_ns.tolist(), table.ttfb_ns.tolist()) == ([ABSENT], [ABSENT])
+    assert table.end_ns.tolist() == [START + 500 + OFFSET]
+
+
+def test_a_response_without_request_starts_with_itself() -> None:
+    """Where the server speaks first, as in MySQL's greeting, there is nothing that could have waited."""
+    table = _tables(turn(b"", b"hello", response_last_ns=START + 3 * MILLISECOND))["tcp"]
+    assert table.start_ns.tolist() == [START + MILLISECOND + OFFSET]
+    assert table.end_ns.tolist() == [START + 3 * MILLISECOND + OFFSET]
+    assert (table.duration_ns.tolist(), table.ttfb_ns.tolist()) == ([ABSENT], [ABSENT])
+
+
+def test_unknown_socket_wait_is_absent() -> None:
+    """Only servers know how long a request lay in the buffer."""
+    assert _tables(turn(b"aL"))["a"].queue_ns.tolist() == [ABSENT]
+
+
+def test_mixed_rows_keep_their_own_values() -> None:
+    """Absent values of one row are no reason for those of another."""
+    table = _tables(turn(b"aL", b"x", queue_ns=5), turn(b"a"), turn(b"a", b"x"))["a"]
+    assert (table.duration_ns >= 0).tolist() == [True, False, True]
+    assert table.queue_ns.tolist() == [5, ABSENT, ABSENT]
+
+
+def test_a_parser_may_replace_base_columns() -> None:
+    """A transaction that began in an earlier turn takes its stamps from there."""
+
+    class Replacing(Toy):
+        def parse(self, slots: np.ndarray) -> Parsed:
+            parsed = super().parse(slots)
+            first = slots["request_first_ns"].astype(np.int64) - 1000
+            parsed.base = {"request_first_ns": first, "queue_ns": np.array([9] * len(slots))}
+            return parsed
+
+    table = _tables(turn(b"aL", b"x"), pipeline=_pipeline(Replacing("a")))["a"]
+    assert table.start_ns.tolist() == [START - 1000 + OFFSET]
+    assert table.duration_ns.tolist() == [MILLISECOND + 1000]
+    assert table.queue_ns.tolist() == [9]
+
+
+def test_a_turn_may_give_several_transactions_or_none() -> None:
+    """Pipelined requests are rows of their own, each with the stamps of its turn."""
+
+    class Pipelining(Toy):
+        def parse(self, slots: np.ndarray) -> Parsed:
+            rows = np.repeat(np.arange(len(slots)), slots["request_segments"])
+            none, no = Encoded.absent(len(rows)), np.zeros(len(rows), bool)
+            return Parsed(rows, none, none, error=no, truncated=no)
+
+    first, second = turn(b"aL", cookie=1, request_segments=0), turn(b"aL", cookie=2, request_segments=2)
+    table = _tables(first, second, pipeline=_pipeline(Pipelining("a")))["a"]
+    assert table.start_ns.tolist() == [START + 10 * MILLISECOND + OFFSET] * 2
+    assert [table.endpoints[code].cookie for code in table.endpoint] == [2, 2]
+
+
+def test_open_turns_are_shown_once() -> None:
+    """A request that waits is marked, and so is its turn when it comes with its response."""
+    table = _tables(
+        turn(b"aL", kind=Kind.OPEN, flags=Flag.OPENED),
+        turn(b"aL", b"x", flags=Flag.OPENED),
+        turn(b"aL", b"x"),
+    )["a"]
+    assert table.still_open.tolist() == [True, False, False]
+    assert table.shown.tolist() == [False, True, False]
+
+
+# --- recognition ---
+
+
+def test_each_protocol_has_one_table_with_its_turns() -> None:
+    """Turns nobody knows are tcp; a protocol without turns has no table."""
+    texts = _texts(
+        turn(b"aL1", cookie=1), turn(b"bL2", cookie=2), turn(b"aL3", cookie=3), turn(b"?", cookie=4)
+    )
+    assert texts == {"a": ["aL1", "aL3"], "b": ["bL2"], "tcp": [None]}
+    assert _texts() == {}
+
+
+def test_a_likely_turn_decides_for_those_behind_it() -> None:
+    """Later bytes are the protocol's whatever they are, in the same batch and in later ones."""
+    pipeline = _pipeline()
+    assert _texts(turn(b"?"), turn(b"aL"), turn(b"?"), turn(b"bC"), pipeline=pipeline) == {
+        "tcp": [None],
+        "a": ["aL", "?", "bC"],
+    }
+    assert _texts(turn(b"bC"), pipeline=pipeline) == {"a": ["bC"]}
+
+
+def test_a_possible_turn_decides_for_itself_only() -> None:
+    """The next turn is looked at anew."""
+    pipeline = _pipeline()
+    assert _texts(turn(b"aP"), turn(b"?"), turn(b"bP"), pipeline=pipeline) == {
+        "a": ["aP"],
+        "tcp": [None],
+        "b": ["bP"],
+    }
+    assert _texts(turn(b"bL"), pipeline=pipeline) == {"b": ["bL"]}
+
+
+def test_connections_are_recognised_apart() -> None:
+    """What one connection speaks says nothing about another, however they are interleaved."""
+    texts = _texts(
+        turn(b"aL", cookie=1),
+        turn(b"bL", cookie=2),
+        turn(b"1", cookie=1),
+        turn(b"2", cookie=2),
+        turn(b"3", cookie=3),
+    )
+    assert texts == {"a": ["aL", "1"], "b": ["bL", "2"], "tcp": [None]}
+
+
+def test_a_connection_keeps_its_protocol_in_another_process() -> None:
+    """A connection that was handed on to a worker is still the same conversation."""
+    pipeline = _pipeline()
+    _texts(turn(b"aL", pid=1), pipeline=pipeline)
+    assert _texts(turn(b"?", pid=2), pipeline=pipeline) == {"a": ["?"]}
+
+
+def test_a_closed_connection_is_forgotten_everywhere() -> None:
+    """Protocols drop their state, and a cookie that comes again is a new connection."""
+    toy = Toy("a")
+    pipeline = _pipeline(toy)
+    for kind in (Kind.CLOSE, Kind.CONNECT_FAILED):
+        assert _texts(turn(b"aL"), turn(b"?"), pipeline=pipeline) == {"a": ["aL", "?"]}
+        pipeline.process(make_slots(turn(kind=kind), turn(kind=Kind.ACCEPT, cookie=2)), OFFSET)
+        assert toy.forgotten == [1]
+        assert _texts(turn(b"?"), pipeline=pipeline) == {"tcp": [None]}
+        toy.forgotten.clear()
+        pipeline.process(make_slots(turn(kind=Kind.CLOSE)), OFFSET)
+        toy.forgotten.clear()
+    assert len(pipeline.endpoints) == 1  # the one that was only accepted
+
+
+def test_turns_in_the_batch_of_their_close_are_still_the_protocols() -> None:
+    """A short connection comes and goes within one batch."""
+    assert _texts(turn(b"aL"), turn(b"?"), turn(kind=Kind.CLOSE)) == {"a": ["aL", "?"]}
+
+
+def test_an_opaque_connection_is_nobodys_from_then_on() -> None:
+    """Behind an upgrade bytes are not parsed, whatever they look like."""
+    pipeline = _pipeline()
+    assert _texts(turn(b"aL"), turn(b"aX"), pipeline=pipeline) == {"a": ["aL", "aX"]}
+    assert _texts(turn(b"aL"), turn(b"bC"), pipeline=pipeline) == {"tcp": [None, None]}
+
+
+def test_a_failing_parser_costs_only_its_own_details() -> None:
+    """Its turns are counted as tcp, the other protocols are not touched, and the failure is counted."""
+    pipeline = _pipeline(Failing("a"), Toy("b"))
+    assert _texts(turn(b"aL", cookie=1), turn(b"bL", cookie=2), pipeline=pipeline) == {
+        "tcp": [None],
+        "b": ["bL"],
+    }
+    assert pipeline.registry.errors == 1
+
+
+def test_continuations_of_unknown_turns_are_no_turns() -> None:
+    """More bytes of a turn that was counted before are not counted again."""
+    assert _texts(turn(b"?"), turn(b"", b"x", flags=Flag.CONTINUED)) == {"tcp": [None]}
+
+
+def test_lost_turns_can_be_named() -> None:
+    """What the kernel counts by process, port and role gets the service and protocol that were seen."""
+    pipeline = _pipeline()
+    assert pipeline.names(100, 80, Role.CLIENT) is None
+    _texts(turn(b"aL"), pipeline=pipeline)
+    assert pipeline.names(100, 80, Role.CLIENT) == ("client", "a", "client")
+    assert pipeline.names(100, 80, Role.SERVER) is None
+
+
+PLAIN_TURNS = st.lists(
+    st.tuples(
+        st.integers(1, 3),
+        st.sampled_from([b"aC", b"aL", b"aP", b"bC", b"bL", b"bP", b"?", b""]),
+        st.sampled_from([Kind.TURN, Kind.OPEN]),
+    ),
+    max_size=12,
+)
+
+
+@given(PLAIN_TURNS, st.data())
+def test_where_batches_end_makes_no_difference(
+    drawn: list[tuple[int, bytes, Kind]], data: st.DataObject
+) -> None:
+    """The same turns give the same transactions, read at once or in any number of steps."""
+    slots = make_slots(*(turn(request, cookie=cookie, kind=kind) for cookie, request, kind in drawn))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(slots)), max_size=4)))
+    assert _rows(_pipeline(), np.split(slots, cuts)) == _rows(_pipeline(), [slots])
+
+
+def _rows(pipeline: Pipeline, batches: Sequence[np.ndarray]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the transactions of all batches by protocol, each as a tuple of all it says."""
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    for batch in batches:
+        for table in pipeline.process(batch, OFFSET)[0]:
+            columns = [
+                column.tolist() for name, column in _columns(table) if name in ("start_ns", "still_open")
+            ]
+            texts = table.request_text.to_list()
+            cookies = [table.endpoints[code].cookie for code in table.endpoint.tolist()]
+            rows.setdefault(table.protocol, []).extend(zip(*columns, texts, cookies, strict=True))
+    return rows
+
+
+# --- events ---
+
+
+def test_events_tell_what_happened_to_connections() -> None:
+    """Each kind with the time at which it happened, and what only it knows."""
+    stamps: dict[str, Any] = {"request_first_ns": START, "response_last_ns": START + 50}
+    totals: dict[str, Any] = {"request_bytes": 11, "response_bytes": 22, "srtt_us": 33, "retransmits": 4}
+    events = _events(
+        turn(kind=Kind.CONNECT, **stamps, **totals),
+        turn(kind=Kind.CONNECT_FAILED, error=111, **stamps, **totals),
+        turn(kind=Kind.ACCEPT, request_first_ns=START, **totals),
+        turn(kind=Kind.CLOSE, **stamps, **totals),
+    )
+    assert events.kind.tolist() == [Kind.CONNECT, Kind.CONNECT_FAILED, Kind.ACCEPT, Kind.CLOSE]
+    assert (events.time_ns - START - OFFSET).tolist() == [50, 50, 0, 50]
+    assert events.duration_ns.tolist() == [50, 50, ABSENT, 50]
+    assert events.error.tolist() == [0, 111, 0, 0]
+    assert events.request_bytes.tolist() == [ABSENT, ABSENT, ABSENT, 11]
+    assert events.response_bytes.tolist() == [ABSENT, ABSENT, ABSENT, 22]
+    assert events.srtt_us.tolist() == [ABSENT, ABSENT, ABSENT, 33]
+    assert events.retransmits.tolist() == [ABSENT, ABSENT, ABSENT, 4]
+
+
+def test_events_are_no_transactions() -> None:
+    """Connection events give no rows, turns no events, and each finds its own endpoint."""
+    pipeline = _pipeline()
+    slots = make_slots(
+        turn(kind=Kind.CONNECT, cookie=5), turn(b"aL", cookie=6), turn(kind=Kind.CLOSE, cookie=7)
+    )
+    (table,), events = pipeline.process(slots, OFFSET)
+    assert [events.endpoints[code].cookie for code in events.endpoint] == [5, 7]
+    assert [table.endpoints[code].cookie for code in table.endpoint] == [6]
+    assert pipeline.records == 3
+
+
+# --- filters and redaction ---
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "left"),
+    [
+        (["pid=1"], [], {"a": ["aL1"], "events": [1]}),
+        ([], ["pid=1"], {"b": ["bL2"], "events": [2]}),
+        (["protocol=b"], [], {"b": ["bL2"], "events": [1, 2]}),
+        (["comm=x"], [], {"a": ["aL1"], "events": [1]}),
+        (["port=81"], [], {"b": ["bL2"], "events": [2]}),
+        (["port=82"], [], {"events": []}),
+    ],
+)
+def test_filters_take_rows_and_events(
+    include: list[str], exclude: list[str], left: dict[str, list[object]]
+) -> None:
+    """What is left out is in no table at all; events have no protocol and pass its filter."""
+    first: dict[str, Any] = {"pid": 1, "cookie": 1, "comm": b"x"}
+    second: dict[str, Any] = {"pid": 2, "cookie": 2, "remote_port": 81}
+    slots = make_slots(
+        turn(b"aL1", **first),
+        turn(b"bL2", **second),
+        *(turn(kind=Kind.CONNECT, **who) for who in (first, second)),
+    )
+    tables, events = _pipeline(shown=filters.parse(include, exclude)).process(slots, OFFSET)
+    got: dict[str, list[Any]] = {table.protocol: table.request_text.to_list() for table in tables}
+    assert got | {"events": [events.endpoints[code].pid for code in events.endpoint]} == left
+    for table in tables:
+        assert {len(column) for _, column in _columns(table)} == {1}
+
+
+def test_filters_take_whole_rows() -> None:
+    """Every column of a row that is left is that row's, attributes of either type included."""
+    turns = [turn(b"aL%d" % pid, b"x" * pid, pid=pid, cookie=pid, queue_ns=pid) for pid in (1, 2, 3)]
+    table = _tables(*turns, pipeline=_pipeline(shown=filters.parse(["pid=2"], [])))["a"]
+    _check(table)
+    assert table.request_text.to_list() == ["aL2"]
+    assert (table.response_bytes.tolist(), table.queue_ns.tolist()) == ([2], [2])
+    assert (table.attributes["db.query.text"].to_list(), table.attributes["size"].tolist()) == (["aL2"], [1])  # type: ignore[union-attr]
+    assert table.endpoints[table.endpoint[0]].pid == 2
+
+
+def test_filters_see_the_port_of_the_server() -> None:
+    """For either side of a connection a service is its server's port."""
+    pipeline = _pipeline(shown=filters.parse(["port=80"], []))
+    server: dict[str, Any] = {"role": Role.SERVER, "local_port": 80, "remote_port": 50000}
+    assert _texts(turn(b"aL1", cookie=1), turn(b"aL2", cookie=2, **server), pipeline=pipeline) == {
+        "a": ["aL1", "aL2"]
+    }
+
+
+def test_every_table_is_redacted() -> None:
+    """Before any sink sees it; what the filter left out costs no work."""
+    seen: list[str] = []
+    pipeline = _pipeline(
+        shown=filters.parse(["protocol=a"], []),
+        redact=lambda table: seen.extend(table.request_text.to_list()),
+    )
+    _texts(turn(b"aL", cookie=1), turn(b"bL", cookie=2), pipeline=pipeline)
+    assert seen == ["aL"]
+
+
+# --- any slots whatever ---
+
+
+def _wild(seed: int, count: int) -> np.ndarray:
+    """Return slots of which some fields hold random bytes, and some slots nothing else."""
+    random = np.random.default_rng(seed)
+    requests = [b"GET /a HTTP/1.1\r\nHost: b\r\n\r\n", b"\x09\0\0\0\x03SELECT 1", b"aL", b"\x16\x03\x01", b""]
+    responses = [b"HTTP/1.1 200 OK\r\n\r\n", b"\7\0\0\1\0\0\0\2\0\0\0", b"J\0\0\0\n8.0.1\0" + bytes(70), b""]
+    slots = make_slots(
+        *(
+            turn(
+                requests[random.integers(len(requests))],
+                responses[random.integers(len(responses))],
+                cookie=random.integers(1, 5),
+                kind=random.choice([1, 1, 1, 2, 3, 4, 5, 6]),
+            )
+            for _ in range(count)
+        )
+    )
+    for name in random.choice(DTYPE.names or (), random.integers(0, 8), replace=False):
+        rows = random.random(count) < random.choice([0.1, 1.0])
+        noise = np.frombuffer(random.bytes(count * DTYPE.itemsize), DTYPE)
+        slots[name][rows] = noise[name][rows]
+    return slots
+
+
+def _protocols() -> list[Any]:
+    return [*registry.load(), Toy("a")]
+
+
+def _real(**more: Any) -> Pipeline:  # noqa: ANN401
+    return Pipeline(_protocols(), RecordedProcesses(), ALL, **more)
+
+
+WILD = st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 8)), min_size=1, max_size=4)
+
+
+@given(WILD, st.booleans())
+def test_no_slots_make_the_pipeline_raise(batches: list[tuple[int, int]], redact: bool) -> None:  # noqa: FBT001
+    """Whatever the bytes, all columns of a table are as long as each other and point to what is there."""
+    pipeline = _real(redact=redact_table if redact else None)
+    for seed, count in batches:
+        slots = _wild(seed, count)
+        tables, events = pipeline.process(slots, OFFSET)
+        turns = int((slots["kind"] <= Kind.OPEN).sum())
+        assert len(events) == count - turns
+        assert len(tables) == 0 or turns
+        for batch in _batches(tables, events):
+            _check(batch)
+        assert all(len(table) for table in tables)
+
+
+def _check(batch: Table | Events) -> None:
+    assert {len(column) for _, column in _columns(batch)} == {len(batch)}
+    assert (batch.endpoint >= 0).all()
+    assert (batch.endpoint < len(batch.endpoints)).all()
+    if isinstance(batch, Table):
+        for column in (batch.request_text, batch.response_text, *batch.attributes.values()):
+            if isinstance(column, Encoded):
+                assert (column.codes >= ABSENT).all()
+                assert (column.codes < len(column.values)).all()
+                assert all(isinstance(value, str) for value in column.values)
+
+
+@given(WILD)
+def test_nothing_refers_to_the_slots_any_more(batches: list[tuple[int, int]]) -> None:
+    """Sinks hold rows back: once the ring is released, the kernel writes over what a view would show."""
+    pipeline = _real()
+    for seed, count in batches:
+        slots = _wild(seed, count)
+        tables, events = pipeline.process(slots, OFFSET)
+        for batch in _batches(tables, events):
+            for name, column in _columns(batch):
+                assert not np.shares_memory(column, slots), name
+
+
+@given(WILD)
+def test_same_batches_give_the_same_output(batches: list[tuple[int, int]]) -> None:
+    """That is what makes a replay equal the live run, byte by byte."""
+    first, second = _real(), _real()
+    for seed, count in batches:
+        slots = _wild(seed, count)
+        assert _said(first.process(slots, OFFSET)) == _said(second.process(slots.copy(), OFFSET))
+
+
+def _said(output: tuple[list[Table], Events]) -> list[object]:
+    tables, events = output
+    said: list[object] = []
+    for batch in _batches(tables, events):
+        said += [column.tolist() for _, column in _columns(batch)]
+        said += [[(end.local, end.remote, end.role, end.service) for end in batch.endpoints]]
+    for table in tables:
+        said += [table.protocol, table.request_text.values, table.response_text.values]
+        said += [column.values for column in table.attributes.values() if isinstance(column, Encoded)]
+    return said
+
+
+def test_slots_that_can_not_be_written_to_are_enough() -> None:
+    """The ring is mapped for reading only."""
+    slots = make_slots(
+        turn(b"GET / HTTP/1.1\r\n\r\n"), turn(kind=Kind.CLOSE), turn(cookie=2, transport=Transport.UNIX)
+    )
+    slots.flags.writeable = False
+    assert [table.protocol for table in _real().process(slots, OFFSET)[0]] == ["http", "tcp"]
