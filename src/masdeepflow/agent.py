@@ -111,9 +111,10 @@ class Ledger:
             names = (service.comm, UNRECOGNISED, _ROLES.get(Role(service.role), ""))
         difference = service.lost_histogram - self._histograms.get(service.index, 0)
         self._lost[service.index], self._histograms[service.index] = service.lost, service.lost_histogram
+        turns = LostTurns(*names, new, difference.tolist(), service.pid, service.port)
         if self.keep_fresh:
-            self._fresh.append(LostTurns(*names, new, difference.tolist()))
-        self._metrics.add_lost(*names, new, difference)
+            self._fresh.append(turns)
+        _add_lost(self._metrics, self._pipeline, turns)
 
     def _free_services(self, probes: Probes) -> None:
         """Give back the indices of processes that were gone at two looks in a row."""
@@ -256,19 +257,24 @@ def replay(
     for frame in recording.frames():
         for pid, comm, names in frame.processes:
             processes.add(pid, comm, names)
-        _add_lost(metrics, frame.turns)
+        for turns in frame.turns:
+            _add_lost(metrics, pipeline, turns)
         tables, events = pipeline.process(frame.slots, frame.offset_ns)
         for sink in sinks:
             sink.write(_tick(frame.watermark_ns, pipeline.records))
             sink.write(Output(tables, events, frame.watermark_ns, pipeline.records))
     end = recording.end or End({})
-    _add_lost(metrics, end.turns)
+    for turns in end.turns:
+        _add_lost(metrics, pipeline, turns)
     summary = Summary(pipeline.records, end.lost, metrics.services())
     for sink in sinks:
         sink.close(summary)
     return summary
 
 
-def _add_lost(metrics: Metrics, lost: list[LostTurns]) -> None:
-    for turns in lost:
+def _add_lost(metrics: Metrics, pipeline: Pipeline, turns: LostTurns) -> None:
+    """Count lost turns under their service, if those of it that were read are shown."""
+    if pipeline.shown.passes(
+        pid=turns.pid, comm=turns.service, port=turns.port or None, protocol=turns.protocol
+    ):
         metrics.add_lost(turns.service, turns.protocol, turns.role, turns.turns, np.array(turns.histogram))

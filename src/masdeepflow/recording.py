@@ -7,6 +7,7 @@ the JSON; the data, zlib-compressed slots. The first frame holds the layout, the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -46,7 +47,7 @@ _QUEUED_BYTES = 1 << 26
 
 T = TypeVar("T")
 _Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-_Lost = tuple[str, str, str, int, list[_Int64]]
+_Lost = tuple[str, str, str, int, list[_Int64], int, int]
 
 
 class RecordingError(ValueError):
@@ -55,13 +56,18 @@ class RecordingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LostTurns:
-    """Turns that the ring lost but the kernel counted. histogram: counts by bucket, see bpf/ring.h."""
+    """Turns that the ring lost but the kernel counted. histogram: counts by bucket, see bpf/ring.h.
+
+    pid, port: the process and the server port that they were counted under, 0 where unknown.
+    """
 
     service: str
     protocol: str
     role: str
     turns: int
     histogram: list[int]
+    pid: int = 0
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,9 @@ class Recorder:
             raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
-        self._file: BinaryIO = self._partial.open("wb")
+        # A new file, never one that a link of somebody else's leads to: this runs as root.
+        self._partial.unlink(missing_ok=True)
+        self._file: BinaryIO = self._partial.open("xb")
         self.error: OSError | None = None
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
         self._queued_bytes = 0
@@ -192,7 +200,7 @@ class Recorder:
 
 
 def _plain(lost: list[LostTurns]) -> list[_Lost]:
-    return [(turns.service, turns.protocol, turns.role, turns.turns, turns.histogram) for turns in lost]
+    return [dataclasses.astuple(turns) for turns in lost]
 
 
 def _encode(meta: dict[str, Any], data: bytes) -> bytes:
