@@ -46,7 +46,9 @@ _NICE = -10
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    # Nobody may be left to read it: no reason for the agent to end.
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _render(final: Summary, log_lost: int) -> str:
@@ -71,7 +73,7 @@ def _log_sink(kind: str, *, blocking: bool = False) -> tuple[list[Sink], Callabl
 
 def _load_probes(options: Options) -> Probes:
     from masdeepflow.kernel import host, libbpf  # noqa: PLC0415  # a replay needs no libbpf
-    from masdeepflow.kernel.probes import Probes, object_path, slot_bytes_for  # noqa: PLC0415
+    from masdeepflow.kernel.probes import Probes, object_path, slot_bytes_for  # noqa: PLC0415  # likewise
 
     missing = host.missing_capabilities()
     if missing:
@@ -177,7 +179,7 @@ def run_live(
 
 
 def _be_prompt() -> None:
-    """Run before ordinary processes: the agent needs little, but on a full host a ring read late has lost turns."""
+    """Run before ordinary processes: the agent needs little, but a ring that is read late has lost turns."""
     with contextlib.suppress(OSError):  # without CAP_SYS_NICE it is one among others
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 

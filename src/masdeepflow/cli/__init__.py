@@ -33,7 +33,7 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"masdeepflow.cli.{cmd_name}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         with formatter.section("Commands"):
             formatter.write_dl([(name, _HELP[name]) for name in _COMMANDS])
 
@@ -71,4 +71,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+    except OSError as error:
+        # Such as a full disk behind stdout; a reader that has gone is click's own business.
+        click.echo(f"masdeepflow: {error}", err=True)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
