@@ -15,7 +15,8 @@ class Endpoint:
 
     transport: `tcp`, `udp` or `unix`. role: `client`, `server` or `` where unknown.
     local, remote: the text log's form, `127.0.0.1:80`, `[::1]:80`, or a Unix path.
-    client_address, server_address: address without port; None where unknown. client_port, server_port: None for Unix.
+    client_address, server_address: address without port; None where unknown.
+    client_port, server_port: None for Unix.
     comm: the process's short name. executable: base name of its executable, None where unknown.
     command: its argv[0], None where unknown. service: the name that golden signals go under.
     pod, container: names, empty where unknown.

@@ -19,7 +19,7 @@ _LIMIT = 4096
 
 
 def renumber(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int32], list[int]]:
-    """Return codes (n,), int32, counting only those below `size` that occur, and which those are, ascending."""
+    """Return codes (n,), int32, counting only those below `size` that occur, and these, ascending."""
     used = np.zeros(size, bool)
     used[codes] = True
     present = np.flatnonzero(used)
@@ -33,8 +33,8 @@ def renumber(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int32], 
 class Recall(Generic[T]):
     """A bounded table from 64-bit hash to value, looked up for whole columns.
 
-    read: the slow way: from rows (k,) to codes (k,) and the values they index. It is asked for rows whose hash is not
-    in the table, and for those with no hash (0), which are never kept.
+    read: the slow way: from rows (k,) to codes (k,) and the values they index. It is asked for rows whose
+    hash is not in the table, and for those with no hash (0), which are never kept.
     """
 
     def __init__(self, limit: int = _LIMIT) -> None:

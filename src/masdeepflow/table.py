@@ -68,8 +68,8 @@ class Parsed:
     error: bool (m,). truncated: bool (m,), something shown was cut at the payload limit.
     attributes: OpenTelemetry attribute name -> column (m,), names as in `schema.ATTRIBUTES`.
     base: replacements of base columns (m,), int64: any of request_first_ns, queue_ns, request_bytes,
-        response_bytes, and response_first_ns and response_last_ns (0 without a response); for transactions that
-        began in an earlier turn or share one.
+        response_bytes, and response_first_ns and response_last_ns (0 without a response); for transactions
+        that began in an earlier turn or share one.
     opaque: cookies of connections whose later bytes are no longer this protocol (upgrade, TLS, compression).
     """
 
@@ -87,13 +87,13 @@ class Parsed:
 class Table:
     """m transactions of one protocol.
 
-    start_ns: int64 (m,), Unix time of the first request byte (of the first response byte where the server spoke
-        first). end_ns: int64 (m,), Unix time of the last byte.
+    start_ns: int64 (m,), Unix time of the first request byte (of the first response byte where the server
+        spoke first). end_ns: int64 (m,), Unix time of the last byte.
     duration_ns: int64 (m,), first request byte to last response byte, `ABSENT` without a response.
     ttfb_ns, queue_ns: int64 (m,), `ABSENT` where unknown.
     request_bytes, response_bytes: int64 (m,).
-    error, truncated: bool (m,). still_open: bool (m,), the request waits for its response: shown live, counted only
-        when it ends. shown: bool (m,), the request was shown by an earlier `still_open` row.
+    error, truncated: bool (m,). still_open: bool (m,), the request waits for its response: shown live,
+        counted only when it ends. shown: bool (m,), the request was shown by an earlier `still_open` row.
     endpoint: int32 (m,), index into `endpoints`.
     request_text, response_text, attributes: as in `Parsed`.
     """
@@ -125,9 +125,10 @@ class Events:
     """Connection events, one row each.
 
     kind: uint8 (n,), `schema.Kind.CONNECT`, `CONNECT_FAILED`, `ACCEPT` or `CLOSE`.
-    time_ns: int64 (n,), Unix time. duration_ns: int64 (n,): connect latency, or the life of a closed connection;
-        `ABSENT` for accepts. error: int32 (n,), errno of a failed connect, 0 otherwise.
-    request_bytes, response_bytes, srtt_us, retransmits: int64 (n,), totals of a closed connection, `ABSENT` otherwise.
+    time_ns: int64 (n,), Unix time. duration_ns: int64 (n,): connect latency, or the life of a closed
+        connection; `ABSENT` for accepts. error: int32 (n,), errno of a failed connect, 0 otherwise.
+    request_bytes, response_bytes, srtt_us, retransmits: int64 (n,), totals of a closed connection, `ABSENT`
+        otherwise.
     endpoint: int32 (n,), index into `endpoints`.
     """
 
@@ -152,7 +153,8 @@ class Output:
 
     tables: transactions, one table a protocol, never empty ones.
     watermark_ns: Unix time; no later batch holds a row whose line belongs before it.
-    records: slots read so far. behind: True while the ring fills faster than it is read: sinks should save effort.
+    records: slots read so far. behind: True while the ring fills faster than it is read: sinks should save
+        effort.
     """
 
     tables: list[Table]

@@ -75,7 +75,8 @@ _OUTPUT = (
         type=click.Path(path_type=Path),
         is_eager=True,
         callback=_read_config,
-        help="YAML file with these options as keys; the environment wins over it, the command line over both.",
+        help="YAML file with these options as keys; the environment wins over it, the command line over "
+        "both.",
     ),
     _option(
         "--log", type=click.Choice(["text", "json", "off"]), default="text", help="What is printed on stdout."

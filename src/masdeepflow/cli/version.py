@@ -20,8 +20,9 @@ def _commit() -> str:
         return "unknown"
     git = ["git", "-c", f"safe.directory={root}", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        # The words are the ones above.
-        done = subprocess.run(git, cwd=root, capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
+        done = subprocess.run(  # noqa: S603  # the words are the ones above
+            git, cwd=root, capture_output=True, text=True, check=False, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return done.stdout.strip() or "unknown"

@@ -136,7 +136,7 @@ def from_text(text: str) -> Layout:
                 layout.enums[name] = values
             case [value, enumerator] if values is not None:
                 values[enumerator] = _number(value, least=-(1 << 31))
-            case [offset, type_, count, name, *unit] if members is not None and len(unit) < 2:  # noqa: PLR2004
+            case [offset, type_, count, name, *unit] if members is not None and len(unit) <= 1:
                 members.append(_member(name, offset, type_, count, *unit))
             case _:
                 raise LayoutError(f"not a line of a layout: {line[:_SHOWN]!r}")

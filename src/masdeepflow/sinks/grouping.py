@@ -43,7 +43,7 @@ def distinct(columns: Sequence[NDArray[np.integer]], size: int) -> tuple[NDArray
         low, high = int(column.min()), int(column.max())
         if span * (high - low + 1) > _SPAN_MOST:
             key, span = _dense(key)
-            column, low, high = _dense(column)[0], 0, size - 1  # noqa: PLW2901
+            column, low, high = _dense(column)[0], 0, size - 1  # noqa: PLW2901  # the same column, renumbered
         key = key * (high - low + 1) + (column - low)
         span *= high - low + 1
     return _by_table(key, span) if span <= _TABLE_MOST * size else _by_sorting(key)

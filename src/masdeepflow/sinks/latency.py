@@ -49,7 +49,7 @@ def _fine_bounds() -> NDArray[np.float64]:
 def _kernel_bounds() -> NDArray[np.float64]:
     # The inverse of the index that bpf/wire.h describes: eight buckets an octave, linear within it.
     index = np.arange(KERNEL_BUCKETS + 1)
-    units = np.where(index < 8, index, (8 + index % 8) << np.maximum(index // 8 - 1, 0))  # noqa: PLR2004
+    units = np.where(index < 8, index, (8 + index % 8) << np.maximum(index // 8 - 1, 0))  # noqa: PLR2004  # see above
     return (units << _KERNEL_UNIT_BITS).astype(np.float64)
 
 

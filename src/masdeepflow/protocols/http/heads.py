@@ -185,7 +185,7 @@ def _status(line: bytes) -> Response:
 
 def leaves_http(method: str | None, status: int) -> bool:
     """Whether a tunnel or another protocol begins behind the response (RFC 9110 sections 9.3.6, 15.2.2)."""
-    return status == SWITCHING_PROTOCOLS or (method == "CONNECT" and FIRST_FINAL <= status < 300)  # noqa: PLR2004
+    return status == SWITCHING_PROTOCOLS or (method == "CONNECT" and status // 100 == 2)  # noqa: PLR2004  # 2xx
 
 
 def message_end(data: bytes, method: str | None, status: int) -> int:
