@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -36,6 +37,10 @@ def _summaries(said: str) -> list[list[str]]:
     return [
         [" ".join(line.split()[:5]) for line in part.strip().splitlines() if "http" in line] for part in parts
     ]
+
+
+def _has_summaries(agent: Agent, count: int) -> bool:
+    return len(_summaries(agent.errors)) == count
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -80,7 +85,7 @@ def test_sigusr1_prints_the_summary_at_once(start_traffic: StartTraffic, start_a
     for count in 1, 2:
         _get(port)
         agent.settle().send(signal.SIGUSR1)
-        until(lambda count=count: len(_summaries(agent.errors)) == count, lambda: agent.errors)
+        until(functools.partial(_has_summaries, agent, count), lambda: agent.errors)
     done = agent.stop()
     assert [min(rows) for rows in _summaries(done.stderr)] == [
         f"curl http client {count} 0" for count in (1, 2, 2)

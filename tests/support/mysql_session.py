@@ -37,8 +37,8 @@ class MySqlSession:
     Those that the server may refuse return None or the error's code.
     """
 
-    def __init__(self, port: int) -> None:
-        self._sock = socket.create_connection((LOOPBACK, port), 10)
+    def __init__(self, port: int, host: str = LOOPBACK) -> None:
+        self._sock = socket.create_connection((host, port), 10)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = wire.PacketReader()
         self._packets = self._receive()

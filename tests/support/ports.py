@@ -11,6 +11,7 @@ __all__ = ["LOOPBACK", "free_port", "refuse", "wait_listening"]
 LOOPBACK = "127.0.0.1"
 _BELOW_EPHEMERAL = range(20000, 32768)
 _TRIES = 100
+_PATIENCE_S = 30
 
 
 def free_port() -> int:
@@ -37,12 +38,12 @@ def refuse(port: int) -> None:
         assert client.connect_ex((LOOPBACK, port)), f"something listens on {port}"
 
 
-def wait_listening(port: int, timeout_s: float = 30) -> None:
+def wait_listening(port: int, host: str = LOOPBACK) -> None:
     """Wait until a server accepts connections on a port."""
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            socket.create_connection((LOOPBACK, port), 1).close()
+            socket.create_connection((host, port), 1).close()
         except OSError:
             if time.monotonic() > end:
                 raise

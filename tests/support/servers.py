@@ -36,8 +36,8 @@ http {{
     scgi_temp_path {directory}/scgi;
     large_client_header_buffers 4 64k;
     server {{
-        listen {address}:{port} default_server;
-        listen [::1]:{port};
+        listen {listen} default_server;
+        {more}
         listen unix:{directory}/nginx.sock;
         location / {{ return 200 "hello\\n"; }}
         location /moved {{ return 301 /; }}
@@ -95,14 +95,23 @@ class Nginx:
 
 
 @contextlib.contextmanager
-def nginx(directory: Path) -> Iterator[Nginx]:
-    """Run nginx with one worker."""
-    server = Nginx(free_port(), directory)
+def nginx(directory: Path, address: tuple[str, int] | None = None, *, tls: bool = False) -> Iterator[Nginx]:
+    """Run nginx with one worker.
+
+    address: where it listens; else on a free port of 127.0.0.1 and ::1. tls: speak TLS there.
+    """
+    host, port = address or (LOOPBACK, free_port())
+    server = Nginx(port, directory, host)
     server.files.mkdir()
+    more = "" if address else f"listen [::1]:{port};"
+    if tls:
+        certificate, key = tls_files(directory)
+        more += f"ssl_certificate {certificate}; ssl_certificate_key {key};"
     config = directory / "nginx.conf"
-    config.write_text(_NGINX.format(directory=directory, port=server.port, address=server.address))
+    listen = f"{host}:{port}" + " ssl" * tls
+    config.write_text(_NGINX.format(directory=directory, listen=listen, more=more))
     with Program(directory, "nginx", "-c", config) as program, _terminated(program):
-        wait_listening(server.port)
+        wait_listening(port, host)
         yield server
 
 
@@ -122,25 +131,30 @@ class MariaDb:
 
     port: int
     socket: Path
+    address: str = LOOPBACK
 
     @property
     def client(self) -> tuple[str, ...]:
         """The command line of MariaDB's own client, over TCP."""
-        where = (f"--host={LOOPBACK}", f"--port={self.port}", "--user=root", "--protocol=tcp")
+        where = (f"--host={self.address}", f"--port={self.port}", "--user=root", "--protocol=tcp")
         return ("mariadb", "--no-defaults", *where, "--skip-ssl", "--batch")
 
 
 @contextlib.contextmanager
-def mariadb(directory: Path) -> Iterator[MariaDb]:
-    """Run a MariaDB server with a new data directory that has the database `shop`."""
-    server = MariaDb(free_port(), directory / "mariadb.sock")
+def mariadb(directory: Path, address: tuple[str, int] | None = None) -> Iterator[MariaDb]:
+    """Run a MariaDB server with a new data directory that has the database `shop`.
+
+    address: where it listens; else on a free port of 127.0.0.1.
+    """
+    host, port = address or (LOOPBACK, free_port())
+    server = MariaDb(port, directory / "mariadb.sock", host)
     data = directory / "data"
     install = ("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
     made = run("mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", *install)
     assert made.code == 0, made.stdout + made.stderr
     command = _mariadbd(server, data, *tls_files(directory))
     with Program(directory, *command) as program, _terminated(program):
-        wait_listening(server.port)
+        wait_listening(port, host)
         run(*server.client, "--execute=CREATE DATABASE shop; CREATE TABLE shop.item (id INT, name TEXT)")
         yield server
 
@@ -154,7 +168,7 @@ def _mariadbd(server: MariaDb, data: Path, certificate: Path, key: Path) -> list
         f"--socket={server.socket}",
         f"--pid-file={data}/pid",
         f"--port={server.port}",
-        f"--bind-address={LOOPBACK}",
+        f"--bind-address={server.address}",
         f"--ssl-cert={certificate}",
         f"--ssl-key={key}",
         "--skip-name-resolve",
@@ -197,13 +211,13 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def redis(directory: Path) -> Iterator[int]:
-    """Run Redis without persistence; give its port."""
-    port = free_port()
-    options = ("--port", port, "--bind", LOOPBACK, "--save", "", "--dir", directory)
+def redis(directory: Path, address: tuple[str, int]) -> Iterator[None]:
+    """Run Redis without persistence."""
+    host, port = address
+    options = ("--port", port, "--bind", host, "--save", "", "--dir", directory)
     with Program(directory, "redis-server", *options) as program, _terminated(program):
-        wait_listening(port)
-        yield port
+        wait_listening(port, host)
+        yield
 
 
 @contextlib.contextmanager

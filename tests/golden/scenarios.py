@@ -1,0 +1,309 @@
+"""What is captured: one function a capture.
+
+A scenario yields twice: where its server listens once it does, and after the traffic. It ends its servers
+when it is resumed once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import random
+import socket
+from typing import TYPE_CHECKING
+
+import MySQLdb
+import pymysql
+
+from masdeepflow.traffic_gen.mysql_wire import Command
+from tests.support import servers
+from tests.support.mysql_session import MySqlSession
+from tests.support.ports import wait_listening
+from tests.support.programs import TRAFFIC_GEN, Program, run
+from tests.support.wire import answer, exchange, pieces, read_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Address = tuple[str, int]
+    Where = Address | frozenset[str]
+    Scenario = Callable[[Path], Iterator[Where]]
+
+__all__ = ["SCENARIOS", "Where"]
+
+_HTTP: Address = ("127.0.80.80", 80)
+_MYSQL: Address = ("127.0.33.6", 3306)
+_HEAD_END = b"\r\n\r\n"
+_CLOSE = b"Host: golden\r\nConnection: close\r\n\r\n"
+
+SCENARIOS: dict[str, Scenario] = {}
+"""Name -> scenario; the name is the capture's path below this directory, without its ending."""
+
+
+def _scenario(name: str) -> Callable[[Scenario], Scenario]:
+    def add(scenario: Scenario) -> Scenario:
+        SCENARIOS[name] = scenario
+        return scenario
+
+    return add
+
+
+def _url(address: Address = _HTTP) -> str:
+    return f"http://{address[0]}:{address[1]}"
+
+
+@_scenario("http/nginx-curl")
+def _nginx_curl(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _HTTP) as nginx:
+        (nginx.files / "page.html").write_text('<!--#echo var="uri" -->')
+        yield _HTTP
+        urls = [_url() + path for path in ("/missing?id=7&q=%C3%A4", "/files/page.html")]
+        run("curl", "--silent", *urls)
+        run("curl", "--silent", "--head", "--user-agent", "golden", f"{_url()}/moved")
+        run("curl", "--silent", "--http1.0", "--data", "a=b", f"{_url()}/broken")
+        yield _HTTP
+
+
+@_scenario("http/nginx-python")
+def _nginx_python(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _HTTP):
+        yield _HTTP
+        client = http.client.HTTPConnection(*_HTTP)
+        for method, path in (("GET", "/kept"), ("HEAD", "/kept"), ("DELETE", "/missing")):
+            client.request(method, path)
+            client.getresponse().read()
+        client.close()
+        with socket.create_connection(_HTTP) as upload:
+            head = (
+                b"PUT /files/new HTTP/1.1",
+                b"Host: golden",
+                b"Content-Length: 5",
+                b"Expect: 100-continue",
+            )
+            upload.sendall(b"\r\n".join((*head, b"", b"")))
+            read_until(upload, _HEAD_END)
+            upload.sendall(b"hello")
+            read_until(upload, _HEAD_END)
+        yield _HTTP
+
+
+@_scenario("http/nginx-unix")
+def _nginx_unix(directory: Path) -> Iterator[Where]:
+    where = frozenset({"nginx", "curl"})
+    with servers.nginx(directory, _HTTP) as nginx:
+        yield where
+        run("curl", "--silent", "--unix-socket", "nginx.sock", "http://golden/over/unix", cwd=nginx.directory)
+        yield where
+
+
+@_scenario("http/python-curl")
+def _python_curl(directory: Path) -> Iterator[Where]:
+    host, port = _HTTP
+    command = (TRAFFIC_GEN, "http-server", "--host", host, "--port", port, "--delay-ms", 20)
+    with Program(directory, *command):
+        wait_listening(port, host)
+        yield _HTTP
+        run("curl", "--silent", f"{_url()}/one?a=b")
+        run(TRAFFIC_GEN, "--host", host, "--port", port)
+        yield _HTTP
+
+
+def _serve_shapes(client: socket.socket) -> None:
+    head = read_until(client, _HEAD_END)
+    if head.startswith(b"CONNECT"):
+        client.sendall(b"HTTP/1.1 200 Connection established" + _HEAD_END)
+    elif b"Upgrade" in head:
+        client.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket" + _HEAD_END)
+    else:
+        pieces(client, [b"HT", b"TP/1.1 4", b"18 I'm a tea", b"pot\r\nContent-Length: 0" + _HEAD_END])
+    while client.recv(1000):
+        client.sendall(answer())
+
+
+@_scenario("http/shapes")
+def _shapes(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.scripted(_serve_shapes, _HTTP):
+        yield _HTTP
+        for head in (
+            b"CONNECT db.example:443 HTTP/1.1\r\nHost: db.example:443" + _HEAD_END,
+            b"GET /chat HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket" + _HEAD_END,
+            b"GET /tea HTTP/1.1\r\nHost: golden" + _HEAD_END,
+        ):
+            with socket.create_connection(_HTTP) as client:
+                client.sendall(head)
+                read_until(client, _HEAD_END)
+                if b"tea" not in head:
+                    client.sendall(b"GET /behind HTTP/1.1" + _HEAD_END)
+                    read_until(client, b"ok")
+        yield _HTTP
+
+
+@_scenario("http/pipelined")
+def _pipelined(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _HTTP):
+        yield _HTTP
+        first = b"GET /first HTTP/1.1\r\nHost: golden" + _HEAD_END
+        exchange(_HTTP[1], first + b"GET /last HTTP/1.1\r\n" + _CLOSE, _HTTP[0])
+        yield _HTTP
+
+
+@_scenario("http/tls-on-80")
+def _tls(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _HTTP, tls=True):
+        yield _HTTP
+        run("curl", "--silent", "--insecure", f"https://{_HTTP[0]}:{_HTTP[1]}/secret")
+        yield _HTTP
+
+
+@_scenario("http/redis-on-80")
+def _redis(directory: Path) -> Iterator[Where]:
+    host, port = _HTTP
+    with servers.redis(directory, _HTTP):
+        yield _HTTP
+        cli = ("redis-cli", "-h", host, "-p", port)
+        run(*cli, "SET", "key", "GET / HTTP/1.1")
+        run(*cli, "GET", "key")
+        yield _HTTP
+
+
+@_scenario("http/mysql-on-80")
+def _mysql_on_80(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _HTTP) as server:
+        yield _HTTP
+        run(*server.client, "--execute=SELECT 'GET / HTTP/1.1'")
+        yield _HTTP
+
+
+def _noise(seed: int, address: Address) -> Iterator[Where]:
+    """Exchange the same random bytes in every run."""
+    noise = random.Random(seed)  # noqa: S311  # not for secrets
+
+    def serve(client: socket.socket) -> None:
+        while client.recv(4096):
+            client.sendall(noise.randbytes(noise.randrange(1, 120)))
+
+    with servers.scripted(serve, address):
+        yield address
+        for _ in range(2):
+            with socket.create_connection(address) as client:
+                client.sendall(noise.randbytes(noise.randrange(1, 120)))
+                client.recv(4096)
+        yield address
+
+
+@_scenario("http/random-on-80")
+def _random_on_80(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(80, _HTTP)
+
+
+@_scenario("mysql/random-on-3306")
+def _random_on_3306(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(3306, _MYSQL)
+
+
+@_scenario("mysql/http-on-3306")
+def _http_on_3306(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _MYSQL):
+        yield _MYSQL
+        run("curl", "--silent", f"{_url(_MYSQL)}/SELECT")
+        yield _MYSQL
+
+
+_STATEMENTS = [
+    "INSERT INTO shop.item VALUES (1, 'it''s')",
+    "SELECT * FROM shop.nowhere",
+]
+
+
+@_scenario("mysql/mariadb-client")
+def _mariadb_client(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MYSQL) as server:
+        yield _MYSQL
+        run(*server.client, "--force", "shop", input=";\n".join(_STATEMENTS).encode())
+        run(*server.client, "--user=nobody", "--execute=SELECT 1")
+        yield _MYSQL
+
+
+@_scenario("mysql/mariadb-unix")
+def _mariadb_unix(directory: Path) -> Iterator[Where]:
+    where = frozenset({"mariadb", "mariadbd"})
+    with servers.mariadb(directory, _MYSQL) as server:
+        yield where
+        client = ("mariadb", "--no-defaults", "--socket=mariadb.sock", "--user=root", "--skip-ssl")
+        run(*client, "--execute=SELECT 'over unix'", cwd=server.socket.parent)
+        yield where
+
+
+@_scenario("mysql/pymysql")
+def _pymysql(directory: Path) -> Iterator[Where]:
+    host, port = _MYSQL
+    with servers.mariadb(directory, _MYSQL):
+        yield _MYSQL
+        connection = pymysql.connect(host=host, port=port, user="root", database="shop", ssl_disabled=True)
+        with connection, connection.cursor() as cursor:
+            for statement in _STATEMENTS:
+                with contextlib.suppress(pymysql.MySQLError):
+                    cursor.execute(statement)
+        yield _MYSQL
+
+
+@_scenario("mysql/mysqlclient")
+def _mysqlclient(directory: Path) -> Iterator[Where]:
+    host, port = _MYSQL
+    with servers.mariadb(directory, _MYSQL):
+        yield _MYSQL
+        connection = MySQLdb.connect(host=host, port=port, user="root", database="shop")
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            for statement in _STATEMENTS:
+                with contextlib.suppress(MySQLdb.MySQLError):
+                    cursor.execute(statement)
+            connection.change_user("root", "", "mysql")  # type: ignore[no-untyped-call]
+        yield _MYSQL
+
+
+@_scenario("mysql/commands")
+def _commands(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MYSQL):
+        yield _MYSQL
+        with MySqlSession(_MYSQL[1], _MYSQL[0]) as session:
+            number = session.prepare("SELECT ? + ?")
+            session.execute(number, 1, 2)
+            session.reset_statement(number)
+            session.close_statement(number)
+            session.prepare("SELEC ?")
+            session.query("SELECT 1; SELECT 2")
+            session.command(Command.INIT_DB, b"shop")
+            session.field_list("item")
+            session.command(Command.PING)
+            yield _MYSQL
+
+
+@_scenario("mysql/tls")
+def _mysql_tls(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MYSQL) as server:
+        yield _MYSQL
+        client = [word for word in server.client if word != "--skip-ssl"]
+        run(*client, "--ssl", "--execute=SELECT 'secret'")
+        yield _MYSQL
+
+
+@_scenario("mysql/compressed")
+def _mysql_compressed(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MYSQL) as server:
+        yield _MYSQL
+        run(*server.client, "--compress", "--execute=SELECT REPEAT('secret', 100)")
+        yield _MYSQL
+
+
+@_scenario("mysql/mock-server")
+def _mock(directory: Path) -> Iterator[Where]:
+    host, port = _MYSQL
+    with Program(directory, TRAFFIC_GEN, "mysql-server", "--host", host, "--port", port):
+        wait_listening(port, host)
+        yield _MYSQL
+        run(TRAFFIC_GEN, "mysql-client", "--host", host, "--port", port)
+        yield _MYSQL
