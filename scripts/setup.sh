@@ -81,8 +81,10 @@ need_for_testing() {
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
     need nginx-light\|nginx have nginx
+    need openssl have openssl
     need procps have ps
     need prometheus have prometheus
+    need redis-server have redis-server
     need util-linux have nsenter
     need wrk have wrk
     # mysqlclient has no wheels: it is compiled against the MariaDB client library.
