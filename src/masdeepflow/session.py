@@ -88,7 +88,7 @@ def _load_probes(options: Options) -> Probes:
     try:
         return Probes(slot_bytes, options.ring_mib * _MIB, queue_time=options.queue_time)
     except libbpf.BpfError as error:
-        raise HostError(f"{error.strerror}; {host.why_not(error)}") from error
+        raise HostError(host.why_not(error)) from error
 
 
 def _listen(

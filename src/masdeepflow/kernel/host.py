@@ -22,15 +22,18 @@ _REMEDIES = {
         (errno.EPERM, errno.EACCES),
         "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown",
     ),
-    **dict.fromkeys(
-        (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP),
-        "this kernel lacks the socket hook set (tracepoints sock_send_length and sock_recv_length, Linux "
-        "6.3): use a newer kernel, such as the distribution's backports or HWE kernel",
-    ),
+    errno.EINVAL: "this kernel's verifier refuses the programs: that is a defect, report it with `masdeepflow check`",
     **dict.fromkeys((errno.ENOMEM, errno.E2BIG), "free some memory, or ask for a smaller --ring-mib"),
     errno.ELIBACC: "install the distribution's libbpf, Debian's package libbpf1 or libbpf0",
     errno.ENOEXEC: "compile the BPF objects again with ./run.sh or make -C bpf",
 }
+
+
+_HOOK = b"btf_trace_sock_send_length\0"
+_NO_HOOK = (
+    "this kernel lacks the socket hook set (tracepoints sock_send_length and sock_recv_length, Linux 6.3)"
+)
+_NEWER = "use a newer kernel, such as the distribution's backports or HWE kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,23 @@ def _objects() -> Finding:
     )
 
 
+def _has_socket_hooks() -> bool:
+    """Return whether the kernel's BTF names the tracepoints; errno tells that from other refusals badly."""
+    try:
+        return _HOOK in _BTF.read_bytes()
+    except OSError:
+        return True
+
+
+def _reason(error: libbpf.BpfError) -> tuple[str, str]:
+    if not _has_socket_hooks():
+        return _NO_HOOK, _NEWER
+    return error.strerror or "", _REMEDIES.get(error.errno or 0, "the kernel's log (dmesg) may tell more")
+
+
 def why_not(error: libbpf.BpfError) -> str:
-    """Return the likely reason for which loading or attaching failed, and what to do."""
-    return _REMEDIES.get(error.errno or 0, "the kernel's log (dmesg) may tell more")
+    """Return what failed in loading or attaching, and what to do."""
+    return "; ".join(_reason(error))
 
 
 def _hooks(blockers: list[str]) -> Finding:
@@ -102,7 +119,7 @@ def _hooks(blockers: list[str]) -> Finding:
         with Probes(ring_bytes=1 << 20):
             return Finding("hook set", "ok", "socket: its programs load and attach here")
     except libbpf.BpfError as error:
-        return Finding("hook set", "missing", error.strerror or "", why_not(error))
+        return Finding("hook set", "missing", *_reason(error))
 
 
 def _cgroup() -> Finding:

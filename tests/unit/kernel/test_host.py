@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import platform
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class _Attached:
 def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Make up a host that can do everything; its BTF is the file returned."""
     btf = tmp_path / "vmlinux"
-    btf.touch()
+    btf.write_bytes(b"\0btf_trace_sock_send_length\0")
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(host, "_BTF", btf)
@@ -116,8 +117,7 @@ def test_refusal_of_the_kernel_is_a_finding(able: Path, monkeypatch: pytest.Monk
     ("code", "remedy"),
     [
         (errno.EPERM, "run as root"),
-        (errno.ENOENT, "newer kernel"),
-        (errno.EINVAL, "newer kernel"),
+        (errno.EINVAL, "verifier"),
         (errno.ENOMEM, "--ring-mib"),
         (errno.ELIBACC, "libbpf1"),
         (errno.ENOEXEC, "make -C bpf"),
@@ -127,6 +127,20 @@ def test_refusal_of_the_kernel_is_a_finding(able: Path, monkeypatch: pytest.Monk
 def test_every_refusal_has_a_remedy_of_its_own(code: int, remedy: str) -> None:
     """A missing library or a stale object is not the kernel's fault, and must not be told as if it were."""
     assert remedy in host.why_not(BpfError(code, "loading"))
+
+
+def test_a_kernel_without_the_tracepoints_is_told_so_whatever_the_errno(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel answers for a tracepoint that it does not have differs; its BTF does not."""
+    btf = tmp_path / "vmlinux"
+    btf.write_bytes(b"\0btf_trace_sk_data_ready\0")
+    monkeypatch.setattr(host, "_BTF", btf)
+    for code in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+        told = host.why_not(BpfError(code, "loading"))
+        assert "Linux 6.3" in told
+        assert "newer kernel" in told
+        assert os.strerror(code) not in told
 
 
 @pytest.mark.parametrize(
