@@ -7,7 +7,7 @@
 /* arch/x86/entry/syscalls/syscall_64.tbl */
 enum {
 	NR_read = 0, NR_write = 1, NR_readv = 19, NR_writev = 20, NR_sendto = 44, NR_recvfrom = 45, NR_sendmsg = 46,
-	NR_recvmsg = 47, NR_recvmmsg = 299, NR_sendmmsg = 307, NR_preadv2 = 327, NR_pwritev2 = 328,
+	NR_recvmsg = 47, NR_splice = 275, NR_recvmmsg = 299, NR_sendmmsg = 307, NR_preadv2 = 327, NR_pwritev2 = 328,
 };
 #define TS_COMPAT 2 /* arch/x86/include/asm/thread_info.h: a 32-bit system call */
 
@@ -17,17 +17,20 @@ enum {
 #define SYSCALL_ARG2(regs) ((regs)->si)
 #define SYSCALL_ARG3(regs) ((regs)->dx)
 #define SYSCALL_ARG5(regs) ((regs)->r8)
+#define STORE_RELEASE(pointer, value) (*(volatile __typeof__(*(pointer)) *)(pointer) = (value))
 
 #elif defined(__TARGET_ARCH_arm64)
 /* include/uapi/asm-generic/unistd.h */
 enum {
-	NR_read = 63, NR_write = 64, NR_readv = 65, NR_writev = 66, NR_sendto = 206, NR_recvfrom = 207, NR_sendmsg = 211,
-	NR_recvmsg = 212, NR_recvmmsg = 243, NR_sendmmsg = 269, NR_preadv2 = 286, NR_pwritev2 = 287,
+	NR_read = 63, NR_write = 64, NR_readv = 65, NR_writev = 66, NR_splice = 76, NR_sendto = 206, NR_recvfrom = 207,
+	NR_sendmsg = 211, NR_recvmsg = 212, NR_recvmmsg = 243, NR_sendmmsg = 269, NR_preadv2 = 286, NR_pwritev2 = 287,
 };
-#define SYSCALL_NUMBER(task, regs) ((long)(regs)->syscallno)
+/* The first argument's register takes the result: when it differs, this is task work behind the call. */
+#define SYSCALL_NUMBER(task, regs) ((regs)->regs[0] == (regs)->orig_x0 ? (long)(regs)->syscallno : -1)
 #define SYSCALL_ARG2(regs) ((regs)->regs[1])
 #define SYSCALL_ARG3(regs) ((regs)->regs[2])
 #define SYSCALL_ARG5(regs) ((regs)->regs[4])
+#define STORE_RELEASE(pointer, value) ((void)__sync_lock_test_and_set(pointer, value))
 #endif
 
 /* Helpers younger than libbpf 0.5's headers (Ubuntu 22.04), by number: include/uapi/linux/bpf.h. */

@@ -60,6 +60,24 @@ static __always_inline void add_listener(struct sock_common *sk)
 	bpf_map_update_elem(&listeners, &key, &yes, BPF_ANY);
 }
 
+/* When the segment was sent that was acknowledged last. */
+static __always_inline __u64 last_sent_ns(struct tcp_sock *tp)
+{
+	return tp->rack.mstamp * 1000;
+}
+
+/*
+ * How many bytes the process has read that no hook has counted: of a recvmsg that is not done (MSG_WAITALL), or moved
+ * otherwise than by one (splice). The peer's FIN counts as a byte once it is read.
+ */
+static __always_inline __s32 unseen_bytes(const struct connection *c, struct sock *sk, struct tcp_sock *tp)
+{
+	__u64 counted = c->slot.role == ROLE_CLIENT ? c->total_response_bytes : c->total_request_bytes;
+	__u32 copied = tp->copied_seq;
+	__u32 fin = (sk->sk_shutdown & RCV_SHUTDOWN) && copied == tp->rcv_nxt;
+	return (__s32)(copied - c->read_seq - (__u32)counted - fin);
+}
+
 static __always_inline void set_addresses(struct slot *s, struct sock_common *sk)
 {
 	s->family = (__u8)sk->skc_family;
@@ -75,14 +93,17 @@ static __always_inline void set_addresses(struct slot *s, struct sock_common *sk
 	}
 }
 
+static __always_inline bool ports_tell(const struct slot *s)
+{
+	return (s->local_port < EPHEMERAL_PORT) != (s->remote_port < EPHEMERAL_PORT);
+}
+
 /* Nobody saw the handshake: a listening port tells, else the lower port, else who speaks first. */
 static __always_inline void guess_role(struct slot *s, bool send)
 {
-	bool local_low = s->local_port < EPHEMERAL_PORT, remote_low = s->remote_port < EPHEMERAL_PORT;
-
 	s->flags |= FLAG_ROLE_GUESSED;
-	if (local_low != remote_low)
-		s->role = local_low ? ROLE_SERVER : ROLE_CLIENT;
+	if (ports_tell(s))
+		s->role = s->local_port < EPHEMERAL_PORT ? ROLE_SERVER : ROLE_CLIENT;
 	else
 		s->role = send ? ROLE_CLIENT : ROLE_SERVER;
 }
@@ -112,40 +133,60 @@ static __always_inline struct connection *new_tcp(struct sock *sk)
 	return c;
 }
 
-/* A TCP connection that was there before the agent. */
-static __noinline struct connection *adopt_tcp(struct sock *sk, bool send)
+static __always_inline void set_read_seq(struct connection *c, struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		c->read_seq = tp->copied_seq;
+}
+
+/* A TCP connection that was there before the agent, and has just moved `length` bytes, if any. */
+static __noinline struct connection *adopt_tcp(struct sock *sk, bool send, __u32 length)
 {
 	struct connection *c = new_tcp(sk);
 	if (!c)
 		return NULL;
 	set_addresses(&c->slot, &sk->__sk_common);
+	set_read_seq(c, sk);
+	if (!send)
+		c->read_seq -= length;
 	c->slot.flags = FLAG_OLD_CONNECTION;
 	c->await_request = true;
 	old_role(&c->slot, send);
 	return c;
 }
 
+static __always_inline bool is_shared(struct unix_address *name)
+{
+	int holders = 0;
+	bpf_probe_read_kernel(&holders, sizeof(holders), __builtin_preserve_access_index(&name->refcnt.refs.counter));
+	return holders > 1;
+}
+
 static __always_inline void set_unix(struct connection *c, struct sock *sk, bool send)
 {
 	struct unix_sock *u = (struct unix_sock *)skc_to_unix_sock(sk);
-	struct unix_address *named;
-	bool local;
+	struct unix_address *named, *peer_named = NULL;
 
 	c->slot.role = send ? ROLE_CLIENT : ROLE_SERVER;
 	if (!u)
 		return;
-	/* The accepted socket carries the listener's name, the connecting one seldom has any. */
 	named = u->addr;
-	local = named != NULL;
-	if (!local && u->peer) {
+	if (u->peer) {
 		struct unix_sock *peer = (struct unix_sock *)u->peer;
-		bpf_probe_read_kernel(&named, sizeof(named), __builtin_preserve_access_index(&peer->addr));
+		bpf_probe_read_kernel(&peer_named, sizeof(peer_named), __builtin_preserve_access_index(&peer->addr));
 	}
-	if (!named) {
+	if (!named && !peer_named) {
 		c->slot.flags |= FLAG_ROLE_GUESSED;
 		return;
 	}
-	c->slot.role = local ? ROLE_SERVER : ROLE_CLIENT;
+	/* The accepted socket shares the listener's name, the connecting one has none or one of its own. */
+	if (named && peer_named && is_shared(named) == is_shared(peer_named))
+		c->slot.flags |= FLAG_ROLE_GUESSED;
+	else
+		c->slot.role = !named || (peer_named && is_shared(peer_named)) ? ROLE_CLIENT : ROLE_SERVER;
+	if (c->slot.role == ROLE_CLIENT && peer_named)
+		named = peer_named;
 	int length = 0;
 	bpf_probe_read_kernel(&length, sizeof(length), __builtin_preserve_access_index(&named->len));
 	length -= 2; /* sun_family */
@@ -170,13 +211,14 @@ static __noinline struct connection *new_other(struct sock *sk, __u64 cookie, bo
 	struct connection *c = bpf_map_lookup_elem(&blank, &zero);
 	if (!c)
 		return NULL;
-	if (bpf_map_update_elem(&other_connections, &cookie, c, BPF_NOEXIST)) {
+	bpf_map_update_elem(&other_connections, &cookie, c, BPF_NOEXIST);
+	c = bpf_map_lookup_elem(&other_connections, &cookie);
+	if (!c) {
 		COUNT(lost_no_memory);
 		return NULL;
 	}
-	c = bpf_map_lookup_elem(&other_connections, &cookie);
-	if (!c)
-		return NULL;
+	if (c->slot.cookie) /* another thread came first */
+		return c;
 	c->slot.cookie = cookie;
 	c->slot.service = NO_SERVICE;
 	c->opened_ns = bpf_ktime_get_ns();

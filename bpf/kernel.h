@@ -29,18 +29,19 @@ enum {
 	BPF_MAP_TYPE_QUEUE = 22,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_F_NO_PREALLOC = 1 };
-enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
+enum { BPF_SK_STORAGE_GET_F_CREATE = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1 };
 enum { BPF_RB_NO_WAKEUP = 1 };
 
 enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
-enum { MSG_PEEK = 2 };
-enum { SHUTDOWN_MASK = 3 };
-enum { ENOSYS = 38 };
+enum { MSG_PEEK = 2, MSG_TRUNC = 0x20, MSG_ERRQUEUE = 0x2000 };
+enum { RCV_SHUTDOWN = 1, SEND_SHUTDOWN = 2, SHUTDOWN_MASK = 3 };
+enum { ENOSYS = 38, EADDRNOTAVAIL = 99, ECANCELED = 125 };
 /* include/net/tcp_states.h */
 enum {
 	TCP_ESTABLISHED = 1, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_CLOSE,
@@ -82,8 +83,13 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
+struct sk_buff_head {
+	__u32 qlen;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_receive_queue;
 	__u16 sk_protocol;
 	__u16 sk_type;
 	int sk_err;
@@ -99,16 +105,42 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 };
 
+struct minmax_sample {
+	__u32 v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
+};
+
+struct tcp_rack {
+	__u64 mstamp;
+};
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u32 copied_seq;
 	__u32 rcv_nxt;
 	__u32 snd_una;
+	__u32 snd_nxt;
 	__u32 write_seq;
 	__u32 srtt_us;
 	__u32 total_retrans;
-	__u64 tcp_mstamp;
+	struct minmax rtt_min;
+	struct tcp_rack rack;
 };
+
+struct socket {
+	struct sock *sk;
+};
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	atomic_t refs;
+} refcount_t;
 
 struct sockaddr_un {
 	unsigned short sun_family;
@@ -116,6 +148,7 @@ struct sockaddr_un {
 };
 
 struct unix_address {
+	refcount_t refcnt;
 	int len;
 	struct sockaddr_un name[];
 };
@@ -133,6 +166,7 @@ struct thread_info {
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
+	int tgid;
 	struct task_struct *group_leader;
 	char comm[16];
 };
@@ -165,9 +199,12 @@ struct bpf_iter_meta {
 	__u64 seq_num;
 };
 
-struct bpf_iter__tcp {
+struct file;
+struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 struct bpf_iter__bpf_sk_storage_map {

@@ -41,15 +41,24 @@ struct {
 	__type(value, struct service_signals);
 } signals SEC(".maps");
 
+/* Services whose responses pause longer than IDLE_NS: twice the longest pause seen, up to a second. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, __u32);
+	__type(value, __u64);
+} patience SEC(".maps");
+
 /* The only variable in .bss, so that user space finds it at offset 0 of that map. */
 struct shared shared;
 
+/* Rare, so it may cost: a program of another context may interrupt this one. */
 #define COUNT(field) \
 	do { \
 		__u32 zero_ = 0; \
 		struct counters *counters_ = bpf_map_lookup_elem(&counters, &zero_); \
 		if (counters_) \
-			counters_->field++; \
+			__sync_fetch_and_add(&counters_->field, 1); \
 	} while (0)
 
 /* Returns whether the ring took it. No wake-up: user space polls, an interrupt an event would cost more. */
@@ -87,6 +96,7 @@ static __noinline __u32 new_service(const struct service_key *key, const char *c
 {
 	struct service_info info = {.index = OVERFLOW_SERVICE};
 	struct service_info *other;
+	__u64 none = 0;
 
 	if (!key || !comm)
 		return OVERFLOW_SERVICE;
@@ -95,6 +105,7 @@ static __noinline __u32 new_service(const struct service_key *key, const char *c
 		return OVERFLOW_SERVICE;
 	}
 	__builtin_memcpy(info.comm, comm, sizeof(info.comm));
+	bpf_map_update_elem(&patience, &info.index, &none, BPF_ANY);
 	if (!bpf_map_update_elem(&services, key, &info, BPF_NOEXIST))
 		return info.index;
 	bpf_map_push_elem(&free_services, &info.index, 0);
@@ -114,27 +125,36 @@ static __always_inline __u32 find_service(const struct slot *slot)
 	return info ? info->index : new_service(&key, slot->comm);
 }
 
-static __always_inline void count_turn(const struct slot *slot, bool written)
+/* The sweep may be preempted by a program that counts for the same service on this CPU; hooks of I/O are not. */
+#define ADD(to, n) \
+	do { \
+		if (preemptible) \
+			__sync_fetch_and_add(&(to), (n)); \
+		else \
+			(to) += (n); \
+	} while (0)
+
+static __always_inline void count_turn(const struct slot *slot, bool written, bool preemptible)
 {
 	__u32 index = slot->service;
 	struct service_signals *s = bpf_map_lookup_elem(&signals, &index);
 	if (!s)
 		return;
-	s->turns++;
-	s->request_bytes += slot->request_bytes;
-	s->response_bytes += slot->response_bytes;
+	ADD(s->turns, 1);
+	ADD(s->request_bytes, slot->request_bytes);
+	ADD(s->response_bytes, slot->response_bytes);
 	if (!written)
-		s->lost++;
+		ADD(s->lost, 1);
 	if (!slot->response_last_ns)
 		return;
 	__u64 duration = slot->response_last_ns - slot->request_first_ns;
 	__u32 bucket = histogram_bucket(duration);
 	if (bucket >= HISTOGRAM_BUCKETS)
 		return;
-	s->duration_ns += duration;
-	s->turns_histogram[bucket]++;
+	ADD(s->duration_ns, duration);
+	ADD(s->turns_histogram[bucket], 1);
 	if (!written)
-		s->lost_histogram[bucket]++;
+		ADD(s->lost_histogram[bucket], 1);
 }
 
 #endif

@@ -8,16 +8,9 @@
 
 /* A turn without I/O for this long is written: half of the 100 ms from event to line. */
 #define IDLE_NS 30000000
-
 #define MAX_PATIENCE_NS 1000000000
-
-/* Services whose responses pause longer than IDLE_NS: twice the longest pause seen, up to a second. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_SERVICES);
-	__type(key, __u32);
-	__type(value, __u64);
-} patience SEC(".maps");
+/* A datagram that is not answered by then never will be. */
+#define UNANSWERED_NS 5000000000ULL
 
 /* A connection: the slot being filled, and what outlives a turn. */
 struct connection {
@@ -26,34 +19,63 @@ struct connection {
 	__u64 arrival_ns;      /* of the first unread byte; 0 when unknown */
 	__u64 total_request_bytes;
 	__u64 total_response_bytes;
-	__u64 mmsg_vector;     /* the sendmmsg or recvmmsg array seen last, and the next index in it */
-	__u32 mmsg_next;
-	__u32 mmsg_length;
+	__u32 read_seq;        /* TCP: copied_seq before the first byte that was counted */
+	__u32 unseen_sweeps;   /* in a row that found bytes read that no hook had counted */
+	__u32 busy;            /* a program works on it */
 	__u8 accept_pending;   /* the ACCEPT slot waits for the process to be known */
 	__u8 await_request;    /* older than the agent: response bytes before the first request belong to nobody */
 	__u8 written;          /* this turn was written as idle */
 	__u8 closed;
-	__u32 unused;
 	/* capture() proves its offset and its length apart: room for their sum, never written. */
 	__u8 slack[REQUEST_BYTES];
 };
 
-enum buffer_shape { BUFFER_NONE, BUFFER_FLAT, BUFFER_IOVEC, BUFFER_MSGHDR, BUFFER_MMSGHDR };
+enum buffer_shape { BUFFER_NONE, BUFFER_FLAT, BUFFER_IOVEC, BUFFER_MSGHDR };
 
 /* Where the bytes of one I/O lie in user memory. */
 struct io {
 	__u64 pointer;
-	__u64 count;           /* entries of an iovec or mmsghdr array */
+	__u64 count;           /* bytes of a flat buffer, entries of an iovec array */
 	__u32 length;          /* bytes moved */
 	__u32 shape;
 };
+
+#define LOCK_TRIES 512
+
+/*
+ * The sweep, or another thread that uses the same socket, may be at it on another CPU: each turn is written and counted
+ * once. Only who holds it and was interrupted on this very CPU makes the wait end in vain; it must end all the same.
+ */
+static __noinline int lock_contended(struct connection *c)
+{
+	for (int i = 0; i < LOCK_TRIES; i++)
+		if (!__sync_lock_test_and_set(&c->busy, 1))
+			return 0;
+	return 1;
+}
+
+static __always_inline bool try_lock(struct connection *c)
+{
+	return !__sync_lock_test_and_set(&c->busy, 1);
+}
+
+static __always_inline void lock(struct connection *c)
+{
+	if (!try_lock(c))
+		lock_contended(c);
+}
+
+static __always_inline void unlock(struct connection *c)
+{
+	STORE_RELEASE(&c->busy, 0);
+}
 
 static __always_inline __u64 smaller(__u64 a, __u64 b)
 {
 	return a < b ? a : b;
 }
 
-/* Append up to `length` user bytes at payload[*used]; false if the page is not there. */
+/* Append up to `length` user bytes at payload[*used]; false if they can't be read. */
 static __always_inline bool append(__u8 *payload, __u16 *used, __u32 room, const void *from, __u64 length)
 {
 	__u64 at = *used;
@@ -84,7 +106,7 @@ static __always_inline bool append_iovec(__u8 *payload, __u16 *used, __u32 room,
 			return false;
 		length -= n;
 	}
-	return true;
+	return length == 0 || *used >= room;
 }
 
 static __always_inline bool append_msghdr(__u8 *payload, __u16 *used, __u32 room, const void *header, __u64 length)
@@ -95,42 +117,23 @@ static __always_inline bool append_msghdr(__u8 *payload, __u16 *used, __u32 room
 	return append_iovec(payload, used, room, message.msg_iov, message.msg_iovlen, length);
 }
 
-/*
- * No register says which message of a sendmmsg or recvmmsg this is. It is the one after the last seen, if that one's
- * msg_len, which the kernel stores between two messages, is what was moved.
- */
-static __always_inline const struct mmsghdr *current_mmsghdr(struct connection *c, const struct io *io)
+static __always_inline bool append_shape(const struct io *io, __u8 *payload, __u16 *used, __u32 room)
 {
-	const struct mmsghdr *vector = (const struct mmsghdr *)io->pointer;
-	__u32 next = c->mmsg_vector == io->pointer ? c->mmsg_next : 0, stored = 0;
-
-	if (next && next < io->count)
-		bpf_probe_read_user(&stored, sizeof(stored), &vector[next - 1].msg_len);
-	if (next >= io->count || stored != c->mmsg_length)
-		next = 0;
-	c->mmsg_vector = io->pointer;
-	c->mmsg_length = io->length;
-	c->mmsg_next = next + 1;
-	return vector + next;
-}
-
-static __always_inline bool append_shape(struct connection *c, const struct io *io, __u8 *payload, __u16 *used,
-					 __u32 room)
-{
+	/* A datagram's length may be more than its buffer (MSG_TRUNC). */
 	if (io->shape == BUFFER_FLAT)
-		return append(payload, used, room, (const void *)io->pointer, io->length);
+		return append(payload, used, room, (const void *)io->pointer, smaller(io->length, io->count));
 	if (io->shape == BUFFER_IOVEC)
 		return append_iovec(payload, used, room, (const struct iovec *)io->pointer, io->count, io->length);
 	if (io->shape == BUFFER_MSGHDR)
 		return append_msghdr(payload, used, room, (const void *)io->pointer, io->length);
-	if (io->shape == BUFFER_MMSGHDR)
-		return append_msghdr(payload, used, room, current_mmsghdr(c, io), io->length);
 	return false;
 }
 
-static __always_inline void capture(struct connection *c, const struct io *io, __u8 *payload, __u16 *used, __u32 room)
+/* The first bytes, as far as there is no gap: what follows `before` bytes of which not all are there is left out. */
+static __always_inline void capture(struct connection *c, const struct io *io, __u64 before, __u8 *payload, __u16 *used,
+				    __u32 room)
 {
-	if (*used >= room || append_shape(c, io, payload, used, room))
+	if (*used != before || *used >= room || append_shape(io, payload, used, room))
 		return;
 	c->slot.flags |= FLAG_NO_PAYLOAD;
 	COUNT(payload_missing);
@@ -199,23 +202,19 @@ static __always_inline void finish_turn(struct connection *c, __u32 why)
 	struct slot *s = &c->slot;
 	if (c->written || (!s->request_first_ns && !s->response_first_ns))
 		return;
-	if (s->service == NO_SERVICE)
+	if (s->service == NO_SERVICE || s->service == OVERFLOW_SERVICE)
 		s->service = find_service(s);
 	s->flags |= why;
 	hash_payload(s);
 	bool written = write_slot(s, KIND_TURN);
 	if (s->request_first_ns && !(s->flags & FLAG_CONTINUED))
-		count_turn(s, written);
+		count_turn(s, written, why == FLAG_IDLE);
 	c->written = true;
 }
 
 static __always_inline void request_bytes(struct connection *c, const struct io *io, __u64 now)
 {
 	struct slot *s = &c->slot;
-	if (s->response_first_ns || (s->transport == TRANSPORT_UDP && s->request_first_ns)) {
-		finish_turn(c, 0);
-		begin_turn(c);
-	}
 	if (!s->request_first_ns) {
 		s->request_first_ns = now;
 		if (c->arrival_ns)
@@ -223,10 +222,10 @@ static __always_inline void request_bytes(struct connection *c, const struct io 
 	}
 	c->await_request = false;
 	s->request_last_ns = now;
-	s->request_bytes += io->length;
 	s->request_segments++;
 	c->total_request_bytes += io->length;
-	capture(c, io, s->request, &s->request_length, REQUEST_BYTES);
+	capture(c, io, s->request_bytes, s->request, &s->request_length, REQUEST_BYTES);
+	s->request_bytes += io->length;
 }
 
 /*
@@ -239,13 +238,16 @@ static __always_inline void continue_turn(struct connection *c, __u64 now)
 	__u32 service = s->service;
 	__u64 *wait = bpf_map_lookup_elem(&patience, &service);
 	__u64 gap = 2 * (now - s->response_last_ns);
-	if (wait && *wait < gap)
+	/* One impatient service must not hold up all that share the index of the rest. */
+	if (wait && service != OVERFLOW_SERVICE && *wait < gap)
 		*wait = gap < MAX_PATIENCE_NS ? gap : MAX_PATIENCE_NS;
-	s->flags = (s->flags & ~FLAG_IDLE) | FLAG_CONTINUED;
-	s->response_bytes = 0;
-	s->response_segments = 0;
-	s->response_length = 0;
-	s->response_hash = 0;
+	s->flags = (s->flags & ~(FLAG_IDLE | FLAG_NO_PAYLOAD)) | FLAG_CONTINUED;
+	s->request_bytes = s->response_bytes = 0;
+	s->request_segments = s->response_segments = 0;
+	s->request_length = s->response_length = 0;
+	s->request_hash = s->response_hash = 0;
+	__builtin_memset(s->request, 0, 16);
+	__builtin_memset(s->response, 0, 16);
 	c->written = false;
 }
 
@@ -263,9 +265,9 @@ static __always_inline void response_bytes(struct connection *c, const struct io
 			s->flags |= FLAG_SERVER_FIRST;
 	}
 	s->response_last_ns = now;
-	s->response_bytes += io->length;
 	s->response_segments++;
-	capture(c, io, s->response, &s->response_length, RESPONSE_BYTES);
+	capture(c, io, s->response_bytes, s->response, &s->response_length, RESPONSE_BYTES);
+	s->response_bytes += io->length;
 }
 
 /* A connection changes hands (fork, descriptor passing, pre-fork servers): names are read once per process. */
@@ -291,14 +293,30 @@ static __always_inline void write_accept(struct connection *c)
 	s->request_first_ns = 0;
 }
 
-/* The one entry: `length` > 0 bytes went `send` or came. */
-static __always_inline void turn_io(struct connection *c, bool send, const struct io *io)
+static __always_inline bool is_request(const struct connection *c, bool send)
 {
-	__u64 now = bpf_ktime_get_ns();
-	if (c->closed)
-		return;
+	return (c->slot.role == ROLE_CLIENT) == send;
+}
+
+/*
+ * The bytes about to be handed to turn_io() may be the next turn's. The last is ended here, while process, thread and
+ * peer are still its own. Returns whether a new one began.
+ */
+static __always_inline bool turn_next(struct connection *c, bool send)
+{
+	struct slot *s = &c->slot;
+	if (!is_request(c, send) || !(s->response_first_ns || (s->transport == TRANSPORT_UDP && s->request_first_ns)))
+		return false;
+	finish_turn(c, 0);
+	begin_turn(c);
+	return true;
+}
+
+/* `length` > 0 bytes went `send` or came, at `now`. */
+static __always_inline void turn_io(struct connection *c, bool send, const struct io *io, __u64 now)
+{
 	write_accept(c);
-	if ((c->slot.role == ROLE_CLIENT) == send)
+	if (is_request(c, send))
 		request_bytes(c, io, now);
 	else
 		response_bytes(c, io, now);
@@ -317,23 +335,45 @@ static __always_inline __u64 idle_wait(const struct slot *s)
 	return *wait;
 }
 
-/* Called for every connection by the sweep. Returns whether it has to be looked at again without new I/O. */
-static __always_inline bool turn_idle(struct connection *c, bool drained, __u64 acknowledged_ns, __u64 now)
+/* The last byte of the response left at `sent_ns`, behind the call that handed it over. */
+static __always_inline void turn_sent(struct connection *c, __u64 sent_ns)
+{
+	if (!c->written && c->slot.response_first_ns && sent_ns > c->slot.response_last_ns)
+		c->slot.response_last_ns = sent_ns;
+}
+
+static __always_inline bool is_idle(const struct connection *c, __u64 round_trip_ns, __u64 now)
+{
+	const struct slot *s = &c->slot;
+	if (s->response_first_ns)
+		return now > s->response_last_ns + idle_wait(s) + round_trip_ns;
+	return s->transport == TRANSPORT_UDP && now > s->request_last_ns + UNANSWERED_NS;
+}
+
+static __always_inline void write_open(struct connection *c)
+{
+	struct slot *s = &c->slot;
+	hash_payload(s);
+	write_slot(s, KIND_OPEN);
+	s->flags |= FLAG_OPENED;
+}
+
+/*
+ * Called for every connection by the sweep. drained: no byte of the response is under way. Returns whether it has to be
+ * looked at again without new I/O.
+ */
+static __always_inline bool turn_idle(struct connection *c, bool drained, __u64 round_trip_ns, __u64 now)
 {
 	struct slot *s = &c->slot;
 	if (c->closed || c->written || (!s->request_first_ns && !s->response_first_ns))
 		return false;
-	if (s->response_first_ns && drained && now > s->response_last_ns + idle_wait(s)) {
-		if (acknowledged_ns > s->response_last_ns && acknowledged_ns < now)
-			s->response_last_ns = acknowledged_ns;
+	if (drained && is_idle(c, round_trip_ns, now)) {
 		finish_turn(c, FLAG_IDLE);
 		return false;
 	}
-	if (!(s->flags & (FLAG_OPENED | FLAG_CONTINUED)) && s->request_first_ns && now > s->request_first_ns + IDLE_NS) {
-		write_slot(s, KIND_OPEN);
-		s->flags |= FLAG_OPENED;
-	}
-	return s->response_first_ns || !(s->flags & FLAG_OPENED);
+	if (!(s->flags & (FLAG_OPENED | FLAG_CONTINUED)) && s->request_first_ns && now > s->request_first_ns + IDLE_NS)
+		write_open(c);
+	return s->response_first_ns || s->transport == TRANSPORT_UDP || !(s->flags & FLAG_OPENED);
 }
 
 static __always_inline void turn_close(struct connection *c, __u32 srtt_us, __u32 retransmits)

@@ -3,88 +3,245 @@
 #ifndef MASDEEPFLOW_HOOKS_SOCKET_H
 #define MASDEEPFLOW_HOOKS_SOCKET_H
 
-/* Where the current system call keeps its buffers. */
-static __always_inline void find_buffers(struct io *io, struct task_struct *task)
-{
-	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
-	long number = SYSCALL_NUMBER(task, regs);
+/* Where a thread is in its sendmmsg or recvmmsg. */
+struct message_call {
+	__u64 vector;
+	__u64 cookie;
+	__u32 count;
+	__u32 next;
+	__u32 length;
+	__u32 unused;
+};
 
-	io->pointer = SYSCALL_ARG2(regs);
-	io->count = SYSCALL_ARG3(regs);
-	if (number == NR_recvfrom || number == NR_read || number == NR_sendto || number == NR_write)
-		io->shape = BUFFER_FLAT;
-	else if (number == NR_writev || number == NR_readv || number == NR_pwritev2 || number == NR_preadv2)
-		io->shape = BUFFER_IOVEC;
-	else if (number == NR_sendmsg || number == NR_recvmsg)
-		io->shape = BUFFER_MSGHDR;
-	else if (number == NR_sendmmsg || number == NR_recvmmsg)
-		io->shape = BUFFER_MMSGHDR;
-	else
-		io->shape = BUFFER_NONE; /* sendfile, splice, io_uring, a 32-bit call: bytes and time only */
-}
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct message_call);
+} message_calls SEC(".maps");
 
 static __always_inline struct task_struct *current_task(void)
 {
 	return (struct task_struct *)bpf_get_current_task_btf();
 }
 
-static __always_inline int tcp_io(struct sock *sk, bool send, int length)
+static __always_inline __u64 vector_bytes(const struct mmsghdr *message)
+{
+	struct user_msghdr header;
+	struct iovec entry;
+	__u64 bytes = 0;
+
+	if (bpf_probe_read_user(&header, sizeof(header), message))
+		return 0;
+	for (int i = 0; i < MAX_IOVECS; i++) {
+		if (i >= (long)header.msg_iovlen || bpf_probe_read_user(&entry, sizeof(entry), header.msg_iov + i))
+			break;
+		bytes += entry.iov_len;
+	}
+	return bytes;
+}
+
+/*
+ * No register says which message of its vector a sendmmsg or recvmmsg is at. It is the one after the last seen, unless
+ * this is another call: then the socket or the vector differs, or the last message's msg_len, which the kernel stores
+ * between two messages, is not what was moved, or end_messages() was told of the end.
+ */
+static __noinline __u64 next_message(struct sock *sk, const struct io *io)
+{
+	const struct mmsghdr *vector = (const struct mmsghdr *)io->pointer;
+	__u32 next = 0, stored = 0, count = (__u32)io->count;
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct message_call *call = bpf_task_storage_get(&message_calls, bpf_get_current_task_btf(), NULL,
+							 BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!call)
+		return 0;
+	if (call->cookie == cookie && call->vector == io->pointer && call->count == count && call->next < count)
+		next = call->next;
+	if (next && (bpf_probe_read_user(&stored, sizeof(stored), &vector[next - 1].msg_len) || stored != call->length))
+		next = 0;
+	call->cookie = cookie;
+	call->vector = io->pointer;
+	call->count = count;
+	call->length = io->length;
+	call->next = next + 1;
+	return (__u64)(vector + next);
+}
+
+static __noinline int end_messages(void)
+{
+	struct message_call *call = bpf_task_storage_get(&message_calls, bpf_get_current_task_btf(), NULL, 0);
+	if (call)
+		call->next = 0;
+	return 0;
+}
+
+static __always_inline void find_message(struct io *io, struct sock *sk, bool send, bool timeout)
+{
+	io->pointer = next_message(sk, io);
+	/* Nothing tells that recvmmsg ran out of time. */
+	io->shape = io->pointer && !(timeout && io->count > 1) ? BUFFER_MSGHDR : BUFFER_NONE;
+	/* A stream took a part of the message: the call ends here. */
+	if (send && io->pointer && sk->sk_type == SOCK_STREAM &&
+	    vector_bytes((const struct mmsghdr *)io->pointer) > io->length)
+		end_messages();
+}
+
+/* Where the current system call keeps its buffers. */
+static __always_inline void find_buffers(struct io *io, struct sock *sk, struct task_struct *task, bool send)
+{
+	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
+	long number = SYSCALL_NUMBER(task, regs);
+
+	io->pointer = SYSCALL_ARG2(regs);
+	io->count = SYSCALL_ARG3(regs);
+	if (number == (send ? NR_sendto : NR_recvfrom) || number == (send ? NR_write : NR_read))
+		io->shape = BUFFER_FLAT;
+	else if (number == (send ? NR_writev : NR_readv) || number == (send ? NR_pwritev2 : NR_preadv2))
+		io->shape = BUFFER_IOVEC;
+	else if (number == (send ? NR_sendmsg : NR_recvmsg))
+		io->shape = BUFFER_MSGHDR;
+	else if (number == (send ? NR_sendmmsg : NR_recvmmsg))
+		find_message(io, sk, send, !send && SYSCALL_ARG5(regs));
+	else
+		io->shape = BUFFER_NONE; /* sendfile, splice, io_uring, a 32-bit call: bytes and time only */
+}
+
+/* Nothing came or went, or was only looked at. It takes its place in a vector of messages; an error ends the vector. */
+static __always_inline int no_bytes(struct sock *sk, bool send, int length)
 {
 	struct io io = {.length = (__u32)length};
-	__u64 id = bpf_get_current_pid_tgid();
+	struct task_struct *task = current_task();
+	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
+
+	if (SYSCALL_NUMBER(task, regs) != (send ? NR_sendmmsg : NR_recvmmsg))
+		return 0;
+	if (length < 0)
+		return end_messages();
+	io.pointer = SYSCALL_ARG2(regs);
+	io.count = SYSCALL_ARG3(regs);
+	next_message(sk, &io);
+	return 0;
+}
+
+/* A response that did not fit in the socket buffer at once: its last byte leaves behind the last call. */
+#define BUFFERED_BYTES 16384
+
+static __always_inline void buffered_response_sent(struct connection *c, struct sock *sk)
+{
+	struct tcp_sock *tp;
+	if (c->slot.role != ROLE_SERVER || c->slot.response_bytes < BUFFERED_BYTES)
+		return;
+	tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		turn_sent(c, last_sent_ns(tp));
+}
+
+static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool discarded)
+{
+	struct io io = {.length = (__u32)length};
+	__u64 id = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
 	__u32 pid = id >> 32;
 
 	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
 	if (!c) {
-		c = adopt_tcp(sk, send);
+		c = adopt_tcp(sk, send, (__u32)length);
 		if (!c)
 			return 0;
 	}
-	if (pid == shared.own_pid) {
+	if (pid == shared.own_pid)
 		c->closed = true; /* whoever accepted it is known only now */
+	if (c->closed)
 		return 0;
-	}
 	struct task_struct *task = current_task();
+	lock(c);
+	if (!send)
+		buffered_response_sent(c, sk);
+	turn_next(c, send);
 	set_process(c, pid, task);
 	c->slot.tid = (__u32)id;
-	find_buffers(&io, task);
-	turn_io(c, send, &io);
+	find_buffers(&io, sk, task, send);
+	if (discarded)
+		io.shape = BUFFER_NONE;
+	turn_io(c, send, &io, now);
+	unlock(c);
+	if (!shared.unfinished_tcp)
+		shared.unfinished_tcp = 1;
+	return 0;
+}
+
+/* Bytes that came otherwise than by a recvmsg. */
+static __always_inline void count_unseen(struct connection *c, struct sock *sk, struct tcp_sock *tp)
+{
+	struct io io = {.shape = BUFFER_NONE};
+	__s32 length = unseen_bytes(c, sk, tp);
+
+	if (length <= 0 || c->closed)
+		return;
+	io.length = (__u32)length;
+	turn_next(c, false);
+	turn_io(c, false, &io, bpf_ktime_get_ns());
+}
+
+/*
+ * splice() reads a TCP socket without a recvmsg: the hook of its end is this one, which others pass too. It is attached
+ * when the sweep has found a socket read in that way.
+ */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(on_splice, struct sock *sk)
+{
+	struct task_struct *task = current_task();
+	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
+	__u64 id = bpf_get_current_pid_tgid();
+
+	if (SYSCALL_NUMBER(task, regs) != NR_splice || id >> 32 == shared.own_pid)
+		return 0;
+	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
+	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (!c || !tp || c->closed)
+		return 0;
+	lock(c);
+	set_process(c, id >> 32, task);
+	c->slot.tid = (__u32)id;
+	count_unseen(c, sk, tp);
+	unlock(c);
 	if (!shared.unfinished_tcp)
 		shared.unfinished_tcp = 1;
 	return 0;
 }
 
 /* Where an unconnected UDP socket sends to stands in the call only. */
-static __always_inline void set_udp_peer(struct connection *c, struct task_struct *task)
+static __always_inline void set_udp_peer(struct slot *s, const struct io *io, struct task_struct *task)
 {
 	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
-	long number = SYSCALL_NUMBER(task, regs);
 	const void *name = NULL;
 	struct {
 		__u16 family;
 		__be16 port;
-		__u8 address[24];
-	} to = {};
+		__u32 address;
+	} to;
 
-	if (c->slot.remote_port)
-		return;
-	if (number == NR_sendto)
+	if (io->shape == BUFFER_FLAT && SYSCALL_NUMBER(task, regs) == NR_sendto)
 		name = (const void *)SYSCALL_ARG5(regs);
-	else if (number == NR_sendmsg)
-		bpf_probe_read_user(&name, sizeof(name), (const void *)SYSCALL_ARG2(regs));
+	else if (io->shape == BUFFER_MSGHDR)
+		bpf_probe_read_user(&name, sizeof(name), (const void *)io->pointer);
 	if (!name || bpf_probe_read_user(&to, sizeof(to), name))
 		return;
-	c->slot.remote_port = __builtin_bswap16(to.port);
-	if (to.family == AF_INET)
-		__builtin_memcpy(c->slot.remote_address, to.address, 4);
-	else if (to.family == AF_INET6)
-		__builtin_memcpy(c->slot.remote_address, to.address + 4, 16);
+	s->remote_port = __builtin_bswap16(to.port);
+	if (to.family == AF_INET6) {
+		bpf_probe_read_user(s->remote_address, 16, name + sizeof(to)); /* sin6_flowinfo comes before */
+	} else if (s->family == AF_INET6) {
+		/* An IPv4 address given to an IPv6 socket is mapped. */
+		s->remote_address[10] = s->remote_address[11] = 0xff;
+		*(__u32 *)(s->remote_address + 12) = to.address;
+	} else {
+		*(__u32 *)s->remote_address = to.address;
+	}
 }
 
 static __noinline int other_io(struct sock *sk, bool send, int length)
 {
 	struct io io = {.length = (__u32)length};
-	__u64 id = bpf_get_current_pid_tgid();
+	__u64 id = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
 	__u32 pid = id >> 32;
 
 	if (pid == shared.own_pid)
@@ -93,58 +250,81 @@ static __noinline int other_io(struct sock *sk, bool send, int length)
 	struct connection *c = bpf_map_lookup_elem(&other_connections, &cookie);
 	bool fresh = !c;
 	if (!c) {
-		if (length == 0)
-			return 0;
 		c = new_other(sk, cookie, send);
 		if (!c)
 			return 0;
 	}
 	struct task_struct *task = current_task();
+	lock(c);
+	bool udp = c->slot.transport == TRANSPORT_UDP;
+	/* A UDP socket may be connected anew, or have many peers. */
+	if (turn_next(c, send) && udp)
+		set_addresses(&c->slot, &sk->__sk_common);
 	set_process(c, pid, task);
-	if (length == 0) {
-		turn_close(c, 0, 0);
-		bpf_map_delete_elem(&other_connections, &cookie);
-		return 0;
-	}
-	if (fresh && c->slot.transport == TRANSPORT_UNIX)
+	if (fresh && !udp)
 		write_unix_opened(c);
 	c->slot.tid = (__u32)id;
-	if (send && c->slot.transport == TRANSPORT_UDP)
-		set_udp_peer(c, task);
-	find_buffers(&io, task);
-	turn_io(c, send, &io);
+	if (send)
+		find_buffers(&io, sk, task, true);
+	else
+		find_buffers(&io, sk, task, false);
+	if (send && udp && !sk->__sk_common.skc_dport)
+		set_udp_peer(&c->slot, &io, task);
+	turn_io(c, send, &io, now);
+	unlock(c);
 	if (!shared.unfinished_other)
 		shared.unfinished_other = 1;
 	return 0;
 }
 
-static __always_inline int socket_io(struct sock *sk, bool send, int length)
+static __always_inline int socket_io(struct sock *sk, bool send, int length, int flags)
 {
 	__u16 family = sk->__sk_common.skc_family;
 
 	if (family == AF_INET || family == AF_INET6) {
 		if (sk->sk_protocol == IPPROTO_TCP)
-			return length > 0 ? tcp_io(sk, send, length) : 0;
-		if (sk->sk_protocol == IPPROTO_UDP && length > 0)
+			return tcp_io(sk, send, length, flags & MSG_TRUNC);
+		if (sk->sk_protocol == IPPROTO_UDP)
 			return other_io(sk, send, length);
 		return 0;
 	}
-	/* A Unix stream tells its end by an empty read only. */
-	if (family == AF_UNIX && sk->sk_type == SOCK_STREAM && (length > 0 || (length == 0 && !send)))
+	if (family == AF_UNIX && sk->sk_type == SOCK_STREAM)
 		return other_io(sk, send, length);
+	return 0;
+}
+
+/* A Unix stream tells its end by an empty read only. */
+static __always_inline int unix_end(struct sock *sk)
+{
+	if (sk->__sk_common.skc_family != AF_UNIX || sk->sk_type != SOCK_STREAM)
+		return 0;
+	/* Reading zero bytes is no end, and a peer that only shut down its sending side still reads the response. */
+	if (sk->sk_shutdown != SHUTDOWN_MASK || sk->sk_receive_queue.qlen)
+		return 0;
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct connection *c = bpf_map_lookup_elem(&other_connections, &cookie);
+	if (!c)
+		return 0;
+	lock(c);
+	turn_close(c, 0, 0);
+	unlock(c);
+	bpf_map_delete_elem(&other_connections, &cookie);
 	return 0;
 }
 
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(on_send, struct sock *sk, int length, int flags)
 {
-	return length <= 0 ? 0 : socket_io(sk, true, length);
+	return length > 0 ? socket_io(sk, true, length, 0) : no_bytes(sk, true, length);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(on_receive, struct sock *sk, int length, int flags)
 {
-	return length < 0 || (flags & MSG_PEEK) ? 0 : socket_io(sk, false, length);
+	if (length > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE)))
+		return socket_io(sk, false, length, flags);
+	no_bytes(sk, false, length);
+	return length ? 0 : unix_end(sk);
 }
 
 #endif

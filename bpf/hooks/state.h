@@ -6,24 +6,56 @@
 static __always_inline void write_connect(struct connection *c, __u8 kind)
 {
 	struct slot *s = &c->slot;
+	/* With TCP Fast Open the request is older than the connection. */
+	__u64 request_first_ns = s->request_first_ns;
+
 	s->request_first_ns = c->opened_ns;
 	s->response_last_ns = bpf_ktime_get_ns();
 	write_slot(s, kind);
-	s->request_first_ns = s->response_last_ns = 0;
+	s->request_first_ns = request_first_ns;
+	s->response_last_ns = 0;
+}
+
+/* Accepted or older than the agent, and never used: who shuts it down or closes it is the first known to have it. */
+static __always_inline void set_closer(struct connection *c)
+{
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	if (c->slot.pid)
+		return;
+	if (pid == shared.own_pid)
+		c->closed = true;
+	else
+		set_process(c, pid, (struct task_struct *)bpf_get_current_task_btf());
+}
+
+static __always_inline void closed(struct sock *sk)
+{
+	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
+	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (!c || !tp || c->closed)
+		return;
+	set_closer(c);
+	lock(c);
+	if (c->slot.role == ROLE_SERVER)
+		turn_sent(c, last_sent_ns(tp));
+	turn_close(c, tp->srtt_us >> 3, tp->total_retrans);
+	unlock(c);
 }
 
 static __always_inline void connecting(struct sock *sk)
 {
-	__u32 pid = bpf_get_current_pid_tgid() >> 32;
-	if (pid == shared.own_pid)
+	__u64 id = bpf_get_current_pid_tgid();
+	if (id >> 32 == shared.own_pid)
 		return;
+	/* A socket may be disconnected, or refused, and connect again. */
+	closed(sk);
+	bpf_sk_storage_delete(&tcp_connections, sk);
 	struct connection *c = new_tcp(sk);
 	if (!c)
 		return;
 	c->slot.role = ROLE_CLIENT;
-	c->closed = false;
-	c->slot.tid = (__u32)bpf_get_current_pid_tgid();
-	set_process(c, pid, (struct task_struct *)bpf_get_current_task_btf());
+	c->slot.tid = (__u32)id;
+	set_process(c, id >> 32, (struct task_struct *)bpf_get_current_task_btf());
 }
 
 static __always_inline void connected(struct sock *sk)
@@ -32,17 +64,33 @@ static __always_inline void connected(struct sock *sk)
 	if (!c)
 		return;
 	set_addresses(&c->slot, &sk->__sk_common);
+	set_read_seq(c, sk);
 	write_connect(c, KIND_CONNECT);
 }
 
 static __always_inline void accepted(struct sock *sk)
 {
-	struct connection *c = new_tcp(sk);
+	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
+	/* Both ends sent a SYN: most often one socket, connected to itself. */
+	if (c && c->slot.role == ROLE_CLIENT) {
+		connected(sk);
+		return;
+	}
+	c = new_tcp(sk);
 	if (!c)
 		return;
 	set_addresses(&c->slot, &sk->__sk_common);
+	set_read_seq(c, sk);
 	c->slot.role = ROLE_SERVER;
 	c->accept_pending = true;
+}
+
+static __always_inline __s32 connect_error(struct sock *sk)
+{
+	if (sk->sk_err)
+		return sk->sk_err;
+	/* Closed before there was an answer, or not sent because all ports are taken. */
+	return sk->sk_shutdown == SHUTDOWN_MASK ? ECANCELED : EADDRNOTAVAIL;
 }
 
 static __always_inline void connect_failed(struct sock *sk)
@@ -55,26 +103,27 @@ static __always_inline void connect_failed(struct sock *sk)
 	/* The port is given back before the state changes; inet_sport still has it. */
 	if (tp)
 		c->slot.local_port = __builtin_bswap16(tp->inet_conn.icsk_inet.inet_sport);
-	c->slot.error = sk->sk_err;
+	c->slot.error = connect_error(sk);
 	write_connect(c, KIND_CONNECT_FAILED);
 	c->slot.error = 0;
 	c->closed = true;
 }
 
-static __always_inline void closed(struct sock *sk, bool by_process)
+/* close() or shutdown() of the sending side, in the process that calls it. */
+static __always_inline void shut_down(struct sock *sk)
 {
 	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
-	if (!c || c->closed)
-		return;
-	__u32 pid = bpf_get_current_pid_tgid() >> 32;
-	/* Accepted, never read or written, and closed: only now somebody is known to have it. */
-	if (by_process && !c->slot.pid) {
-		if (pid == shared.own_pid)
-			return;
-		set_process(c, pid, (struct task_struct *)bpf_get_current_task_btf());
-	}
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
-	turn_close(c, tp ? tp->srtt_us >> 3 : 0, tp ? tp->total_retrans : 0);
+	if (!c || !tp)
+		return;
+	set_closer(c);
+	/* A mere shutdown leaves bytes to read, and then the turn, open: those that come, or those that wait. */
+	if (sk->sk_shutdown != SHUTDOWN_MASK || tp->rcv_nxt - tp->copied_seq > 1)
+		return;
+	/* What the peer has no room for yet is sent behind the close: on_destroy() sees when. */
+	if (c->slot.role == ROLE_SERVER && tp->write_seq != tp->snd_nxt)
+		return;
+	closed(sk);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -92,17 +141,16 @@ int BPF_PROG(on_state, struct sock *sk, int old, int new)
 		connect_failed(sk);
 	else if (new == TCP_LISTEN)
 		add_listener(&sk->__sk_common);
-	/* The process closed. A mere shutdown(SHUT_WR) leaves its reading side, and the turn, open. */
-	else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && sk->sk_shutdown == SHUTDOWN_MASK)
-		closed(sk, true);
+	else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
+		shut_down(sk);
 	return 0;
 }
 
-/* Resets, and sockets closed after they left the established states. */
+/* Resets, and sockets that leave behind their close. */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroy, struct sock *sk)
 {
-	closed(sk, false);
+	closed(sk);
 	return 0;
 }
 

@@ -27,6 +27,7 @@ SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 
 MAX_SERVICES = 512
 _TRACEPOINTS = ("on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
+_WHEN_SPLICING = "on_splice"  # costs every read of a TCP socket, so only hosts that need it pay
 _ITERATORS = ("on_start", "sweep_tcp", "sweep_other")
 _MAPS = (
     "ring",
@@ -81,6 +82,7 @@ class Probes:
     def __init__(self, slot_bytes: int = 512, ring_bytes: int = 1 << 24, *, queue_time: bool = True) -> None:
         self._descriptors: dict[str, int] = {}
         self._links: list[int] = []
+        self._splicing = False
         self._ring_bytes = ring_bytes
         self._skip = () if queue_time else ("on_data_ready",)
         self._cpus = libbpf.possible_cpus()
@@ -104,7 +106,7 @@ class Probes:
             loaded.load()
             for name in _MAPS:
                 self._descriptors[name] = loaded.map_fd(name)
-            for name in (*_TRACEPOINTS, *_ITERATORS):
+            for name in (*_TRACEPOINTS, *_ITERATORS, _WHEN_SPLICING):
                 if name not in self._skip:
                     self._descriptors[name] = loaded.program_fd(name)
             return from_btf(loaded.btf(), STRUCTS, ENUMS)
@@ -123,7 +125,8 @@ class Probes:
             for name in _TRACEPOINTS:
                 if name not in self._skip:
                     self._links.append(libbpf.attach_tracepoint(self._descriptors[name]))
-            # Again, for connections that came between the two.
+            # Again, for connections: now the listeners tell their roles, and none can come unseen.
+            self._shared[0]["adopting"] = 1
             libbpf.run_iterator(start)
         finally:
             os.close(start)
@@ -138,6 +141,9 @@ class Probes:
     def sweep(self) -> bool:
         """Write turns that are idle into the ring; return whether there was anything to look at."""
         shared = self._shared[0]
+        if shared["splicing"] and not self._splicing:
+            self._splicing = True
+            self._links.append(libbpf.attach_tracepoint(self._descriptors[_WHEN_SPLICING]))
         tcp, other = bool(shared["unfinished_tcp"]), bool(shared["unfinished_other"])
         if tcp:
             shared["unfinished_tcp"] = 0
