@@ -1,0 +1,28 @@
+"""The real probes, loaded once for each file; each test has a network namespace of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from masdeepflow.kernel.probes import Probes
+from tests.support.stage import RING_BYTES, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def probes() -> Iterator[Probes]:
+    """Yield attached probes with a ring that what else runs on the host does not fill between two looks."""
+    with Probes(ring_bytes=RING_BYTES) as attached:
+        yield attached
+
+
+@pytest.fixture
+def stage(probes: Probes) -> Iterator[Stage]:
+    """Yield an empty stage, watched by the probes."""
+    with Stage(probes) as empty:
+        empty.drain()  # of what came since the last test: the ring may have filled meanwhile
+        yield empty
