@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import json_log
-from tests.support.ports import LOOPBACK
+from tests.support.ports import LOOPBACK, free_port
 from tests.support.programs import run
 
 if TYPE_CHECKING:
@@ -169,3 +169,16 @@ def _check_lines(lines: list[str], summary: dict[str, Any]) -> None:
     events = 17 * 4  # connect, accept and two closes; wrk looks first whether somebody answers
     missing = sent + events - len(objects) - lost["log"]
     assert 0 <= missing <= lost["ring_full"] + lost["event_ring_full"]
+
+
+def test_counts_survive_a_ring_that_is_far_too_small(nginx: Nginx, start_agent: StartAgent) -> None:
+    """Records are lost, yet what is shown counts as nginx counts, and what is hidden stays hidden."""
+    small = ("--log", "json", "--ring-mib", 1)
+    shown, hidden = start_agent(*small, ports=[nginx.port]), start_agent(*small, ports=[free_port()])
+    before = nginx.requests()
+    run("wrk", "-t1", "-c16", "-d2s", nginx.url)
+    counted = nginx.requests() - before - 1
+    summary = json_log.summary(shown.settle().stop().lines)
+    assert summary["lost"]["ring_full"] > 0
+    assert _requests(summary, "nginx", "server") == counted
+    assert json_log.summary(hidden.stop().lines)["services"] == []
