@@ -22,7 +22,7 @@ _REMEDIES = {
         (errno.EPERM, errno.EACCES),
         "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown",
     ),
-    errno.EINVAL: "this kernel's verifier refuses the programs: that is a defect, report it with `masdeepflow check`",
+    errno.EINVAL: "this kernel's verifier refuses the programs, a defect: report it with `masdeepflow check`",
     **dict.fromkeys((errno.ENOMEM, errno.E2BIG), "free some memory, or ask for a smaller --ring-mib"),
     errno.ELIBACC: "install the distribution's libbpf, Debian's package libbpf1 or libbpf0",
     errno.ENOEXEC: "compile the BPF objects again with ./run.sh or make -C bpf",
