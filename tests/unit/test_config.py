@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Load = Callable[[str | bytes], dict[str, Any]]
+    Load = Callable[[str | bytes], dict[str, str | list[str]]]
 
 OPTIONS = ("log", "listen", "store", "duration", "ring_mib", "redact", "include", "exclude")
 LISTS = ("include", "exclude")
@@ -25,7 +25,7 @@ def load(tmp_path: Path) -> Load:
     """Give a function that writes a file and loads it."""
     path = tmp_path / "agent.yaml"
 
-    def write_and_load(content: str | bytes) -> dict[str, Any]:
+    def write_and_load(content: str | bytes) -> dict[str, str | list[str]]:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return config.load(path, OPTIONS, LISTS)
 
@@ -42,39 +42,27 @@ def _refused(load: Load, content: str | bytes) -> str:
 
 
 def test_options_are_keys_under_their_own_names(load: Load) -> None:
-    """Hyphens are as on the command line, underscores as in the environment; values keep YAML's types."""
-    content = "log: json\nring-mib: 4\nduration: 1.5\nredact: yes\nlisten: 127.0.0.1:9419\n"
-    assert load(content) == {
-        "log": "json",
-        "ring_mib": 4,
-        "duration": 1.5,
-        "redact": True,
-        "listen": "127.0.0.1:9419",
-    }
-    assert load("ring_mib: 4") == {"ring_mib": 4}
+    """Hyphens are as on the command line, underscores as in the environment."""
+    content = "log: json\nring-mib: 4\nlisten: 127.0.0.1:9419\nredact: yes\n"
+    assert load(content) == {"log": "json", "ring_mib": "4", "listen": "127.0.0.1:9419", "redact": "yes"}
+    assert load("ring_mib: 4") == {"ring_mib": "4"}
 
 
-@pytest.mark.parametrize("content", ["", "# nothing but a comment\n", "---\n", "null\n"])
+@pytest.mark.parametrize("content", ["", "# nothing but a comment\n", "---\n", "{}\n", "''\n"])
 def test_file_without_options_is_fine(load: Load, content: str) -> None:
     """A file whose every line is commented out changes nothing."""
     assert load(content) == {}
 
 
-@pytest.mark.parametrize("name", ["log", "listen", "store"])
-@pytest.mark.parametrize("word", ["off", "Off", "'off'"])
-def test_bare_off_means_off(load: Load, name: str, word: str) -> None:
-    """YAML 1.1 reads `off` as false; where off is a value of its own it has to come out as that."""
-    assert load(f"{name}: {word}")[name].lower() == "off"
-
-
-def test_off_switches_a_flag_off(load: Load) -> None:
-    """Of a flag it is the truth value."""
-    assert load("redact: off") == {"redact": False}
+@pytest.mark.parametrize("word", ["off", "no", "1:20", "0123", "2001-01-01", "1.50", "0x10", "1_000", "null"])
+def test_values_are_the_text_that_was_written(load: Load, word: str) -> None:
+    """YAML's guesses would make false, 80, 83, a date and others of these: options mean what they say."""
+    assert load(f"listen: {word}\n") == load(f"listen: '{word}'") == {"listen": word}
 
 
 def test_key_without_a_value_is_left_out(load: Load) -> None:
     """As if its line were not there: the default holds."""
-    assert load("log:\nring-mib: 2\ninclude:\n") == {"ring_mib": 2}
+    assert load("log:\nring-mib: 2\ninclude:\nlisten: ''\n") == {"ring_mib": "2"}
 
 
 def test_filters_are_lists(load: Load) -> None:
@@ -85,21 +73,19 @@ def test_filters_are_lists(load: Load) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "value", ["pid=1", "{pid: 1}", "[1]", "[[pid=1]]", "[{pid: 1}]", "5", "true", "[null]"]
-)
+@pytest.mark.parametrize("value", ["pid=1", "{pid: 1}", "[[pid=1]]", "[{pid: 1}]", "5"])
 def test_filters_in_another_form_are_refused(load: Load, value: str) -> None:
     """A plain string would be taken letter by letter: the sentence shows the form that is meant."""
     assert "`include: [KEY=VALUE]`" in _refused(load, f"include: {value}")
 
 
-@pytest.mark.parametrize("value", ["[1]", "{a: 1}", "2001-01-01", "[]", "!!binary aGk=", "!!set {a}"])
+@pytest.mark.parametrize("value", ["[1]", "{a: 1}", "[]", "!!set {a}"])
 def test_nested_values_are_refused(load: Load, value: str) -> None:
     """An option has one value; the sentence names the option as the user knows it."""
     assert _refused(load, f"ring-mib: {value}").startswith("ring-mib ")
 
 
-@pytest.mark.parametrize("content", ["- log", "text", "5", "[]", "false", "''"])
+@pytest.mark.parametrize("content", ["- log", "text", "5", "[]", "false"])
 def test_file_that_is_no_mapping_is_refused(load: Load, content: str) -> None:
     """The sentence shows what a line looks like."""
     assert "`log: json`" in _refused(load, content)
@@ -118,19 +104,22 @@ def test_unknown_option_is_refused_with_those_there_are(load: Load, key: str) ->
         ("log: json\n\tring-mib: 1", "line 2, column 1"),
         ("a: b: c", "line 1, column 5"),
         ("log: \x00", ""),
-        ("ring-mib: !!int x", ""),
-        ("redact: !!bool maybe", ""),
-        ("log: !!timestamp x", ""),
-        ("log: 2001-99-99", ""),
-        ("log: !!python/object:os.system x", "line 1"),
         ("{[a]: b}: 1", "line 1"),
         ("[" * 5000, ""),
-        ("ring-mib: " + "9" * 5000, ""),
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_place(load: Load, content: str, where: str) -> None:
     """Line and column where they are known, and never the parser's own exception."""
     assert where in _refused(load, content)
+
+
+def test_tags_make_no_objects(load: Load, tmp_path: Path) -> None:
+    """Whatever Python object a value claims to be, it is the text behind the claim."""
+    made = tmp_path / "made"
+    content = f"log: !!python/object/apply:os.mkdir ['{made}']\n"
+    assert "log" in _refused(load, content)
+    assert load("log: !!python/name:os.system json") == {"log": "json"}
+    assert not made.exists()
 
 
 def test_bytes_that_are_no_text_are_refused(load: Load) -> None:
@@ -160,11 +149,11 @@ WORDS = st.sampled_from(
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_gives_options_or_a_config_error(load: Load, content: bytes) -> None:
-    """What comes back holds known names with values of the kinds promised, whatever the file holds."""
+    """What comes back holds known names with text, or lists of it, whatever the file holds."""
     try:
         values = load(content)
     except config.ConfigError:
         return
     assert set(values) <= set(OPTIONS)
     for name, value in values.items():
-        assert isinstance(value, list) if name in LISTS else isinstance(value, str | int | float)
+        assert isinstance(value, list) if name in LISTS else isinstance(value, str)
