@@ -80,7 +80,7 @@ def test_a_bad_environment_variable_is_refused(name: str, value: str) -> None:
         (b"listen-token: [a]", "listen"),
         (b"config: other.yaml", "config"),
         (b"\xff\xfe\x00", "UTF-8"),
-        (b"log: !!python/object:os.system {}", "YAML"),
+        (b"log: !!python/object:os.system {}", "configuration"),
         (b"log: \x1b[31m", "YAML"),
     ],
 )
