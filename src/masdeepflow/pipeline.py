@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masdeepflow.announced import Announced
 from masdeepflow.batch import word_of, words
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
 from masdeepflow.protocols.registry import Registry
@@ -53,6 +54,7 @@ class Pipeline:
         self.endpoints = Endpoints(processes)
         self.shown = shown
         self.redact = redact
+        self._announced = Announced()
         self.records = 0
         """Slots seen."""
 
@@ -84,6 +86,7 @@ class Pipeline:
             cookies = ended.tolist()
             self.registry.forget(cookies)
             self.endpoints.forget(cookies)
+            self._announced.forget(cookies)
 
     def _tables(
         self, slots: np.ndarray, codes: NDArray[np.int32], turns: NDArray[np.bool_] | None, offset_ns: int
@@ -132,6 +135,7 @@ class Pipeline:
             self.endpoints.set_protocol(cookie, self.registry.unrecognised)
         codes, endpoints = self.endpoints.compact(codes[parsed.rows])
         table = _table(name, slots, parsed, codes, endpoints, offset_ns)
+        table.shown = self._announced.mark(slots, parsed)
         if self.shown:
             table = _filtered(table, self.shown)
         if self.redact is not None:
@@ -205,7 +209,7 @@ def _table(
         error=parsed.error,
         truncated=parsed.truncated,
         still_open=open_rows,
-        shown=~open_rows & ((slots["flags"] & Flag.OPENED) != 0),
+        shown=np.zeros(len(slots), bool),
         endpoint=codes,
         endpoints=endpoints,
         request_text=parsed.request_text,

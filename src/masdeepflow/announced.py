@@ -1,0 +1,73 @@
+"""Requests shown while they waited for their response, so that none is shown twice, and none never."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masdeepflow.schema import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from masdeepflow.table import Parsed
+
+__all__ = ["Announced"]
+
+_LIMIT = 8192
+
+
+class Announced:
+    """What was announced by turns in flight, by connection, until their requests come again as ended ones.
+
+    `Flag.OPENED` alone does not tell: the turn may have shown no request then, or fewer than it ends with.
+    limit: connections remembered; beyond it the oldest is forgotten, and its request shown again.
+    """
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self._limit = limit
+        self._texts: dict[int, list[str]] = {}
+
+    def mark(self, slots: np.ndarray, parsed: Parsed) -> NDArray[np.bool_]:
+        """Return which transactions (m,) of slots (n,) need not be shown: they were, or are not whole yet."""
+        rows, shown = parsed.rows, np.zeros(len(parsed.rows), bool)
+        cookies, in_flight = slots["cookie"][rows], slots["kind"][rows] == Kind.OPEN
+        concerned = np.array([*self._texts, *cookies[in_flight].tolist()], np.uint64)
+        if not len(concerned):
+            return shown
+        # Cut, though there was room for more: the rest of it is still on its way.
+        growing = parsed.truncated & (slots["request_bytes"] <= slots["request_length"])[rows]
+        codes, values = parsed.request_text.codes, parsed.request_text.values
+        for place in np.flatnonzero((codes >= 0) & np.isin(cookies, concerned)).tolist():
+            cookie, text = int(cookies[place]), values[codes[place]]
+            if not in_flight[place]:
+                shown[place] = self._take(cookie, text)
+            else:
+                shown[place] = growing[place] or self._was_announced(cookie, text)
+        return shown
+
+    def forget(self, cookies: Iterable[int]) -> None:
+        """Drop what is kept of closed connections."""
+        for cookie in cookies:
+            self._texts.pop(cookie, None)
+
+    def _was_announced(self, cookie: int, text: str) -> bool:
+        texts = self._texts.setdefault(cookie, [])
+        if text in texts:
+            return True
+        texts.append(text)
+        if len(self._texts) > self._limit:
+            del self._texts[next(iter(self._texts))]
+        return False
+
+    def _take(self, cookie: int, text: str) -> bool:
+        texts = self._texts.get(cookie, [])
+        if text not in texts:
+            return False
+        texts.remove(text)
+        if not texts:
+            del self._texts[cookie]
+        return True

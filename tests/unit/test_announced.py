@@ -1,0 +1,61 @@
+"""Requests in flight: each gets one line, whatever was to be seen of it when it was announced."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from masdeepflow.announced import Announced
+from masdeepflow.schema import Kind
+from masdeepflow.table import Encoded, Parsed
+
+_DTYPE = np.dtype(
+    [("cookie", "u8"), ("kind", "u1"), ("request_bytes", "u8"), ("request_length", "u2")],
+)
+
+
+def _mark(announced: Announced, *rows: tuple[int, Kind, str | None, bool, int]) -> list[bool]:
+    """Mark (cookie, kind, text, truncated, request bytes) rows; 100 bytes at most were captured."""
+    slots = np.array([(cookie, kind, size, min(size, 100)) for cookie, kind, _, _, size in rows], _DTYPE)
+    parsed = Parsed(
+        rows=np.arange(len(rows)),
+        request_text=Encoded.from_list([text for _, _, text, _, _ in rows]),
+        response_text=Encoded.absent(len(rows)),
+        error=np.zeros(len(rows), bool),
+        truncated=np.array([truncated for _, _, _, truncated, _ in rows]),
+    )
+    shown: list[bool] = announced.mark(slots, parsed).tolist()
+    return shown
+
+
+def test_an_announced_request_is_not_shown_again() -> None:
+    """Not when it ends, nor when it is still waiting in a later turn; the same request after it is."""
+    announced = Announced()
+    assert _mark(announced, (1, Kind.OPEN, "a", False, 9), (1, Kind.OPEN, "a", False, 9)) == [False, True]
+    assert _mark(announced, (1, Kind.TURN, "a", False, 9), (1, Kind.TURN, "a", False, 9)) == [True, False]
+
+
+def test_what_was_not_visible_in_flight_is_shown_at_the_end() -> None:
+    """A turn in flight of which nothing could be told, and a request that came behind the announced one."""
+    announced = Announced()
+    assert _mark(announced, (1, Kind.OPEN, None, False, 4), (1, Kind.TURN, "a", False, 9)) == [False, False]
+    assert _mark(announced, (2, Kind.OPEN, "a", False, 9)) == [False]
+    assert _mark(announced, (2, Kind.TURN, "a", False, 9), (2, Kind.TURN, "b", False, 9)) == [True, False]
+
+
+def test_a_request_that_is_still_arriving_waits_until_it_is_whole() -> None:
+    """A line that is cut though there was room for more grows; one cut at the payload limit does not."""
+    announced = Announced()
+    assert _mark(announced, (1, Kind.OPEN, "a…", True, 9), (1, Kind.TURN, "abc", False, 20)) == [True, False]
+    assert _mark(announced, (1, Kind.OPEN, "a…", True, 200), (1, Kind.TURN, "a…", True, 200)) == [False, True]
+
+
+def test_memory_is_bounded_and_closed_connections_are_forgotten() -> None:
+    """Beyond the limit the oldest is forgotten: shown twice rather than never."""
+    announced = Announced(limit=2)
+    _mark(announced, *((cookie, Kind.OPEN, "a", False, 9) for cookie in (1, 2, 3)))
+    announced.forget([2, 7])
+    assert _mark(announced, *((cookie, Kind.TURN, "a", False, 9) for cookie in (1, 2, 3))) == [
+        False,
+        False,
+        True,
+    ]
