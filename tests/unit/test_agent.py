@@ -22,10 +22,10 @@ from masdeepflow.recording import Recorder, Recording
 from masdeepflow.schema import Kind, Role
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
 from masdeepflow.sinks.metrics import Metrics
+from tests.support.probes import FakeProbes, FakeRing
 from tests.support.slots import MILLISECOND, make_slots, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from masdeepflow.kernel.probes import Probes
@@ -36,73 +36,6 @@ ALL = filters.parse([], [])
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 GONE = 2**22 + 1  # beyond the largest PID
-
-
-class FakeRing:
-    """A ring of slots; what was given back is overwritten at once, as the kernel might."""
-
-    def __init__(self, capacity: int = 100_000) -> None:
-        self.capacity = capacity
-        self.slots = make_slots()
-        self.reads: list[int] = []
-
-    def add(self, *turns: dict[str, object]) -> None:
-        """Write slots."""
-        self.slots = np.concatenate((self.slots, make_slots(*turns)))
-
-    def pending(self) -> int:
-        """Return how many slots wait."""
-        return len(self.slots)
-
-    def read(self, limit: int) -> np.ndarray:
-        """Return up to `limit` slots."""
-        self.reads.append(limit)
-        return self.slots[:limit]
-
-    def release(self, count: int) -> None:
-        """Give slots back."""
-        self.slots[:count].view(np.uint8)[:] = 0xFF
-        self.slots = self.slots[count:]
-
-
-@dataclass
-class FakeProbes:
-    """A kernel side in which nothing runs. `signals` are the services, the last that of the overflow."""
-
-    ring: FakeRing = field(default_factory=FakeRing)
-    swept: bool = False
-    lost: int = 0
-    signals: list[ServiceSignals] = field(default_factory=list)
-    pid: int = field(default_factory=os.getpid)
-    forgotten: list[bytes] = field(default_factory=list)
-    on_sweep: Callable[[], None] = lambda: None
-
-    def sweep(self) -> bool:
-        """Do what the test wants to happen meanwhile."""
-        self.on_sweep()
-        return self.swept
-
-    def counters(self) -> dict[str, int]:
-        """Return what the ring lost."""
-        return {"lost_ring_full": self.lost, "lost_event_ring_full": 2, "lost_no_memory": 1}
-
-    def services(self) -> list[ServiceSignals]:
-        """Return the golden signals."""
-        return self.signals
-
-    def service_keys(self) -> list[bytes]:
-        """Return the keys of those that are not the overflow."""
-        return [service.key for service in self.signals if service.key]
-
-    def own_pid(self) -> int:
-        """Return the agent's PID."""
-        return self.pid
-
-    def forget_service(self, key: bytes) -> int | None:
-        """Note what is forgotten."""
-        self.forgotten.append(key)
-        self.signals = [service for service in self.signals if service.key != key]
-        return 1
 
 
 class Collecting:
