@@ -56,6 +56,7 @@ class Column:
     name: OpenTelemetry semantic convention.
     type: `string` (an `Encoded` column) or `int` (int64, `ABSENT` = none).
     metric_label: whether golden-signal metrics are split by it (few distinct values only).
+    label_values: the values that are labels as they are; others count as `_OTHER`. None: all are.
     """
 
     name: str
@@ -63,6 +64,11 @@ class Column:
     help: str
     unit: str = ""
     metric_label: bool = False
+    label_values: frozenset[str] | None = None
+
+
+# OpenTelemetry: any other token that a client makes up is `_OTHER` in metrics, or it could fill them with series.
+_METHODS = frozenset("CONNECT DELETE GET HEAD OPTIONS PATCH POST PUT QUERY TRACE".split())
 
 
 def _by_name(*columns: Column) -> dict[str, Column]:
@@ -70,7 +76,7 @@ def _by_name(*columns: Column) -> dict[str, Column]:
 
 
 ATTRIBUTES = _by_name(
-    Column("http.request.method", "string", "Request method", metric_label=True),
+    Column("http.request.method", "string", "Request method", metric_label=True, label_values=_METHODS),
     Column("url.path", "string", "Path of the request target"),
     Column("url.query", "string", "Query of the request target, without the question mark"),
     Column("http.response.status_code", "int", "Status code of the final response", metric_label=True),

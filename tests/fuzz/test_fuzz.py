@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-_RUNS = 2000
+_RUNS = 1000
 _ROOT = Path(__file__).parents[2]
 _HARNESSES = sorted(Path(__file__).parent.glob("fuzz_*.py"))
 
@@ -18,6 +18,7 @@ _HARNESSES = sorted(Path(__file__).parent.glob("fuzz_*.py"))
 @pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this Python or processor"
 )
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("harness", _HARNESSES, ids=lambda path: path.stem)
 def test_invariant_holds(harness: Path, tmp_path: Path) -> None:
     """No input breaks the invariant that a harness opens with."""
@@ -28,7 +29,6 @@ def test_invariant_holds(harness: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert f"Done {_RUNS} runs" in done.stderr

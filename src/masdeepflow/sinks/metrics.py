@@ -38,6 +38,8 @@ __all__ = ["FAMILIES", "OTHER", "Failure", "Metrics", "Peer", "Series", "Service
 OTHER = "(other)"
 """The service under which everything beyond the limits is counted."""
 SERIES_LIMIT = 2000
+OTHER_VALUE = "_OTHER"
+"""Label of values that are not among a column's `label_values`; OpenTelemetry's word."""
 SERVICE_LIMIT = 500
 _PERCENTILES = (50, 95, 99)
 
@@ -243,10 +245,17 @@ class Metrics:
     ) -> NDArray[np.intp]:
         """Return the row (r,) in `_series` of each transaction."""
         family = self._family_of[table.protocol] = _family(table.attributes)
-        columns = [table.attributes.get(name) for name in FAMILIES[family]]
+        names = FAMILIES[family]
+        columns = [table.attributes.get(name) for name in names]
         codes = [codes_of(column)[rows] for column in columns if column is not None]
         examples, groups = distinct([services, *codes], len(rows))
-        labels = zip(*[_label_values(column, rows[examples]) for column in columns], strict=True)
+        labels = zip(
+            *[
+                _known(name, _label_values(column, rows[examples]))
+                for name, column in zip(names, columns, strict=True)
+            ],
+            strict=True,
+        )
         keys = self._services.keys()
         owners = [keys[number] for number in services[examples].tolist()]
         numbers = [
@@ -308,6 +317,12 @@ def _label_values(column: Attribute | None, rows: NDArray[np.intp]) -> list[str]
     if isinstance(column, Encoded):
         return ["" if code < 0 else column.values[code] for code in column.codes[rows].tolist()]
     return ["" if value < 0 else str(value) for value in column[rows].tolist()]
+
+
+def _known(name: str, values: list[str]) -> list[str]:
+    """Return the values with those that clients make up replaced, so that they can't fill the series."""
+    allowed = ATTRIBUTES[name].label_values
+    return values if allowed is None else [v if not v or v in allowed else OTHER_VALUE for v in values]
 
 
 def _family(attributes: dict[str, Attribute]) -> str:

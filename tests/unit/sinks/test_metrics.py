@@ -104,12 +104,18 @@ def test_series_are_capped() -> None:
     """Beyond the limit series are counted together by protocol and role: no count is lost."""
     metrics = Metrics(series_limit=10)
     for number in range(100):
-        method = {"http.request.method": f"M{number}"}
-        metrics.write(make_output(make_table({"end": SERVER, **method}, method)))
+        status = {"http.request.method": "GET", "http.response.status_code": 200 + number}
+        metrics.write(make_output(make_table({"end": SERVER, **status}, status)))
     durations = _durations(metrics)
     assert len(durations) == 12
     assert sum(count for count, _ in durations.values()) == 200
     assert durations[Series("http", Service(OTHER, "http", "server"), ("", ""))][0] == 95
+
+
+def test_made_up_methods_share_a_series() -> None:
+    """A client can send any token as a method: as labels, they would use up the series."""
+    metrics = _written(*({"end": SERVER, "http.request.method": f"M{number}"} for number in range(100)))
+    assert list(_durations(metrics)) == [Series("http", NGINX, ("_OTHER", ""))]
 
 
 def test_services_are_capped() -> None:
