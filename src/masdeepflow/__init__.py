@@ -6,3 +6,4 @@
 __all__ = ["__version__"]
 
 __version__ = "0.1.0"
+"""Of the package and its metadata, which reads it from here."""

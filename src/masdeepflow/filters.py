@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "Filter", "FilterError", "parse"]
 
 KEYS = ("pid", "comm", "port", "protocol")
+"""What a filter may ask for."""
 _NUMBERS = ("pid", "port")
 
 

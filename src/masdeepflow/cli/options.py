@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_LISTEN", "LISTS", "NAMES", "Options", "host_options", "output_options", "shown"]
 
 DEFAULT_LISTEN = "127.0.0.1:9419"
+"""Where `run` and `record` serve `/metrics` unless told otherwise."""
 _RING_MIB = 8
 
 

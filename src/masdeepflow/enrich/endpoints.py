@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["NO_PROTOCOL", "Endpoints", "Processes"]
 
 NO_PROTOCOL = -1
+"""Protocol number of a connection that none was recognised on yet."""
 _LIMIT = 32768
 # Socket cookies count up from 1, a few down from 2^64 (include/linux/cookie.h), and PIDs have 22 bits: the
 # pair fits in 64.

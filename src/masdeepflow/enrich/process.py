@@ -20,6 +20,7 @@ class ProcessNames:
 
 
 UNKNOWN = ProcessNames(None, None)
+"""Names of a process that was gone before it was looked at, or that has none."""
 
 
 def read_process(pid: int) -> ProcessNames:

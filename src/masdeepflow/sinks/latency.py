@@ -39,6 +39,7 @@ _MANTISSA_BITS = 5
 _DROPPED_BITS = 52 - _MANTISSA_BITS
 _OCTAVES = range(6, 46)
 FINE_SIZE = len(_OCTAVES) << _MANTISSA_BITS
+"""Number of fine buckets."""
 _FIRST = int(np.array([2.0**_OCTAVES.start]).view(np.int64)[0]) >> _DROPPED_BITS
 
 

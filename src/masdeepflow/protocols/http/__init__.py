@@ -278,3 +278,4 @@ def _attributes(
 
 
 PROTOCOL = Http
+"""What the registry loads."""

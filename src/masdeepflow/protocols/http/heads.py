@@ -110,6 +110,7 @@ class _Headers(NamedTuple):
 
 NO_REQUEST = Request(None, None, None, None, ABSENT, None, None, NOT_HTTP)
 NO_RESPONSE = Response(None, ABSENT, ABSENT)
+"""What is read where no head starts."""
 
 
 def read_request(data: bytes) -> Request:

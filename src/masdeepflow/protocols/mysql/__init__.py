@@ -60,3 +60,4 @@ class MySql:
 
 
 PROTOCOL = MySql
+"""What the registry loads."""

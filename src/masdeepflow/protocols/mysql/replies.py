@@ -41,6 +41,7 @@ UNKNOWN = -1
 """End of a reply that lies beyond the payload prefix."""
 
 OK_BYTE, ERROR, EOF_BYTE, FILE_BYTE = 0x00, 0xFF, 0xFE, 0xFB
+"""First byte of a reply, by what it is."""
 _MORE_RESULTS, _CURSOR_EXISTS = 0x0008, 0x0040
 _EOF_BYTES = 5
 _OK_BYTES = 7  # of an OK packet since MySQL 4.1
