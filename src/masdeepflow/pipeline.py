@@ -11,7 +11,7 @@ from masdeepflow.batch import word_of, words
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
 from masdeepflow.protocols.registry import Registry
 from masdeepflow.schema import Flag, Kind, Role
-from masdeepflow.table import ABSENT, Encoded, Events, Output, Parsed, Table
+from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +76,7 @@ class Pipeline:
         return tables, events
 
     def names(self, pid: int, port: int, role: int) -> tuple[str, str, str] | None:
-        """Return service, protocol and role of what the kernel counts by process, port and role; None if unknown."""
+        """Return service, protocol and role of what the kernel counts by process, port and role."""
         known = self.endpoints.services.get((pid, port, role))
         return known and (known[0], self.registry.name(known[1]), _ROLES.get(Role(role), ""))
 
@@ -101,15 +101,14 @@ class Pipeline:
             rows = np.flatnonzero(mine)
             if not len(rows):
                 continue
-            table = self._table(number, slots if every else slots[rows], codes if every else codes[rows], offset_ns)
-            if table is not None:
-                tables.append(table)
+            mine_only = (slots, codes) if every else (slots[rows], codes[rows])
+            tables += self._transactions(number, *mine_only, offset_ns)
         return tables
 
     def _recognise(
         self, slots: np.ndarray, codes: NDArray[np.int32], turns: NDArray[np.bool_] | None
     ) -> NDArray[np.int16]:
-        """Return each slot's protocol number (n,); slots that are no turns have the number of the unrecognised."""
+        """Return each slot's protocol number (n,); slots that are no turns have that of the unrecognised."""
         protocols = self.endpoints.protocols(codes)
         if turns is not None:
             protocols[~turns] = self.registry.unrecognised
@@ -126,21 +125,35 @@ class Pipeline:
         protocols[rows] = chosen
         return protocols
 
-    def _table(self, number: int, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Table | None:
-        parsed = None if number == self.registry.unrecognised else self.registry.parse(number, slots)
-        name = self.registry.name(number)
+    def _transactions(
+        self, number: int, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int
+    ) -> list[Table]:
+        """Return the transactions of one protocol's turns; turns behind an upgrade are nobody's."""
+        nobody = self.registry.unrecognised
+        parsed = None if number == nobody else self.registry.parse(number, slots)
         if parsed is None:
-            parsed, name = _unrecognised(slots), self.registry.name(self.registry.unrecognised)
-        for cookie in parsed.opaque:
-            self.endpoints.set_protocol(cookie, self.registry.unrecognised)
+            number, parsed = nobody, _unrecognised(slots)
+        tables = [self._table(number, parsed, slots, codes, offset_ns)]
+        if parsed.opaque:
+            for cookie in parsed.opaque:
+                self.endpoints.set_protocol(cookie, nobody)
+            rows = _behind(slots, parsed)
+            tables.append(
+                self._table(nobody, _unrecognised(slots[rows]), slots[rows], codes[rows], offset_ns)
+            )
+        return [table for table in tables if len(table)]
+
+    def _table(
+        self, number: int, parsed: Parsed, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int
+    ) -> Table:
         codes, endpoints = self.endpoints.compact(codes[parsed.rows])
-        table = _table(name, slots, parsed, codes, endpoints, offset_ns)
+        table = _table(self.registry.name(number), slots, parsed, codes, endpoints, offset_ns)
         table.shown = self._announced.mark(slots, parsed)
         if self.shown:
             table = _filtered(table, self.shown)
         if self.redact is not None:
             self.redact(table)
-        return table if len(table) else None
+        return table
 
     def _events(self, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Events:
         codes, endpoints = self.endpoints.compact(codes) if len(slots) else (codes, [])
@@ -162,6 +175,22 @@ def _unrecognised(slots: np.ndarray) -> Parsed:
     return Parsed(rows, no_text, no_text, error=no, truncated=no)
 
 
+def _behind(slots: np.ndarray, parsed: Parsed) -> NDArray[np.intp]:
+    """Return the rows (m,) of connections that became opaque behind the turn in which they did.
+
+    That is the last one that gave a transaction, else the first with a request: what asks for TLS gives none.
+    """
+    behind = np.zeros(len(slots), bool)
+    turns = slots["kind"] == Kind.TURN
+    for cookie in parsed.opaque:
+        mine = slots["cookie"] == cookie
+        given = parsed.rows[mine[parsed.rows]]
+        asked = np.flatnonzero(mine & turns & (slots["request_bytes"] > 0))
+        last = given.max() if len(given) else asked[0] if len(asked) else len(slots)
+        behind[last + 1 :] |= mine[last + 1 :]
+    return np.flatnonzero(behind)
+
+
 def _signed(column: np.ndarray) -> NDArray[np.int64]:
     return column.astype(np.int64)
 
@@ -179,7 +208,7 @@ def _where(condition: NDArray[np.bool_], values: NDArray[np.int64]) -> NDArray[n
     return values if condition.all() else np.where(condition, values, ABSENT)
 
 
-def _table(
+def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     name: str,
     slots: np.ndarray,
     parsed: Parsed,
@@ -236,7 +265,16 @@ def _events(slots: np.ndarray, codes: NDArray[np.int32], endpoints: list[Endpoin
 
 
 def _take(table: Table, rows: NDArray[np.intp]) -> Table:
-    columns = ("start_ns", "end_ns", "duration_ns", "ttfb_ns", "queue_ns", "request_bytes", "response_bytes", "error")
+    columns = (
+        "start_ns",
+        "end_ns",
+        "duration_ns",
+        "ttfb_ns",
+        "queue_ns",
+        "request_bytes",
+        "response_bytes",
+        "error",
+    )
     flags = ("truncated", "still_open", "shown", "endpoint")
     return Table(
         protocol=table.protocol,
@@ -267,7 +305,16 @@ def _filtered_events(events: Events, shown: Filter) -> Events:
     if not len(events):
         return events
     rows = np.flatnonzero(_passing(events.endpoints, shown, None)[events.endpoint])
-    names = ("kind", "time_ns", "duration_ns", "error", "request_bytes", "response_bytes", "srtt_us", "retransmits")
+    names = (
+        "kind",
+        "time_ns",
+        "duration_ns",
+        "error",
+        "request_bytes",
+        "response_bytes",
+        "srtt_us",
+        "retransmits",
+    )
     return Events(
         endpoint=events.endpoint[rows],
         endpoints=events.endpoints,

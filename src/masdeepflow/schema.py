@@ -67,8 +67,10 @@ class Column:
     label_values: frozenset[str] | None = None
 
 
-# OpenTelemetry: any other token that a client makes up is `_OTHER` in metrics, or it could fill them with series.
-_METHODS = frozenset("CONNECT DELETE GET HEAD OPTIONS PATCH POST PUT QUERY TRACE".split())
+# OpenTelemetry: any other token is `_OTHER` in metrics, or clients could fill them with series.
+_METHODS = frozenset(
+    ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"]
+)
 
 
 def _by_name(*columns: Column) -> dict[str, Column]:
