@@ -8,6 +8,8 @@ import os
 import resource
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,6 @@ from masdeepflow.recording import End, Frame, LostTurns, Recorder, Recording, Re
 from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MAGIC = b"masdeepflow recording 1\n"
@@ -150,29 +151,32 @@ def test_directory_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
         Recorder(tmp_path / "gone" / "x.rec", committed())
 
 
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[int], None]]:
-    """Give a function that lets no file grow beyond a size."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+_RECORD_ON_FULL_DISK = """
+import os, resource, sys
+from pathlib import Path
+import numpy as np
+from masdeepflow.kernel.layout import committed, slot_dtype
+from masdeepflow.recording import End, Frame, Recorder
+
+path, size = Path(sys.argv[1]), int(sys.argv[2])
+recorder = Recorder(path, committed())
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+slots = np.frombuffer(os.urandom(512 * 100), slot_dtype(committed()))
+for _ in range(5):
+    recorder.write(Frame(slots, 0, 0, []))
+recorder.close(End({}))
+sys.exit(recorder.error.errno if recorder.error else 0)
+"""
 
 
 @pytest.mark.parametrize("size", [0, 10, 3000])
-def test_full_disk_is_kept_as_the_error_and_nothing_stays(
-    tmp_path: Path, full_disk: Callable[[int], None], size: int
-) -> None:
+def test_full_disk_is_kept_as_the_error_and_nothing_stays(tmp_path: Path, size: int) -> None:
     """The agent reads it from `error`; what was written is removed, and an older recording left alone."""
     path = tmp_path / "full.rec"
     path.write_bytes(b"the one before")
-    recorder = Recorder(path, committed())
-    full_disk(size)
-    slots = np.frombuffer(os.urandom(512 * 100), slot_dtype(committed()))
-    for _ in range(5):
-        recorder.write(Frame(slots, 0, 0, []))
-    recorder.close(END)
-    assert recorder.error is not None
-    assert recorder.error.errno == errno.EFBIG
+    # A process of its own: the limit would hold for the test runner's output too.
+    done = subprocess.run([sys.executable, "-c", _RECORD_ON_FULL_DISK, path, str(size)], check=False)
+    assert done.returncode == errno.EFBIG
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"the one before"
 
