@@ -118,7 +118,8 @@ class Pipeline:
         chosen, sticky = self.registry.choose(slots[rows])
         if sticky.any():
             # Turns before the first that was recognised keep their own answer; those behind it follow it.
-            first = _first_sticky(codes[rows], sticky)
+            connections = np.unique(slots["cookie"][rows], return_inverse=True)[1]
+            first = _first_sticky(connections, sticky)
             behind = np.arange(len(rows)) >= first
             chosen[behind] = chosen[first[behind]]
             self.endpoints.recognise(codes[rows[behind]], chosen[behind])
@@ -161,12 +162,12 @@ class Pipeline:
         return _filtered_events(events, self.shown) if self.shown else events
 
 
-def _first_sticky(codes: NDArray[np.int32], sticky: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _first_sticky(connections: NDArray[np.intp], sticky: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return for each row (n,) the first sticky row of the same connection, n where there is none."""
-    first = np.full(int(codes.max()) + 1, len(codes), np.intp)
+    first = np.full(int(connections.max()) + 1, len(connections), np.intp)
     rows = np.flatnonzero(sticky)[::-1]
-    first[codes[rows]] = rows
-    return first[codes]
+    first[connections[rows]] = rows
+    return first[connections]
 
 
 def _unrecognised(slots: np.ndarray) -> Parsed:

@@ -251,8 +251,9 @@ def test_connections_are_recognised_apart() -> None:
 def test_a_connection_keeps_its_protocol_in_another_process() -> None:
     """A connection that was handed on to a worker is still the same conversation."""
     pipeline = _pipeline()
+    assert _texts(turn(b"?", pid=3), pipeline=pipeline) == {"tcp": [None]}
     _texts(turn(b"aL", pid=1), pipeline=pipeline)
-    assert _texts(turn(b"?", pid=2), pipeline=pipeline) == {"a": ["?"]}
+    assert _texts(turn(b"?", pid=2), turn(b"?", pid=3), pipeline=pipeline) == {"a": ["?", "?"]}
 
 
 def test_a_closed_connection_is_forgotten_everywhere() -> None:
@@ -309,6 +310,7 @@ def test_lost_turns_can_be_named() -> None:
 PLAIN_TURNS = st.lists(
     st.tuples(
         st.integers(1, 3),
+        st.integers(1, 2),
         st.sampled_from([b"aC", b"aL", b"aP", b"bC", b"bL", b"bP", b"?", b""]),
         st.sampled_from([Kind.TURN, Kind.OPEN]),
     ),
@@ -318,10 +320,15 @@ PLAIN_TURNS = st.lists(
 
 @given(PLAIN_TURNS, st.data())
 def test_where_batches_end_makes_no_difference(
-    drawn: list[tuple[int, bytes, Kind]], data: st.DataObject
+    drawn: list[tuple[int, int, bytes, Kind]], data: st.DataObject
 ) -> None:
-    """The same turns give the same transactions, read at once or in any number of steps."""
-    slots = make_slots(*(turn(request, cookie=cookie, kind=kind) for cookie, request, kind in drawn))
+    """The same turns give the same transactions, read at once or in any number of steps.
+
+    That holds for connections that several processes use, too: what one sends tells the protocol of all.
+    """
+    slots = make_slots(
+        *(turn(request, cookie=cookie, pid=pid, kind=kind) for cookie, pid, request, kind in drawn)
+    )
     cuts = sorted(data.draw(st.lists(st.integers(0, len(slots)), max_size=4)))
     assert _rows(_pipeline(), np.split(slots, cuts)) == _rows(_pipeline(), [slots])
 

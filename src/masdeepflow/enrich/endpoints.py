@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -13,6 +14,8 @@ from masdeepflow.endpoint import Endpoint
 from masdeepflow.schema import Kind, Role, Transport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from masdeepflow.enrich.process import ProcessNames
@@ -28,6 +31,7 @@ _PID_SHIFT = np.uint64(42)
 _COOKIE_MASK = np.uint64((1 << 42) - 1)
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
+_OPENING = frozenset((int(Kind.CONNECT), int(Kind.ACCEPT)))
 _ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
 _TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
 
@@ -82,7 +86,8 @@ class Endpoints:
         distinct, first = np.unique(keys[rows], return_index=True)
         if len(self._keys) > max(_LIMIT - len(distinct), 0):
             self._evict()
-        codes = np.array([self._put(self._describe(slots[row])) for row in rows[first].tolist()], np.int32)
+        fresh = slots[rows[first]]
+        codes = np.array([self._put(self._describe(end)) for end in _read(fresh)], np.int32)
         keys, codes = np.concatenate((self._keys, distinct)), np.concatenate((self._codes, codes))
         order = np.argsort(keys)
         self._keys, self._codes = keys[order], codes[order]
@@ -121,7 +126,7 @@ class Endpoints:
         return self._protocols[codes]
 
     def recognise(self, codes: NDArray[np.int32], protocols: NDArray[np.int16]) -> None:
-        """Remember the protocol numbers (n,) of connections `codes` (n,)."""
+        """Remember the protocol numbers (n,) of connections `codes` (n,), for all processes that use them."""
         self._protocols[codes] = protocols
         distinct, first = np.unique(codes, return_index=True)
         for code, protocol in zip(distinct.tolist(), protocols[first].tolist(), strict=True):
@@ -129,6 +134,17 @@ class Endpoints:
             if endpoint is not None:
                 self._by_cookie[endpoint.cookie] = protocol
                 self._name_service(endpoint, protocol)
+        self._pass_on(distinct)
+
+    def _pass_on(self, codes: NDArray[np.int32]) -> None:
+        """Give the protocol of connections `codes` (n,) to other processes that have them too: it is rare."""
+        cookies = np.array([end.cookie for code in codes.tolist() if (end := self._all[code])], np.uint64)
+        theirs = self._codes[np.isin(self._keys & _COOKIE_MASK, cookies & _COOKIE_MASK)]
+        if len(theirs) > len(codes):
+            for code in theirs.tolist():
+                endpoint = self._all[code]
+                if endpoint is not None:
+                    self._protocols[code] = self._by_cookie[endpoint.cookie]
 
     def _name_service(self, endpoint: Endpoint, protocol: int) -> None:
         if len(self.services) > _LIMIT:
@@ -161,16 +177,16 @@ class Endpoints:
             self._protocols[code] = NO_PROTOCOL
         self._keys, self._codes = self._keys[~mask], self._codes[~mask]
 
-    def _describe(self, slot: np.void) -> Endpoint:
-        pid, comm = int(slot["pid"]), sys.intern(slot["comm"].decode("utf-8", "backslashreplace"))
-        names = self._processes.names(pid, comm)
-        transport = _TRANSPORTS.get(int(slot["transport"]), "tcp")
-        role = _ROLES.get(int(slot["role"]), "")
-        ends = self._unix_ends(slot, role) if transport == "unix" else _inet_ends(slot)
+    def _describe(self, seen: _Seen) -> Endpoint:
+        comm = sys.intern(seen.comm.decode("utf-8", "backslashreplace"))
+        names = self._processes.names(seen.pid, comm)
+        transport = _TRANSPORTS.get(seen.transport, "tcp")
+        role = _ROLES.get(seen.role, "")
+        ends = self._unix_ends(seen, role) if transport == "unix" else _inet_ends(seen)
         client, server = ends if role == "client" else ends[::-1]
         return Endpoint(
-            cookie=int(slot["cookie"]),
-            pid=pid,
+            cookie=seen.cookie,
+            pid=seen.pid,
             comm=comm,
             transport=transport,
             role=role,
@@ -185,16 +201,44 @@ class Endpoints:
             service=comm or names.executable or "(unknown)",
         )
 
-    def _unix_ends(self, slot: np.void, role: str) -> tuple[_End, _End]:
-        cookie = int(slot["cookie"])
-        if slot["kind"] in (Kind.CONNECT, Kind.ACCEPT) and slot["request_length"]:
-            raw = slot["request"][: int(slot["request_length"])].tobytes()
+    def _unix_ends(self, seen: _Seen, role: str) -> tuple[_End, _End]:
+        if seen.kind in _OPENING and seen.request_length:
+            raw = seen.request[: seen.request_length]
             # An abstract name starts with a NUL, which ss(8) and others show as @.
             path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
-            self._unix_paths[cookie] = path
-        named = self._unix_paths.get(cookie)
-        server, client = _End(named or f"unix:{cookie}", named, None), _End(f"unix:{cookie}", None, None)
+            self._unix_paths[seen.cookie] = path
+        named, unnamed = self._unix_paths.get(seen.cookie), f"unix:{seen.cookie}"
+        server, client = _End(named or unnamed, named, None), _End(unnamed, None, None)
         return (client, server) if role == "client" else (server, client)
+
+
+class _Seen(NamedTuple):
+    """What a slot tells of its endpoint, as Python objects."""
+
+    cookie: int
+    pid: int
+    comm: bytes
+    kind: int
+    transport: int
+    role: int
+    family: int
+    local_port: int
+    remote_port: int
+    request_length: int
+    local_address: bytes
+    remote_address: bytes
+    request: bytes
+
+
+def _read(slots: np.ndarray) -> Iterator[_Seen]:
+    """Yield the slots (n,) one by one; taking their fields singly would be ten times dearer."""
+    scalars = [slots[name].tolist() for name in _Seen._fields[:10]]
+    return map(_Seen._make, zip(*scalars, *(_cells(slots[name]) for name in _Seen._fields[10:]), strict=True))
+
+
+def _cells(column: NDArray[np.uint8]) -> list[bytes]:
+    data, width = column.tobytes(), column.shape[1]
+    return [data[start : start + width] for start in range(0, len(data), width)]
 
 
 class _End(NamedTuple):
@@ -212,17 +256,23 @@ def _abstract(raw: bytes) -> str:
     return "@" + raw[1:].decode("utf-8", "backslashreplace")
 
 
-def _inet_ends(slot: np.void) -> tuple[_End, _End]:
-    family = int(slot["family"])
+def _inet_ends(seen: _Seen) -> tuple[_End, _End]:
     return (
-        _inet_end(slot["local_address"].tobytes(), int(slot["local_port"]), family),
-        _inet_end(slot["remote_address"].tobytes(), int(slot["remote_port"]), family),
+        _inet_end(seen.local_address, seen.local_port, seen.family),
+        _inet_end(seen.remote_address, seen.remote_port, seen.family),
     )
 
 
 def _inet_end(raw: bytes, port: int, family: int) -> _End:
+    address, shown = _address(raw, family)
+    return _End(f"{shown}:{port}", address, port)
+
+
+@functools.lru_cache(maxsize=4096)
+def _address(raw: bytes, family: int) -> tuple[str, str]:
+    """Return an address and how it stands before a port."""
     if family == socket.AF_INET6 and raw[:12] != _IPV4_MAPPED:
         address = socket.inet_ntop(socket.AF_INET6, raw)
-        return _End(f"[{address}]:{port}", sys.intern(address), port)
+        return address, f"[{address}]"
     address = socket.inet_ntop(socket.AF_INET, raw[12:] if family == socket.AF_INET6 else raw[:4])
-    return _End(f"{address}:{port}", sys.intern(address), port)
+    return address, address
