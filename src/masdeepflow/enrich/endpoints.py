@@ -25,6 +25,7 @@ __all__ = ["NO_PROTOCOL", "Endpoints", "Processes"]
 NO_PROTOCOL = -1
 """Protocol number of a connection that none was recognised on yet."""
 _LIMIT = 32768
+_UNCLOSED_LIMIT = 4096  # UDP and Unix sockets, whose end nothing tells; the kernel side knows no more of them
 # Socket cookies count up from 1, a few down from 2^64 (include/linux/cookie.h), and PIDs have 22 bits: the
 # pair fits in 64.
 _PID_SHIFT = np.uint64(42)
@@ -54,6 +55,9 @@ class Endpoints:
         self._free: list[int] = []
         self._protocols = np.full(256, NO_PROTOCOL, np.int16)
         self._seen = np.zeros(256, np.int64)  # number of the batch that used each code last
+        self._unclosed = np.zeros(
+            256, bool
+        )  # whether the connection of each code will never be told to close
         self._batch = 0
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
@@ -84,18 +88,19 @@ class Endpoints:
 
     def _add(self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray) -> None:
         distinct, first = np.unique(keys[rows], return_index=True)
-        if len(self._keys) > max(_LIMIT - len(distinct), 0):
-            self._evict()
+        self._evict(self._unclosed[self._codes], _UNCLOSED_LIMIT)
+        self._evict(np.ones(len(self._codes), bool), _LIMIT - len(distinct))
         fresh = slots[rows[first]]
         codes = np.array([self._put(self._describe(end)) for end in _read(fresh)], np.int32)
         keys, codes = np.concatenate((self._keys, distinct)), np.concatenate((self._codes, codes))
         order = np.argsort(keys)
         self._keys, self._codes = keys[order], codes[order]
 
-    def _evict(self) -> None:
-        """Drop the half that was not seen for longest; nothing that this batch uses."""
-        seen = self._seen[self._codes]
-        self._drop((seen <= np.median(seen)) & (seen < self._batch))
+    def _evict(self, mask: NDArray[np.bool_], limit: int) -> None:
+        """Drop half of `mask` (len,) if it has more than `limit`: not seen for longest, not in this batch."""
+        if int(mask.sum()) > max(limit, 0):
+            seen = self._seen[self._codes]
+            self._drop(mask & (seen <= np.median(seen[mask])) & (seen < self._batch))
 
     def _put(self, endpoint: Endpoint) -> int:
         if self._free:
@@ -107,7 +112,8 @@ class Endpoints:
         if code >= len(self._protocols):
             self._protocols = np.concatenate((self._protocols, np.full(code, NO_PROTOCOL, np.int16)))
             self._seen = np.concatenate((self._seen, np.zeros(code, np.int64)))
-        self._seen[code] = self._batch
+            self._unclosed = np.concatenate((self._unclosed, np.zeros(code, bool)))
+        self._seen[code], self._unclosed[code] = self._batch, endpoint.transport != "tcp"
         self._protocols[code] = self._by_cookie.get(endpoint.cookie, NO_PROTOCOL)
         return code
 

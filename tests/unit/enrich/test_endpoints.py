@@ -148,19 +148,37 @@ def test_eviction_keeps_what_came_last(small: int) -> None:
     assert _resolve(table, _slots([(50, 1)]))[0] is newest
 
 
-def test_memory_is_bounded_when_closes_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """UDP and Unix sockets never tell that they close: what is kept of them stays bounded all the same."""
+@pytest.mark.parametrize("transport", [Transport.UDP, Transport.UNIX])
+def test_sockets_that_never_tell_their_close_stay_few(
+    monkeypatch: pytest.MonkeyPatch, transport: Transport
+) -> None:
+    """A host that looks up a name a request must not make the agent grow, nor forget its TCP connections."""
+    monkeypatch.setattr(module, "_UNCLOSED_LIMIT", 64)
+    table = Endpoints(Named())
+    idle = _slots([(cookie, 1) for cookie in range(10**6, 10**6 + 200)])
+    kept = _resolve(table, idle)
+    for start in range(1, 2000, 10):
+        churn = [
+            turn(b"/run/x", cookie=cookie, kind=Kind.CONNECT, transport=transport)
+            for cookie in range(start, start + 10)
+        ]
+        codes = table.codes(make_slots(*churn))
+        table.recognise(codes, np.zeros(len(codes), np.int16))
+    for part in (table._all, table._protocols, table._by_cookie, table._unix_paths, table._keys):
+        assert len(part) <= 512
+    assert len(table) <= len(kept) + 64 + 10
+    assert all(now is before for now, before in zip(_resolve(table, idle), kept, strict=True))
+
+
+def test_memory_is_bounded_when_closes_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full ring loses closes of TCP connections, too: what is kept of them is bounded all the same."""
     monkeypatch.setattr(module, "_LIMIT", 64)
     table = Endpoints(Named())
     for start in range(1, 2000, 10):
-        unix = [
-            turn(b"/run/x", cookie=cookie, kind=Kind.CONNECT, transport=Transport.UNIX)
-            for cookie in range(start, start + 10)
-        ]
-        codes = table.codes(make_slots(*unix))
+        codes = table.codes(_slots([(cookie, 1) for cookie in range(start, start + 10)]))
         table.recognise(codes, np.zeros(len(codes), np.int16))
-    for kept in (table._all, table._protocols, table._by_cookie, table._unix_paths, table._keys):
-        assert len(kept) <= 256
+    for part in (table._all, table._protocols, table._by_cookie, table._keys):
+        assert len(part) <= 256
 
 
 def test_codes_are_recycled(small: int) -> None:
