@@ -1,0 +1,83 @@
+"""Payloads known by their hash: what comes out is what reading them would give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masdeepflow.recall import Recall, renumber
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Few, so that they repeat; 0 is "no hash".
+HASHES = st.lists(st.sampled_from([0, 1, 2, 3, 2**63, 2**64 - 1]), max_size=8)
+
+
+class Reader:
+    """Reads rows the slow way: the value of a row is made of its hash, and of its place where there is none."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def encode(self, recall: Recall[str], hashes: list[int]) -> list[str]:
+        """Return the value of each row, and note which rows had to be read."""
+        column = np.array(hashes, np.uint64)
+        values = [f"value {number}" if number else f"row {row}" for row, number in enumerate(hashes)]
+
+        def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[str]]:
+            self.asked += rows.tolist()
+            distinct = sorted({values[row] for row in rows.tolist()})
+            return np.array([distinct.index(values[row]) for row in rows.tolist()], np.int32), distinct
+
+        codes, known = recall.encode(column, read)
+        assert codes.dtype == np.int32
+        got = [known[code] for code in codes.tolist()]
+        assert got == values
+        return got
+
+
+@given(st.lists(HASHES, max_size=6), st.integers(0, 6))
+def test_values_are_those_that_reading_gives(batches: list[list[int]], limit: int) -> None:
+    """Over any batches and with any limit: a known payload has the value that it was read with."""
+    recall, reader = Recall[str](limit), Reader()
+    for hashes in batches:
+        reader.encode(recall, hashes)
+        assert len(recall._hashes) == len(recall._values) <= limit
+
+
+def test_what_is_known_is_not_read_again() -> None:
+    """Only rows with new payloads, and those without a hash, are read."""
+    recall, reader = Recall[str](), Reader()
+    reader.encode(recall, [5, 6, 5])
+    reader.asked.clear()
+    reader.encode(recall, [6, 0, 5, 7])
+    assert reader.asked == [1, 3]
+
+
+def test_rows_without_a_hash_are_never_kept() -> None:
+    """They are not one payload."""
+    recall = Recall[str]()
+    Reader().encode(recall, [0, 0])
+    assert len(recall._hashes) == 0
+
+
+def test_traffic_that_never_repeats_does_not_push_out_what_does() -> None:
+    """A batch with more new payloads than half of the limit is read and not kept."""
+    recall, reader = Recall[str](limit=10), Reader()
+    reader.encode(recall, [1, 2])
+    reader.encode(recall, list(range(100, 106)))
+    reader.asked.clear()
+    reader.encode(recall, [1, 2])
+    assert reader.asked == []
+
+
+@given(st.lists(st.integers(0, 9), max_size=10))
+def test_renumbered_codes_count_only_what_occurs(codes: list[int]) -> None:
+    """Ascending, without gaps, each pointing to the code that it was."""
+    numbers, present = renumber(np.array(codes, np.int64), 10)
+    assert present == sorted(set(codes))
+    assert [present[number] for number in numbers.tolist()] == codes
