@@ -18,7 +18,7 @@ HASHES = st.lists(st.sampled_from([0, 1, 2, 3, 2**63, 2**64 - 1]), max_size=8)
 
 
 class Reader:
-    """Reads rows the slow way: the value of a row is made of its hash, and of its place where there is none."""
+    """Reads rows the slow way: a row's value is made of its hash, or of its place where there is none."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -52,10 +52,21 @@ def test_values_are_those_that_reading_gives(batches: list[list[int]], limit: in
 def test_what_is_known_is_not_read_again() -> None:
     """Only rows with new payloads, and those without a hash, are read."""
     recall, reader = Recall[str](), Reader()
-    reader.encode(recall, [5, 6, 5])
+    for hashes in ([5, 6, 5], [3], [8]):
+        reader.encode(recall, hashes)
     reader.asked.clear()
+    reader.encode(recall, [3, 5, 6, 8])
+    assert reader.asked == []
     reader.encode(recall, [6, 0, 5, 7])
     assert reader.asked == [1, 3]
+
+
+def test_memory_is_bounded() -> None:
+    """Payloads that are all different do not make the table grow."""
+    recall, reader = Recall[str](limit=10), Reader()
+    for number in range(1, 100):
+        reader.encode(recall, [number])
+        assert len(recall._hashes) == len(recall._values) <= 10
 
 
 def test_rows_without_a_hash_are_never_kept() -> None:
