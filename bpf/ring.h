@@ -100,10 +100,8 @@ static __noinline __u32 new_service(const struct service_key *key, const char *c
 
 	if (!key || !comm)
 		return OVERFLOW_SERVICE;
-	if (bpf_map_pop_elem(&free_services, &info.index)) {
-		COUNT(lost_service_full);
+	if (bpf_map_pop_elem(&free_services, &info.index))
 		return OVERFLOW_SERVICE;
-	}
 	__builtin_memcpy(info.comm, comm, sizeof(info.comm));
 	bpf_map_update_elem(&patience, &info.index, &none, BPF_ANY);
 	if (!bpf_map_update_elem(&services, key, &info, BPF_NOEXIST))
@@ -141,6 +139,8 @@ static __always_inline void count_turn(const struct slot *slot, bool written, bo
 	if (!s)
 		return;
 	ADD(s->turns, 1);
+	if (index == OVERFLOW_SERVICE)
+		COUNT(lost_service_full);
 	ADD(s->request_bytes, slot->request_bytes);
 	ADD(s->response_bytes, slot->response_bytes);
 	if (!written)

@@ -21,6 +21,13 @@ def probes() -> Iterator[Probes]:
 
 
 @pytest.fixture
+def counting() -> Iterator[Stage]:
+    """Yield an empty stage with probes of its own: what ran before has taken none of their services."""
+    with Probes(ring_bytes=RING_BYTES) as attached, Stage(attached) as empty:
+        yield empty
+
+
+@pytest.fixture
 def stage(probes: Probes) -> Iterator[Stage]:
     """Yield an empty stage, watched by the probes."""
     with Stage(probes) as empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from masdeepflow.kernel.probes import Probes
-from masdeepflow.schema import Flag, Role
+from masdeepflow.schema import Flag, Kind, Role
 from tests.support.histogram import bucket
 from tests.support.stage import LOOPBACK, PORT, Gate, Stage, listen, read
 
@@ -43,15 +44,20 @@ def _times(count: int, act: Callable[[socket.socket], None]) -> Callable[[socket
     return play
 
 
-def _of(probes: Probes, actor: Actor) -> ServiceSignals:
+def _of(stage: Stage, actor: Actor) -> ServiceSignals:
     """Return the only service of a process."""
-    (service,) = (service for service in probes.services() if service.pid == actor.pid)
+    assert stage.probes is not None
+    (service,) = (service for service in stage.probes.services() if service.pid == actor.pid)
     return service
 
 
-def _histogram(probes: Probes, service: ServiceSignals) -> list[int]:
-    signals = probes._per_cpu("signals", service.index)
-    return [int(count) for count in signals["turns_histogram"].sum(axis=0)]
+def _signals(stage: Stage, service: ServiceSignals) -> np.ndarray:
+    assert stage.probes is not None
+    return stage.probes._per_cpu("signals", service.index)
+
+
+def _histogram(stage: Stage, service: ServiceSignals) -> list[int]:
+    return [int(count) for count in _signals(stage, service)["turns_histogram"].sum(axis=0)]
 
 
 def _expected(turns: list[Slot]) -> list[int]:
@@ -61,7 +67,7 @@ def _expected(turns: list[Slot]) -> list[int]:
     return counts
 
 
-def test_signals_equal_the_slots(stage: Stage, probes: Probes) -> None:
+def test_signals_equal_the_slots(counting: Stage) -> None:
     """Count, bytes, durations and histogram of a service are those of its turns."""
 
     def answer_slowly(sock: socket.socket) -> None:
@@ -71,32 +77,32 @@ def test_signals_equal_the_slots(stage: Stage, probes: Probes) -> None:
                 time.sleep(pause_s)
                 sock.sendall(b"answer")
 
-    asking, serving = stage.exchange(_times(30, _ask), answer_slowly)
+    asking, serving = counting.exchange(_times(30, _ask), answer_slowly)
     for role, actor in ((Role.CLIENT, asking), (Role.SERVER, serving)):
-        turns = stage.turns(role)
-        service = _of(probes, actor)
+        turns = counting.turns(role)
+        service = _of(counting, actor)
         assert (service.turns, service.lost, service.port, service.role) == (30, 0, PORT, role)
         assert service.comm == turns[0].comm
         assert {turn.service for turn in turns} == {service.index}
-        assert _histogram(probes, service) == _expected(turns)
-        signals = probes._per_cpu("signals", service.index)
+        assert _histogram(counting, service) == _expected(turns)
+        signals = _signals(counting, service)
         assert int(signals["duration_ns"].sum()) == sum(turn.duration_ns for turn in turns)
         assert int(signals["request_bytes"].sum()) == 30 * 8
         assert int(signals["response_bytes"].sum()) == 30 * 6
 
 
-def test_a_request_without_response_counts_without_duration(stage: Stage, probes: Probes) -> None:
+def test_a_request_without_response_counts_without_duration(counting: Stage) -> None:
     """An unanswered request is a turn in the count, and in no bucket."""
 
     def client(sock: socket.socket) -> None:
         sock.sendall(b"question")
         assert not sock.recv(1)
 
-    asking, _ = stage.exchange(client, lambda sock: read(sock, 8))
-    stage.settle()
-    service = _of(probes, asking)
+    asking, _ = counting.exchange(client, lambda sock: read(sock, 8))
+    counting.settle()
+    service = _of(counting, asking)
     assert service.turns == 1
-    assert sum(_histogram(probes, service)) == 0
+    assert sum(_histogram(counting, service)) == 0
 
 
 @pytest.mark.parametrize("ring_bytes", [TINY_RING, 1 << 14, 1 << 16])
@@ -107,12 +113,12 @@ def test_seen_and_lost_are_all_that_was_sent(ring_bytes: int) -> None:
         actors = stage.exchange(_times(count, _ask), _times(count, _answer))
         stage.settle()
         for actor, role in zip(actors, (Role.CLIENT, Role.SERVER), strict=True):
-            service = _of(probes, actor)
+            service = _of(stage, actor)
             seen = stage.turns(role)
             assert service.turns == count
             assert len(seen) + service.lost == count
             assert int(service.lost_histogram.sum()) == service.lost
-            lost = (np.array(_histogram(probes, service)) - service.lost_histogram).tolist()
+            lost = (np.array(_histogram(stage, service)) - service.lost_histogram).tolist()
             assert lost == _expected(seen)
             assert [turn.request for turn in seen] == [b"question"] * len(seen)
         assert ring_bytes > TINY_RING or probes.counters()["lost_ring_full"] > count
@@ -128,7 +134,7 @@ def test_events_that_found_the_ring_full_are_counted(stage: Stage) -> None:
         assert probes.counters()["lost_ring_full"] >= 50
 
 
-def test_sweeps_beside_requests_count_each_turn_once(stage: Stage, probes: Probes) -> None:
+def test_sweeps_beside_requests_count_each_turn_once(counting: Stage) -> None:
     """A turn that a sweep finds idle just when the next request comes is written and counted once."""
     connections, rounds = 16, 60
     ready = Gate()
@@ -152,10 +158,35 @@ def test_sweeps_beside_requests_count_each_turn_once(stage: Stage, probes: Probe
             while time.monotonic_ns() < idle:
                 pass
 
-    serving, asking = stage.start(serve), stage.start(ask)
+    serving, asking = counting.start(serve), counting.start(ask)
     while not asking.ended():
-        stage.drain()
-    turns = stage.turns()
+        counting.drain()
+    turns = counting.turns()
     ids = [(turn.cookie, turn.turn) for turn in turns if not turn.flags & Flag.CONTINUED]
     assert len(ids) == len(set(ids)) == 2 * connections * rounds
-    assert _of(probes, asking).turns == _of(probes, serving).turns == connections * rounds
+    assert _of(counting, asking).turns == _of(counting, serving).turns == connections * rounds
+
+
+def test_threads_that_send_and_receive_at_once_lose_no_bytes(counting: Stage) -> None:
+    """However the bytes of both directions interleave, the turns add up to them, each written once."""
+    pieces, size = 4000, 10
+
+    def both_ways(sock: socket.socket) -> None:
+        def send() -> None:
+            for _ in range(pieces):
+                sock.sendall(b"x" * size)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        read(sock, pieces * size)
+        sending.join()
+
+    counting.exchange(both_ways, both_ways)
+    for role in (Role.CLIENT, Role.SERVER):
+        turns = counting.turns(role)
+        ids = [(turn.cookie, turn.turn) for turn in turns if not turn.flags & Flag.CONTINUED]
+        assert len(ids) == len(set(ids))
+        assert sum(turn.request_bytes for turn in turns) == pieces * size
+        assert sum(turn.response_bytes for turn in turns) == pieces * size
+        close = counting.event(Kind.CLOSE, role)
+        assert (close.request_bytes, close.response_bytes) == (pieces * size, pieces * size)

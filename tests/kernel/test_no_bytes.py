@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,19 +98,19 @@ def test_reads_of_a_part_are_added_up(stage: Stage) -> None:
 def test_a_send_cut_short_counts_what_went(stage: Stage) -> None:
     """Sends that take only a part of their buffer add up to what the peer gets."""
     size = 8 << 20
+    full = Gate()
 
     def client(sock: socket.socket) -> None:
         sock.settimeout(0)
-        left = memoryview(bytes(size))
-        while left:
-            try:
-                left = left[sock.send(left) :]
-            except BlockingIOError:
-                time.sleep(0.001)
+        sent = sock.send(bytes(size))
+        assert sent < size
+        full.open()
         sock.settimeout(None)
+        sock.sendall(bytes(size - sent))
         read(sock, 2)
 
     def server(sock: socket.socket) -> None:
+        full.wait()
         left = size
         while left:
             left -= len(sock.recv(1 << 20))
@@ -167,6 +166,25 @@ def test_a_datagram_longer_than_the_buffer_shows_the_buffer_only(stage: Stage) -
     stage.start(client)
     turn = stage.turn(Role.SERVER)
     assert (turn.request, turn.response) == (b"0123", b"ok")
+
+
+def test_the_notice_of_a_zero_copy_send_is_no_response(stage: Stage) -> None:
+    """MSG_ZEROCOPY shows its payload; reading from the error queue that it is done moves no bytes."""
+    so_zerocopy, msg_zerocopy = 60, 0x4000000
+
+    def client(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, so_zerocopy, 1)
+        sock.send(b"question", msg_zerocopy)
+        assert read(sock, 6) == b"answer"
+        sock.recvmsg(0, 100, socket.MSG_ERRQUEUE)
+
+    def server(sock: socket.socket) -> None:
+        read(sock, 8)
+        sock.sendall(b"answer")
+
+    stage.exchange(client, server)
+    turn = stage.turn(Role.CLIENT)
+    assert (turn.request, turn.response, turn.response_segments) == (b"question", b"answer", 1)
 
 
 def test_a_report_from_the_error_queue_is_no_response(stage: Stage) -> None:

@@ -50,18 +50,17 @@ def _assert_one_turn(stage: Stage, flags: Flag) -> None:
 
 
 @pytest.mark.parametrize("port", [PORT, HIGH_PORT])
-def test_a_server_that_speaks_first_shifts_no_pair(stage: Stage, probes: Probes, port: int) -> None:
+def test_a_server_that_speaks_first_shifts_no_pair(counting: Stage, port: int) -> None:
     """A greeting is a turn without a request, before the first real one, and not counted as one."""
-    client, server = stage.exchange(_be_greeted_and_ask, _greet_and_answer, port=port)
+    client, server = counting.exchange(_be_greeted_and_ask, _greet_and_answer, port=port)
     for role, actor in ((Role.CLIENT, client), (Role.SERVER, server)):
-        greeting, turn = stage.turns(role)
+        greeting, turn = counting.turns(role)
         assert (greeting.request, greeting.response, greeting.request_first_ns) == (b"", b"hello", 0)
         assert greeting.flags & Flag.SERVER_FIRST
         assert (turn.request, turn.response) == (b"question", b"answer")
         assert not turn.flags & Flag.SERVER_FIRST
         assert (greeting.turn, turn.turn, turn.pid) == (1, 2, actor.pid)
-    counted = {s.pid: s.turns for s in probes.services() if s.pid in (client.pid, server.pid)}
-    assert counted == {client.pid: 1, server.pid: 1}
+    assert counting.counted() == {client.pid: 1, server.pid: 1}
 
 
 @contextmanager

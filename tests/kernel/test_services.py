@@ -48,7 +48,8 @@ def test_more_services_than_there_is_room_for_are_counted_together() -> None:
         assert sum(service.turns for service in known) == total - unnamed
         # What else runs on the host may be among the rest.
         assert overflow.turns >= unnamed >= 3 * (2 * len(ports) - MAX_SERVICES + 1)
-        assert probes.counters()["lost_service_full"] == probes.services()[-1].turns
+        counted = probes.counters()["lost_service_full"]
+        assert overflow.turns <= counted <= probes.services()[-1].turns
 
 
 def test_a_freed_service_makes_room() -> None:

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -179,6 +180,7 @@ class Actor:
         if self.pid == 0:
             _play(act, namespace, write)
         os.close(write)
+        self.may_be_killed = False
         self._answer: int | None = answer
         self._result: Any = None
 
@@ -192,8 +194,11 @@ class Actor:
         with os.fdopen(self._answer, "rb") as answer:
             self._answer = None
             data = answer.read()
-        failed, self._result = pickle.loads(data) if data else (status != 0, f"ended with {status}")  # noqa: S301  # from our own child
-        assert not failed, self._result
+        if data:
+            failed, self._result = pickle.loads(data)  # noqa: S301  # from our own child
+            assert not failed, self._result
+        else:
+            assert self.may_be_killed, f"ended with {status}"
         return True
 
     @property
@@ -259,6 +264,7 @@ class Stage:
         self._netns = os.fstat(self._namespace).st_ino
         self.actors: list[Actor] = []
         self._slots: list[Slot] = []
+        self._settled = False
 
     def __enter__(self) -> Self:
         return self
@@ -278,6 +284,7 @@ class Stage:
         """Start a process of the namespace."""
         actor = Actor(act, self._namespace)
         self.actors.append(actor)
+        self._settled = False
         return actor
 
     def exchange(
@@ -338,13 +345,26 @@ class Stage:
 
     def settle(self) -> list[Slot]:
         """Wait until all actors have ended and their last turns are idle; return all slots."""
-        end = time.monotonic() + WAIT_S
-        while not self._check():
+        if not self._settled:
+            end = time.monotonic() + WAIT_S
+            while not self._check():
+                self.drain()
+                assert time.monotonic() < end, f"an actor still runs after {WAIT_S} s"
+                time.sleep(_PAUSE_S)
+            time.sleep(_IDLE_S)
             self.drain()
-            assert time.monotonic() < end, f"an actor still runs after {WAIT_S} s"
-            time.sleep(_PAUSE_S)
-        time.sleep(_IDLE_S)
-        return self.drain()
+            self._settled = True
+        return self._slots
+
+    def counted(self) -> dict[int, int]:
+        """Return how many turns the golden signals have of each actor, by PID."""
+        assert self.probes is not None
+        pids = {actor.pid for actor in self.actors}
+        counts: Counter[int] = Counter()
+        for service in self.probes.services():
+            if service.pid in pids:
+                counts[service.pid] += service.turns
+        return dict(counts)
 
     def turns(self, role: Role | None = None) -> list[Slot]:
         """Settle; return the turns."""
