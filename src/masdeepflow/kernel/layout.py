@@ -258,7 +258,8 @@ def _element(types: list[_Type], number: int) -> tuple[str | None, int]:
     if target.name == "char":
         return "S1", 0
     signed = struct.unpack("<I", target.extra)[0] >> 24 & _INT_SIGNED
-    return f"{'i' if signed else 'u'}{target.size}", 0
+    code = f"{'i' if signed else 'u'}{target.size}"
+    return code if code in _COLUMN_TYPES else None, 0
 
 
 def _enumerators(enum: _Type, raw: bytes) -> dict[str, int]:

@@ -144,7 +144,11 @@ def _void(btf: Btf, _u8: int) -> bytes:
     return _with_member(0, btf)
 
 
-@pytest.mark.parametrize("make", [_pointer, _struct, _array_of_arrays, _bitfield, _void])
+def _wide_integer(btf: Btf, _u8: int) -> bytes:
+    return _with_member(btf.integer("__int128", 16), btf)
+
+
+@pytest.mark.parametrize("make", [_pointer, _struct, _array_of_arrays, _bitfield, _void, _wide_integer])
 def test_what_can_not_be_a_column_is_refused(make: Callable[[Btf, int], bytes]) -> None:
     """Pointers, structs, arrays of arrays and bitfields are no columns: a wrong layout would be worse."""
     btf = Btf()
