@@ -199,6 +199,11 @@ struct bpf_iter_meta {
 	__u64 seq_num;
 };
 
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
 struct file;
 struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;

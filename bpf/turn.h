@@ -196,11 +196,17 @@ static __always_inline void hash_payload(struct slot *s)
 		s->response_hash = payload_hash((const __u64 *)s->response, s->response_length, key);
 }
 
+/* Whether there is a turn that was not written. */
+static __always_inline bool turn_open(const struct connection *c)
+{
+	return !c->closed && !c->written && (c->slot.request_first_ns || c->slot.response_first_ns);
+}
+
 /* Write the turn, if there is one, and count it whether or not the ring had room. */
 static __always_inline void finish_turn(struct connection *c, __u32 why)
 {
 	struct slot *s = &c->slot;
-	if (c->written || (!s->request_first_ns && !s->response_first_ns))
+	if (!turn_open(c))
 		return;
 	if (s->service == NO_SERVICE || s->service == OVERFLOW_SERVICE)
 		s->service = find_service(s);
@@ -365,7 +371,7 @@ static __always_inline void write_open(struct connection *c)
 static __always_inline bool turn_idle(struct connection *c, bool drained, __u64 round_trip_ns, __u64 now)
 {
 	struct slot *s = &c->slot;
-	if (c->closed || c->written || (!s->request_first_ns && !s->response_first_ns))
+	if (!turn_open(c))
 		return false;
 	if (drained && is_idle(c, round_trip_ns, now)) {
 		finish_turn(c, FLAG_IDLE);

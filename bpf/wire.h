@@ -146,7 +146,7 @@ struct shared {
 	/* Set by any I/O that leaves a turn unfinished, cleared before a sweep: an idle host is not swept. */
 	__u32 unfinished_tcp;
 	__u32 unfinished_other;
-	__u32 adopting;          /* on_start() has found the listeners, now it may tell roles */
+	__u32 adopting;          /* the listeners are found: now the roles of older connections can be told */
 	__u32 splicing;          /* a process reads a TCP socket with splice(): on_splice() is needed */
 	__u32 unused;
 };

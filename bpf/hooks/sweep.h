@@ -23,17 +23,32 @@ static __always_inline void find_old(struct sock *sk)
 }
 
 /*
- * Run at start, in the agent's own process: also tells which one that is, in any PID namespace. Over descriptors and not
- * over iter/tcp, which knows one network namespace only. The first run finds the listeners, the second the connections.
+ * Two programs run at start, in the agent's own process: this one sees the sockets of all processes in the agent's network
+ * namespace, the next one those in all network namespaces of processes in its PID namespace. Their first run finds the
+ * listeners, the second the connections.
  */
+SEC("iter/tcp")
+int find_sockets(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+
+	/* In any PID namespace, this is how the kernel numbers the agent. */
+	shared.own_pid = bpf_get_current_pid_tgid() >> 32;
+	if (!common)
+		return 0;
+	struct sock *sk = (struct sock *)bpf_skc_to_tcp_sock(common);
+	if (sk)
+		find_old(sk);
+	return 0;
+}
+
 SEC("iter/task_file")
-int on_start(struct bpf_iter__task_file *ctx)
+int find_files(struct bpf_iter__task_file *ctx)
 {
 	struct file *file = ctx->file;
 	struct socket *socket;
 	struct sock *sk;
 
-	shared.own_pid = bpf_get_current_pid_tgid() >> 32;
 	if (!file)
 		return 0;
 	socket = bpf_sock_from_file(file);
@@ -71,6 +86,20 @@ static __always_inline bool finds_unseen(struct connection *c, struct sock *sk, 
 	return true;
 }
 
+/* The lock is held. Returns whether the turn has to be looked at again without new I/O. */
+static __always_inline bool sweep_turn(struct connection *c, struct sock *sk, struct tcp_sock *tp, bool unseen)
+{
+	/* Bytes that the peer has not acknowledged, or that the client has not read, mean that the response goes on. */
+	bool server = c->slot.role == ROLE_SERVER, again;
+	bool drained = server ? tp->write_seq == tp->snd_una : all_read(sk, tp) && !unseen;
+
+	if (server && drained)
+		turn_sent(c, last_sent_ns(tp));
+	again = turn_idle(c, drained, server ? 0 : round_trip_ns(tp), bpf_ktime_get_ns());
+	unlock(c);
+	return again;
+}
+
 SEC("iter/bpf_sk_storage_map")
 int sweep_tcp(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
@@ -83,18 +112,14 @@ int sweep_tcp(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
-	__u64 now = bpf_ktime_get_ns();
-	bool again = true;
-	if (!c->closed && try_lock(c)) {
-		/* Bytes that the peer has not acknowledged, or that the client has not read, mean that the response goes on. */
-		bool server = c->slot.role == ROLE_SERVER, unseen = finds_unseen(c, sk, tp);
-		bool drained = server ? tp->write_seq == tp->snd_una : all_read(sk, tp) && !unseen;
-		if (server && drained)
-			turn_sent(c, last_sent_ns(tp));
-		again = turn_idle(c, drained, server ? 0 : round_trip_ns(tp), now) || unseen;
-		unlock(c);
-	}
-	if (again && !c->closed)
+	if (c->closed)
+		return 0;
+	bool unseen = finds_unseen(c, sk, tp);
+	if (unseen && !shared.splicing)
+		shared.unfinished_tcp = 1;
+	if (!turn_open(c))
+		return 0;
+	if (!try_lock(c) || sweep_turn(c, sk, tp, unseen))
 		shared.unfinished_tcp = 1;
 	return 0;
 }
@@ -105,7 +130,7 @@ int sweep_other(struct bpf_iter__bpf_map_elem *ctx)
 	const struct connection *seen = ctx->value;
 	__u64 *cookie = ctx->key;
 	/* A look-up counts as use, and would keep what is long gone in the map. */
-	if (!cookie || !seen || seen->written || seen->closed)
+	if (!cookie || !seen || !turn_open(seen))
 		return 0;
 	__u64 key = *cookie;
 	struct connection *c = bpf_map_lookup_elem(&other_connections, &key);

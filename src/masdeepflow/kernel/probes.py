@@ -28,7 +28,8 @@ SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 MAX_SERVICES = 512
 _TRACEPOINTS = ("on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
 _WHEN_SPLICING = "on_splice"  # costs every read of a TCP socket, so only hosts that need it pay
-_ITERATORS = ("on_start", "sweep_tcp", "sweep_other")
+_FINDERS = ("find_sockets", "find_files")
+_SWEEPS = ("sweep_tcp", "sweep_other")
 _MAPS = (
     "ring",
     "counters",
@@ -106,7 +107,7 @@ class Probes:
             loaded.load()
             for name in _MAPS:
                 self._descriptors[name] = loaded.map_fd(name)
-            for name in (*_TRACEPOINTS, *_ITERATORS, _WHEN_SPLICING):
+            for name in (*_TRACEPOINTS, _WHEN_SPLICING, *_FINDERS, *_SWEEPS):
                 if name not in self._skip:
                     self._descriptors[name] = loaded.program_fd(name)
             return from_btf(loaded.btf(), STRUCTS, ENUMS)
@@ -119,19 +120,23 @@ class Probes:
         for index in range(1, MAX_SERVICES):
             libbpf.push(self._descriptors["free_services"], index.to_bytes(4, "little"))
         # First, because it tells the programs which process is the agent's own, and then the listening ports.
-        start = libbpf.attach_iterator(self._descriptors["on_start"])
-        try:
-            libbpf.run_iterator(start)
-            for name in _TRACEPOINTS:
-                if name not in self._skip:
-                    self._links.append(libbpf.attach_tracepoint(self._descriptors[name]))
-            # Again, for connections: now the listeners tell their roles, and none can come unseen.
-            self._shared[0]["adopting"] = 1
-            libbpf.run_iterator(start)
-        finally:
-            os.close(start)
+        self._find()
+        for name in _TRACEPOINTS:
+            if name not in self._skip:
+                self._links.append(libbpf.attach_tracepoint(self._descriptors[name]))
+        # Again, for connections: now the listeners tell their roles, and none can come unseen.
+        self._shared[0]["adopting"] = 1
+        self._find()
         self._sweep_tcp = self._attach_sweep("sweep_tcp", "tcp_connections")
         self._sweep_other = self._attach_sweep("sweep_other", "other_connections")
+
+    def _find(self) -> None:
+        for name in _FINDERS:
+            link = libbpf.attach_iterator(self._descriptors[name])
+            try:
+                libbpf.run_iterator(link)
+            finally:
+                os.close(link)
 
     def _attach_sweep(self, program: str, connections: str) -> int:
         link = libbpf.attach_iterator(self._descriptors[program], self._descriptors[connections])
