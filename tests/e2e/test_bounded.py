@@ -81,7 +81,9 @@ def test_memory_and_series_are_flat_over_many_urls(
 
     def series() -> set[str]:
         text = run("curl", "--silent", f"http://{address}/metrics").stdout
-        return {line.rpartition(" ")[0] for line in text.splitlines() if "wrk" in line or "nginx" in line}
+        names = {line.rpartition(" ")[0] for line in text.splitlines() if "wrk" in line or "nginx" in line}
+        # Turns that a busy host's ring lost have a series of their own, without method and status.
+        return {name for name in names if 'http_request_method=""' not in name}
 
     load()
     before, known = _resident_kib(agent), series()
