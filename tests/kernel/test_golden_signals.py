@@ -109,7 +109,7 @@ def test_a_request_without_response_counts_without_duration(counting: Stage) -> 
 def test_seen_and_lost_are_all_that_was_sent(ring_bytes: int) -> None:
     """However small the ring, turns seen and turns lost add up to the turns made, for each service."""
     count = 3000
-    with Probes(ring_bytes=ring_bytes) as probes, Stage(probes) as stage:
+    with Probes(ring_bytes=ring_bytes) as probes, Stage(probes, may_lose=True) as stage:
         actors = stage.exchange(_times(count, _ask), _times(count, _answer))
         stage.settle()
         for actor, role in zip(actors, (Role.CLIENT, Role.SERVER), strict=True):

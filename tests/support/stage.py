@@ -255,10 +255,15 @@ def _new_namespace() -> int:
 
 
 class Stage:
-    """A context manager: starts actors in a namespace of their own and collects their slots."""
+    """A context manager: starts actors in a namespace of their own and collects their slots.
 
-    def __init__(self, probes: Probes | None) -> None:
+    may_lose: whether it is no error that the ring was full.
+    """
+
+    def __init__(self, probes: Probes | None, *, may_lose: bool = False) -> None:
         self.probes = probes
+        self._may_lose = may_lose
+        self._lost_before = self._lost()
         self._started_ns = time.monotonic_ns()
         self._namespace = _new_namespace()
         self._netns = os.fstat(self._namespace).st_ino
@@ -275,6 +280,12 @@ class Stage:
         for actor in self.actors:
             actor.kill()
         os.close(self._namespace)
+
+    @staticmethod
+    def empty(probes: Probes) -> None:
+        """Take all that is in the ring."""
+        while count := len(probes.ring.read(1 << 16)):
+            probes.ring.release(count)
 
     def enter(self) -> None:
         """Make the namespace that of the calling thread."""
@@ -340,6 +351,10 @@ class Stage:
             time.sleep(_PAUSE_S)
         return slots
 
+    def _lost(self) -> int:
+        counters = self.probes.counters() if self.probes else {}
+        return sum(counters.get(name, 0) for name in ("lost_ring_full", "lost_event_ring_full"))
+
     def _check(self) -> bool:
         return sum(actor.ended() for actor in self.actors) == len(self.actors)
 
@@ -353,6 +368,8 @@ class Stage:
                 time.sleep(_PAUSE_S)
             time.sleep(_IDLE_S)
             self.drain()
+            lost = self._lost() - self._lost_before
+            assert self._may_lose or lost <= 0, f"{lost} slots lost: what else runs here fills the ring"
             self._settled = True
         return self._slots
 
