@@ -246,15 +246,20 @@ class Agent:
         return summary
 
 
-def replay(
+def replay(  # noqa: PLR0913, PLR0917  # the parts that a run is made of
     recording: Recording,
     pipeline: Pipeline,
     processes: RecordedProcesses,
     sinks: Sequence[Sink],
     metrics: Metrics,
+    each_frame: Callable[[], None] = lambda: None,
 ) -> Summary:
-    """Run the pipeline and the sinks over a recording, in the steps of the live run; return its summary."""
+    """Run the pipeline and the sinks over a recording, in the steps of the live run; return its summary.
+
+    each_frame: runs before each batch; what it raises ends the replay.
+    """
     for frame in recording.frames():
+        each_frame()
         for pid, comm, names in frame.processes:
             processes.add(pid, comm, names)
         for turns in frame.turns:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -63,12 +63,21 @@ def _redaction(options: Options) -> Callable[[Table], None] | None:
     return redact_table
 
 
-def _log_sink(kind: str, *, blocking: bool = False) -> tuple[list[Sink], Callable[[], int]]:
-    """Return the sinks of `--log` and how many lines they lost."""
+class _Log(NamedTuple):
+    """The sinks of `--log`, how many lines they lost, and why they can write no more, if so."""
+
+    sinks: list[Sink]
+    lost: Callable[[], int]
+    error: Callable[[], OSError | None]
+
+
+def _log_sink(kind: str, *, blocking: bool = False) -> _Log:
     if kind == "off":
-        return [], lambda: 0
+        return _Log([], lambda: 0, lambda: None)
     writer = LineWriter(sys.stdout.fileno(), blocking=blocking)
-    return [TextLog(writer) if kind == "text" else JsonLog(writer)], lambda: writer.lost
+    return _Log(
+        [TextLog(writer) if kind == "text" else JsonLog(writer)], lambda: writer.lost, lambda: writer.error
+    )
 
 
 def _load_probes(options: Options) -> Probes:
@@ -157,7 +166,7 @@ def run_live(
     processes = LiveProcesses(keep_fresh=record_to is not None)
     pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
     metrics = Metrics()
-    log, log_lost = _log_sink(options.log)
+    log, log_lost, _ = _log_sink(options.log)
     if options.listen != "off":
         importlib.import_module("masdeepflow.sinks.exposition")
         importlib.import_module("masdeepflow.sinks.listen")
@@ -229,7 +238,10 @@ def _reload(pipeline: Pipeline, reload: Callable[[], Options] | None) -> None:
 
 
 def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
-    """Print a recording again; return the exit code. Raises UsageError for what is no whole recording."""
+    """Print a recording again; return the exit code.
+
+    Raises UsageError for what is no whole recording, HostError if stdout takes no lines.
+    """
     shown = cli_options.shown(options)
     try:
         recording = Recording(path, partial=partial)
@@ -240,7 +252,14 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
     processes = RecordedProcesses()
     pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
     metrics = Metrics()
-    log, log_lost = _log_sink(options.log, blocking=True)
-    final = replay(recording, pipeline, processes, [*log, metrics], metrics)
+    log, log_lost, log_error = _log_sink(options.log, blocking=True)
+
+    def check() -> None:
+        if (error := log_error()) is not None:
+            reason = error.strerror or str(error)
+            raise HostError(f"stdout can't be written: {reason}: free some space, or print somewhere else")
+
+    final = replay(recording, pipeline, processes, [*log, metrics], metrics, check)
+    check()
     _tell(_render(final, log_lost()))
     return 0

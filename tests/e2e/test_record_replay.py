@@ -200,6 +200,13 @@ def test_a_full_disk_ends_the_recording_and_leaves_nothing(nginx: Nginx, tmp_pat
     assert "Traceback" not in done.stderr
 
 
+def test_a_replay_to_a_full_disk_ends_with_a_sentence(recorded: tuple[Path, Finished]) -> None:
+    """`replay FILE > /dev/full` does not wait for room that nobody makes: one sentence, exit code 1."""
+    done = run("sh", "-c", f'exec "{MASDEEPFLOW}" replay "{recorded[0]}" > /dev/full')
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in done.stderr
+
+
 @pytest.mark.parametrize("where", ["missing/recording", "."])
 def test_an_impossible_output_is_wrong_usage(tmp_path: Path, where: str) -> None:
     """In no directory, or where a directory is: exit code 2, one sentence, nothing made."""

@@ -10,6 +10,7 @@ import socket
 import threading
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +25,6 @@ from tests.support.slots import turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 GET = b"GET /%d?name=bob HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -371,6 +371,24 @@ def test_full_disk_ends_the_run_with_a_sentence(
     assert len(polls) < 10
     assert "seen " in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("log", ["text", "json"])
+def test_replay_to_a_full_disk_ends_with_a_sentence(
+    probes: FakeProbes,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log: str,
+) -> None:
+    """It neither waits for room nor pretends to be complete."""
+    _recorded(probes, tmp_path / "x.rec", QUIET)
+    capfd.readouterr()
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(HostError, match="stdout can't be written: No space left on device: free some"):
+            session.run_replay(tmp_path / "x.rec", Options(log=log))
+    assert capfd.readouterr() == ("", "")
 
 
 # --- the parts ---

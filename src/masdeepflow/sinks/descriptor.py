@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Descriptor"]
+__all__ = ["DISK_FULL", "Descriptor"]
 
 # Much at once: after each system call the thread has to win the interpreter back, which may take 5 ms.
 _CHUNK = 1024 * 1024
 _PIPE_BUF = 4096
 """Bytes that a pipe which polls as writable takes at once, pipe(7)."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers that may pass when somebody makes room."""
 
 
 class Descriptor:
@@ -39,20 +40,17 @@ class Descriptor:
         self._send = self._choose()
 
     def write(self, data: memoryview) -> int:
-        """Return how many bytes were taken, 0 when none are now; a full disk takes none.
+        """Return how many bytes were taken, 0 when none are now.
 
         Raises:
-            OSError: nothing can be written any more; BrokenPipeError when the reader has gone.
+            OSError: nothing can be written any more, or as long as the disk is full (`DISK_FULL`);
+                ConnectionError when the reader has gone.
 
         """
         try:
             return self._send(data[:_CHUNK])
         except BlockingIOError:
             return 0
-        except OSError as error:
-            if error.errno in _FULL:
-                return 0
-            raise
 
     def wait(self, seconds: float) -> None:
         """Wait until bytes are taken again, at most for `seconds`."""

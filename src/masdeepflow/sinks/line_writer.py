@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from masdeepflow.sinks.descriptor import Descriptor
+from masdeepflow.sinks.descriptor import DISK_FULL, Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,11 @@ class _Patience:
 class LineWriter:
     """A bounded queue of lines and the thread that writes them. Every line is written or counted in `lost`.
 
+    A full disk is a slow reader: room may be made while the agent runs.
+
     fd: where lines go, not closed here. limit: bytes queued at most.
     blocking: `offer` waits for the reader instead of losing lines, and `close` waits for as long as it takes.
+        Nobody waits for a full disk: it ends the writing, with `error` set.
     """
 
     def __init__(self, fd: int, *, limit: int = _LIMIT, blocking: bool = False) -> None:
@@ -50,6 +53,7 @@ class LineWriter:
         self._pending = 0  # lines accepted and not written to their end
         self._lost = 0
         self._clogged = self._closing = self._broken = False
+        self._error: OSError | None = None
         self._cut = b""  # what is missing of the line in which patience ended
         self._last: Callable[[int], str] | None = None
         self._patience = _Patience()
@@ -64,8 +68,13 @@ class LineWriter:
 
     @property
     def broken(self) -> bool:
-        """Whether nothing can be written any more, because the reader has gone."""
+        """Whether nothing can be written any more."""
         return self._broken
+
+    @property
+    def error(self) -> OSError | None:
+        """Why nothing can be written any more; None as long as it can, and when the reader has just gone."""
+        return self._error
 
     def full(self) -> bool:
         """Tell whether formatting would be wasted: after a line did not fit, until a quarter is free."""
@@ -141,7 +150,10 @@ class LineWriter:
             self._write_queued()
             self._drop(keep=1 if self._cut else 0)
             self._write_last()
-        except OSError:
+        except ConnectionError:
+            self._break()
+        except OSError as error:
+            self._error = error
             self._break()
         finally:
             self._target.close()
@@ -163,12 +175,20 @@ class LineWriter:
             if self._patience.over():
                 self._cut = _rest_of_line(blob, done)
                 return False
-            sent = self._target.write(memoryview(blob)[done:])
+            sent = self._send(memoryview(blob)[done:])
             self._progress(sent, blob.count(b"\n", done, done + sent))
             done += sent
             if not sent:
                 self._target.wait(_WAIT_S)
         return True
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self._target.write(data)
+        except OSError as error:
+            if self._blocking or error.errno not in DISK_FULL:
+                raise
+            return 0
 
     def _progress(self, size: int, lines: int) -> None:
         if size:

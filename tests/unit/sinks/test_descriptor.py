@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from masdeepflow.sinks.descriptor import Descriptor
+from masdeepflow.sinks.descriptor import DISK_FULL, Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,11 +106,13 @@ def test_file_is_appended_to_where_its_offset_is(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"before now after"
 
 
-def test_full_disk_is_a_slow_reader() -> None:
-    """No space left takes nothing for now; it does not end the log for good."""
+def test_full_disk_is_told() -> None:
+    """No space left is an error that may pass: whoever writes decides whether to wait for it."""
     fd = os.open("/dev/full", os.O_WRONLY)
     with closing(Descriptor(fd)) as target:
-        assert target.write(MEBIBYTE) == 0
+        with pytest.raises(OSError, match="No space left") as caught:
+            target.write(MEBIBYTE)
+        assert caught.value.errno in DISK_FULL
         target.wait(0.0)
     os.close(fd)
 

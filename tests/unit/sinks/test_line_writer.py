@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -151,6 +152,7 @@ def test_reader_gone_breaks_the_writer(pipe: Pipe) -> None:
     writer.offer(MANY)
     writer._thread.join()
     assert (writer.broken, writer.full(), writer.lost) == (True, True, len(MANY))
+    assert writer.error is None
     assert not writer.offer(["a", "b"])
     writer.close(lambda _: "last")
     assert writer.lost == len(MANY) + 2
@@ -215,4 +217,36 @@ def test_full_disk_loses_lines_and_ends() -> None:
     writer.offer(["a", "b"])
     writer.close(lambda _: "last", stall_s=0.1)
     assert writer.lost == 3
+    os.close(fd)
+
+
+def test_full_disk_is_waited_for_while_the_agent_runs(pipe: Pipe) -> None:
+    """Once somebody has made room, lines come out again: the log does not end for good."""
+    writer = LineWriter(pipe.into)
+    take, tries = writer._target.write, []
+
+    def write(data: memoryview) -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return take(data)
+
+    writer._target.write = write  # type: ignore[method-assign]
+    pipe.reader.start()
+    writer.offer(["a", "b"])
+    writer.close()
+    assert (pipe.lines(), writer.lost, writer.error) == (["a", "b"], 0, None)
+
+
+def test_blocking_writer_does_not_wait_for_a_full_disk() -> None:
+    """Whoever replays a recording is told that it can't be printed; this test hangs otherwise."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    writer = LineWriter(fd, limit=5_000, blocking=True)
+    while writer.offer(MANY):
+        pass
+    writer.close(lambda _: "last")
+    assert writer.broken
+    assert writer.error is not None
+    assert writer.error.errno == errno.ENOSPC
+    assert writer.lost >= len(MANY)
     os.close(fd)
