@@ -101,9 +101,7 @@ def test_a_reader_that_takes_nothing_costs_lines_and_no_records(
     run("wrk", "-t1", "-c8", "-d2s", nginx.url)
     counted = nginx.requests() - before - 1
     time.sleep(0.3)
-    start = time.monotonic()
-    done = agent.stop(timeout_s=60)
-    assert time.monotonic() - start < 30
+    done = agent.stop(timeout_s=30)
     os.close(out)
     assert done.code == 0
     assert _requests(done.stderr, "nginx") == counted

@@ -103,13 +103,14 @@ class LineWriter:
         return count == len(lines)
 
     def close(
-        self, last: Callable[[int], str] | None = None, *, stall_s: float = 5.0, total_s: float = 20.0
+        self, last: Callable[[int], str] | None = None, *, stall_s: float = 0.8, total_s: float = 10.0
     ) -> None:
         """Write what the reader takes, count the rest as lost, then write one more line.
 
         last: makes that line from the final number of lost lines; it is written however many were lost.
         stall_s: the reader is given up when it takes nothing for so long. total_s: then at the latest.
-            The last line gets the same time once more. Neither holds when `blocking`.
+            The last line gets the same time once more: whoever stops the agent before a reader that stands
+            still waits for less than 2 s. Neither holds when `blocking`.
         """
         with self._changed:
             if self._closing:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from masdeepflow.sinks.line_writer import LineWriter
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.unit.sinks.conftest import Pipe
 
 LINE = "x" * 1000
@@ -101,6 +103,27 @@ def test_close_gives_up_on_a_reader_that_stands_still(pipe: Pipe) -> None:
     pipe.reader._thread.join()
     whole = b"".join(pipe.reader._chunks).count(b"\n")
     assert whole + lost == offered + 1
+
+
+def test_close_takes_two_seconds_at_most_when_the_reader_stands_still(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock that patience goes by: nobody who stops the agent waits for longer."""
+    now = [0.0]
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("masdeepflow.sinks.line_writer.time.monotonic", lambda: now[0])
+    writer = LineWriter(pipe.into)
+    monkeypatch.setattr(writer._target, "write", lambda _data: 0)
+    monkeypatch.setattr(writer._target, "wait", wait)
+    writer.offer(["a", "b"])
+    now[0] = 1000.0
+    writer.close(lambda _: "last")
+    assert not writer.broken
+    assert writer.lost == 3
+    assert 0 < now[0] - 1000.0 <= 2.0
 
 
 def test_close_ends_on_a_slow_reader_in_bounded_time(pipe: Pipe) -> None:
