@@ -73,7 +73,16 @@ need_for_running() {
     need libbpf-dev test -e /usr/include/bpf/bpf_helpers.h
 }
 
+# Each version of PostgreSQL's server has a directory of its own.
+look_for_postgresql() {
+    local found
+    for found in /usr/lib/postgresql/*/bin; do
+        [[ ! -d $found || :$PATH: == *:$found:* ]] || PATH=$PATH:$found
+    done
+}
+
 need_for_testing() {
+    look_for_postgresql
     need bpftool\|linux-tools-generic have bpftool
     need curl have curl
     need git have git
@@ -82,6 +91,8 @@ need_for_testing() {
     need mariadb-server have mariadbd
     need nginx-light\|nginx have nginx
     need openssl have openssl
+    # Brings psql and the library that psycopg uses; pgbench is part of the server.
+    need postgresql-15\|postgresql-16\|postgresql-17\|postgresql have postgres
     need procps have ps
     need prometheus have prometheus
     need redis-server have redis-server
@@ -265,6 +276,7 @@ set_up() {
     [[ $scope == core ]] || need_for_testing
     if venv_is_ready "$scope"; then venv_ready=yes; else need_python "$scope"; fi
     install_missing
+    look_for_postgresql
     [[ $venv_ready ]] || build_venv "$scope"
     holds "$VENV/masdeepflow.project" "$(project_facts)" || install_project "$VENV"
     build_bpf
