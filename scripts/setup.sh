@@ -84,9 +84,16 @@ look_for_postgresql() {
 need_for_testing() {
     look_for_postgresql
     need bpftool\|linux-tools-generic have bpftool
+    # Images for the containers of the tests are made of it: no registry is asked.
+    need busybox-static have busybox
+    need containerd have containerd
+    need containernetworking-plugins test -e /usr/lib/cni/bridge -o -e /opt/cni/bin/bridge
     need curl have curl
+    need docker.io have dockerd
+    need docker-cli\|docker.io have docker
     need git have git
     need iproute2 have ip
+    need iptables have iptables
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
     need nginx-light\|nginx have nginx

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import servers
+from tests.support import containers, servers
 from tests.support.ports import free_port, wait_listening
 from tests.support.programs import TRAFFIC_GEN, Agent, Program
 
@@ -31,6 +31,13 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.MariaD
     """Run one MariaDB for all tests."""
     with servers.mariadb(tmp_path_factory.mktemp("mariadb")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[containers.Docker]:
+    """Run one Docker daemon for all tests that leave it running and clear their containers away."""
+    with containers.docker_daemon(tmp_path_factory.mktemp("docker")) as daemon:
+        yield daemon
 
 
 @pytest.fixture

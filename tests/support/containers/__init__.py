@@ -1,0 +1,29 @@
+"""Real container runtimes, started by hand: Docker with `docker_daemon`.
+
+What the host must offer: root; the cgroup controllers that runc asks for below /sys/fs/cgroup, as v2, v1 or
+hybrid (runc joins the v1 controllers that are mounted and, on a hybrid host, /sys/fs/cgroup/unified too);
+bridges, veth pairs and NAT in the kernel; the Debian packages docker.io, containerd,
+containernetworking-plugins, busybox-static and iptables. Where overlayfs is not to be had, Docker takes vfs.
+
+Each daemon lives in a network and a mount namespace of its own, and in the host's PID and cgroup namespaces:
+its bridges, addresses, iptables rules and mounts are nobody else's and go with it, while its processes and
+their cgroups look as on any host. "The host's network" of such a container is the daemon's;
+`Namespaces.enter` gives the command that runs something there. Nothing outside is reachable from it, and no
+registry is asked: images are built here.
+"""
+
+from tests.support.containers.docker import Container, Docker, docker_daemon, run_container
+from tests.support.containers.images import BUSYBOX, PAUSE, busybox_image, image
+from tests.support.containers.namespaces import Namespaces
+
+__all__ = [
+    "BUSYBOX",
+    "PAUSE",
+    "Container",
+    "Docker",
+    "Namespaces",
+    "busybox_image",
+    "docker_daemon",
+    "image",
+    "run_container",
+]
