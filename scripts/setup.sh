@@ -94,8 +94,10 @@ need_for_testing() {
     need git have git
     need iproute2 have ip
     need iptables have iptables
+    need libmemcached-tools have memcping
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
+    need memcached have memcached
     need nginx-light\|nginx have nginx
     need openssl have openssl
     # Brings psql and the library that psycopg uses; pgbench is part of the server.
