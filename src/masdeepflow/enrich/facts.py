@@ -90,3 +90,4 @@ class ServiceFact(msgspec.Struct, frozen=True, tag="service"):
 
 
 Fact = ProcessFact | ContainerFact | PodFact | ServiceFact
+"""Any of them."""
