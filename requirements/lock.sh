@@ -32,7 +32,7 @@ compile() {
 }
 
 compile "$here/core.lock" "$@"
-compile "$here/dev.lock" --extra cri --extra dev --constraint "$here/core.lock" "$@"
+compile "$here/dev.lock" --extra cri --extra kubernetes --extra dev --constraint "$here/core.lock" "$@"
 
 if grep -nE '://|^ *(--(extra-)?index-url|--find-links|-[if]) ' "$here"/*.lock; then
     echo "lock.sh: an address got into a lock file (above): remove it before committing" >&2
