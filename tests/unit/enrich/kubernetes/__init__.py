@@ -1,0 +1,1 @@
+"""Kubernetes: what is pure by hand-made objects, what talks to a server over real sockets."""
