@@ -40,6 +40,13 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[containers.Dock
         yield daemon
 
 
+@pytest.fixture(scope="session")
+def cri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[containers.Cri]:
+    """Run one containerd for all tests that leave it running and remove their pods."""
+    with containers.containerd_cri(tmp_path_factory.mktemp("containerd")) as daemon:
+        yield daemon
+
+
 @pytest.fixture
 def start_agent(tmp_path: Path) -> Iterator[StartAgent]:
     """Give a function that starts an agent, which ends with the test at the latest."""

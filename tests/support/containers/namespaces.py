@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Namespaces"]
 
+_RUN = Path("/run/containerd")
+
 
 class Namespaces:
     """Namespaces held by a sleeping process, so that a daemon can be ended and started again in them."""
@@ -24,8 +26,14 @@ class Namespaces:
         comm = Path(f"/proc/{self._holder.pid}/comm")
         until(lambda: comm.read_text(encoding="ascii") == "sleep\n", lambda: self._holder.errors)
         self._mounts = _mount_namespace(self._holder.pid)
-        up = run(*self.enter, "ip", "link", "set", "lo", "up")
-        assert up.code == 0, up.stderr
+        self._run("ip", "link", "set", "lo", "up")
+        # Sockets of shims and state of runc are there whatever a daemon is told: names would clash.
+        _RUN.mkdir(exist_ok=True)
+        self._run("mount", "-t", "tmpfs", "tmpfs", _RUN)
+
+    def _run(self, *command: object) -> None:
+        done = run(*self.enter, *command)
+        assert done.code == 0, done.stderr
 
     @property
     def enter(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Runtimes that answer, and those that do not."""
