@@ -132,17 +132,27 @@ static __always_inline __u32 find_service(const struct slot *slot)
 			(to) += (n); \
 	} while (0)
 
-static __always_inline void count_turn(const struct slot *slot, bool written, bool preemptible)
+/* What moved on a connection since it was counted last. */
+struct moved {
+	__u64 request_bytes;
+	__u64 response_bytes;
+};
+
+/* counted: whether it is a turn of its own, not the rest of one or what a server says first. */
+static __always_inline void count_turn(const struct slot *slot, struct moved moved, bool counted, bool written,
+				       bool preemptible)
 {
 	__u32 index = slot->service;
 	struct service_signals *s = bpf_map_lookup_elem(&signals, &index);
 	if (!s)
 		return;
+	ADD(s->request_bytes, moved.request_bytes);
+	ADD(s->response_bytes, moved.response_bytes);
+	if (!counted)
+		return;
 	ADD(s->turns, 1);
 	if (index == OVERFLOW_SERVICE)
 		COUNT(lost_service_full);
-	ADD(s->request_bytes, slot->request_bytes);
-	ADD(s->response_bytes, slot->response_bytes);
 	if (!written)
 		ADD(s->lost, 1);
 	if (!slot->response_last_ns)

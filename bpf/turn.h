@@ -19,6 +19,7 @@ struct connection {
 	__u64 arrival_ns;      /* of the first unread byte; 0 when unknown */
 	__u64 total_request_bytes;
 	__u64 total_response_bytes;
+	struct moved counted;  /* what the golden signals have of the totals */
 	__u32 read_seq;        /* TCP: copied_seq before the first byte that was counted */
 	__u32 unseen_sweeps;   /* in a row that found bytes read that no hook had counted */
 	__u32 busy;            /* a program works on it */
@@ -202,6 +203,18 @@ static __always_inline bool turn_open(const struct connection *c)
 	return !c->closed && !c->written && (c->slot.request_first_ns || c->slot.response_first_ns);
 }
 
+/* Every byte is counted once, under the service that ends a turn behind it. */
+static __always_inline struct moved take_moved(struct connection *c)
+{
+	struct moved moved = {
+		.request_bytes = c->total_request_bytes - c->counted.request_bytes,
+		.response_bytes = c->total_response_bytes - c->counted.response_bytes,
+	};
+	c->counted.request_bytes = c->total_request_bytes;
+	c->counted.response_bytes = c->total_response_bytes;
+	return moved;
+}
+
 /* Write the turn, if there is one, and count it whether or not the ring had room. */
 static __always_inline void finish_turn(struct connection *c, __u32 why)
 {
@@ -213,8 +226,8 @@ static __always_inline void finish_turn(struct connection *c, __u32 why)
 	s->flags |= why;
 	hash_payload(s);
 	bool written = write_slot(s, KIND_TURN);
-	if (s->request_first_ns && !(s->flags & FLAG_CONTINUED))
-		count_turn(s, written, why == FLAG_IDLE);
+	bool counted = s->request_first_ns && !(s->flags & FLAG_CONTINUED);
+	count_turn(s, take_moved(c), counted, written, why == FLAG_IDLE);
 	c->written = true;
 }
 

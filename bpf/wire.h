@@ -119,7 +119,10 @@ struct service_info {
 	char comm[16];
 };
 
-/* Golden signals of one service: every finished turn, whether or not the ring had room for its slot. */
+/*
+ * Golden signals of one service: every finished turn, whether or not the ring had room for its slot. Bytes are all that
+ * its sockets moved until then, those of continued turns and of servers that speak first too.
+ */
 struct service_signals {
 	__u64 turns;
 	__u64 duration_ns UNIT("ns");

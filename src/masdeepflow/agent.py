@@ -10,7 +10,7 @@ import numpy as np
 
 from masdeepflow.clock import WallClock
 from masdeepflow.protocols.registry import UNRECOGNISED
-from masdeepflow.recording import End, Frame, LostTurns
+from masdeepflow.recording import End, Frame, LostTurns, Moved
 from masdeepflow.schema import Role
 from masdeepflow.summary import Summary
 from masdeepflow.table import Events, Output
@@ -34,6 +34,7 @@ _IDLE_NS = 30_000_000  # IDLE_NS of bpf/turn.h
 _SLACK_NS = 5_000_000  # a program may be preempted between its stamp and its slot
 _ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
 _SECOND_NS = 1_000_000_000
+_LOOK_NS = 10 * _SECOND_NS  # between two looks at what every service moved: a system call each
 _MANY_SERVICES = 256
 
 
@@ -58,17 +59,20 @@ def _tick(watermark_ns: int, records: int, *, behind: bool = False) -> Output:
 
 
 class Ledger:
-    """What was lost, by reason, and to which service: from the kernel's counters and golden signals."""
+    """What was lost, by reason, and what moved, by service: from the kernel's counters and golden signals."""
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
         self.keep_fresh = False
-        """Whether to remember what was lost until `take_fresh`, for recordings."""
+        """Whether to remember what was lost and moved until it is taken, for recordings."""
         self.counters: dict[str, int] = {}
         self._pipeline = pipeline
         self._metrics = metrics
         self._lost: dict[int, int] = {}
         self._histograms: dict[int, np.ndarray] = {}
         self._fresh: list[LostTurns] = []
+        self._looked: list[ServiceSignals] = []
+        self._moved: dict[int, int] = {}
+        self._fresh_moved: list[Moved] = []
         self._suspects: set[bytes] = set()
         self._unnamed = False
 
@@ -85,6 +89,18 @@ class Ledger:
         fresh, self._fresh = self._fresh, []
         return fresh
 
+    def take_moved(self) -> list[Moved]:
+        """Return what was counted as moved since the last call; nothing unless `keep_fresh`."""
+        fresh, self._fresh_moved = self._fresh_moved, []
+        return fresh
+
+    def look(self, probes: Probes) -> None:
+        """Read what every service moved, for the next `update`.
+
+        To be called before the ring is read: nothing has moved then that could not have been parsed.
+        """
+        self._looked = probes.services()
+
     def update(self, probes: Probes, *, final: bool = False) -> None:
         """Read the counters; when the ring has lost turns, count them under their services.
 
@@ -97,7 +113,22 @@ class Ledger:
             self._unnamed = False
             for service in probes.services():
                 self._add(service, final=final)
+        for service in self._looked:
+            self._cover(service)
+        self._looked = []
         self._free_services(probes)
+
+    def _cover(self, service: ServiceSignals) -> None:
+        new = service.moved_bytes - self._moved.get(service.index, 0)
+        if new <= 0:
+            return
+        self._moved[service.index] = service.moved_bytes
+        names = self._pipeline.names(service.pid, service.port, service.role)
+        name = names[0] if names else service.comm
+        moved = Moved(name, service.comm, service.index, new, service.pid, service.port)
+        if self.keep_fresh:
+            self._fresh_moved.append(moved)
+        _add_moved(self._metrics, self._pipeline, moved)
 
     def _add(self, service: ServiceSignals, *, final: bool) -> None:
         new = service.lost - self._lost.get(service.index, 0)
@@ -130,6 +161,7 @@ class Ledger:
             for service in probes.services():
                 if service.key in free:
                     self._add(service, final=True)
+                    self._cover(service)
         for key in free:
             probes.forget_service(key)
 
@@ -161,6 +193,7 @@ class Agent:
         self._clock = WallClock()
         self._watermark_ns = 0
         self._updated_ns = 0
+        self._looked_ns = time.monotonic_ns()
         self._previous_s = time.monotonic()
 
     def record(self, recorder: Recorder, processes: LiveProcesses) -> None:
@@ -192,6 +225,9 @@ class Agent:
         now = time.monotonic_ns()
         self.polled_s = now / 1e9
         swept = self._probes.sweep()
+        if now - self._looked_ns > _LOOK_NS:
+            self._looked_ns = now
+            self.ledger.look(self._probes)
         records = self._drain()
         settled = now - (_IDLE_NS + _SLACK_NS if swept else _SLACK_NS)
         self._watermark_ns = max(self._watermark_ns, settled + self._clock.offset_ns())
@@ -221,7 +257,8 @@ class Agent:
         tables, events = self._pipeline.process(slots, offset)
         if self.recorder is not None and self._processes is not None:
             processes, lost = self._processes.take_fresh(), self.ledger.take_fresh()
-            self.recorder.write(Frame(slots, offset, self._watermark_ns, processes, lost))
+            moved = self.ledger.take_moved()
+            self.recorder.write(Frame(slots, offset, self._watermark_ns, processes, lost, moved))
         del slots
         ring.release(count)
         self._write(Output(tables, events, self._watermark_ns, self._pipeline.records, behind))
@@ -232,15 +269,17 @@ class Agent:
             sink.write(output)
 
     def summary(self, *, final: bool = False) -> Summary:
-        """Return what the run amounts to so far."""
+        """Read what is in the ring, and return what the run amounts to so far."""
+        self.ledger.look(self._probes)
+        self._drain()
         self.ledger.update(self._probes, final=final)
-        return Summary(self._pipeline.records, self.ledger.lost(), self._metrics.services())
+        return _summary(self._pipeline, self.ledger.lost(), self._metrics)
 
     def close(self) -> Summary:
         """Flush and close the sinks and the recording; return the summary."""
         summary = self.summary(final=True)
         if self.recorder is not None:
-            self.recorder.close(End(summary.lost, self.ledger.take_fresh()))
+            self.recorder.close(End(summary.lost, self.ledger.take_fresh(), self.ledger.take_moved()))
         for sink in self._sinks:
             sink.close(summary)
         return summary
@@ -262,16 +301,14 @@ def replay(  # noqa: PLR0913, PLR0917  # the parts that a run is made of
         each_frame()
         for pid, comm, names in frame.processes:
             processes.add(pid, comm, names)
-        for turns in frame.turns:
-            _add_lost(metrics, pipeline, turns)
+        _add_found(metrics, pipeline, frame)
         tables, events = pipeline.process(frame.slots, frame.offset_ns)
         for sink in sinks:
             sink.write(_tick(frame.watermark_ns, pipeline.records))
             sink.write(Output(tables, events, frame.watermark_ns, pipeline.records))
     end = recording.end or End({})
-    for turns in end.turns:
-        _add_lost(metrics, pipeline, turns)
-    summary = Summary(pipeline.records, end.lost, metrics.services())
+    _add_found(metrics, pipeline, end)
+    summary = _summary(pipeline, end.lost, metrics)
     for sink in sinks:
         sink.close(summary)
     return summary
@@ -283,3 +320,21 @@ def _add_lost(metrics: Metrics, pipeline: Pipeline, turns: LostTurns) -> None:
         pid=turns.pid, comm=turns.service, port=turns.port or None, protocol=turns.protocol
     ):
         metrics.add_lost(turns.service, turns.protocol, turns.role, turns.turns, np.array(turns.histogram))
+
+
+def _add_moved(metrics: Metrics, pipeline: Pipeline, moved: Moved) -> None:
+    """Count what a service moved, and what of it was parsed meanwhile, if it is shown."""
+    parsed = pipeline.take_parsed_bytes(moved.index)
+    if pipeline.shown.passes(pid=moved.pid, comm=moved.comm, port=moved.port or None, protocol=None):
+        metrics.add_bytes(moved.service, parsed, moved.moved_bytes)
+
+
+def _add_found(metrics: Metrics, pipeline: Pipeline, found: Frame | End) -> None:
+    for turns in found.turns:
+        _add_lost(metrics, pipeline, turns)
+    for moved in found.moved:
+        _add_moved(metrics, pipeline, moved)
+
+
+def _summary(pipeline: Pipeline, lost: dict[str, int], metrics: Metrics) -> Summary:
+    return Summary(pipeline.records, lost, metrics.services(), metrics.coverage())

@@ -10,7 +10,7 @@ from masdeepflow.announced import Announced
 from masdeepflow.batch import word_of, words
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
 from masdeepflow.protocols.registry import Registry
-from masdeepflow.schema import Flag, Kind, Role
+from masdeepflow.schema import MAX_SERVICES, Flag, Kind, Role
 from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Pipeline:
         self._announced = Announced()
         self.records = 0
         """Slots seen."""
+        self._parsed_bytes = np.zeros(MAX_SERVICES + 1)  # since `take_parsed_bytes`; what can't be comes last
 
     def process(self, slots: np.ndarray, offset_ns: int) -> tuple[list[Table], Events]:
         """Return the tables and events of one batch (n,), nothing of which refers to `slots` any more.
@@ -74,6 +75,15 @@ class Pipeline:
         if len(rows):
             self._forget(slots[rows])
         return tables, events
+
+    def take_parsed_bytes(self, index: int) -> int:
+        """Return the bytes of turns that a protocol was recognised in since the last call.
+
+        index: what the kernel counts their service under.
+        """
+        taken = int(self._parsed_bytes[index])
+        self._parsed_bytes[index] = 0
+        return taken
 
     def names(self, pid: int, port: int, role: int) -> tuple[str, str, str] | None:
         """Return service, protocol and role of what the kernel counts by process, port and role."""
@@ -135,10 +145,13 @@ class Pipeline:
         if parsed is None:
             number, parsed = nobody, _unrecognised(slots)
         tables = [self._table(number, parsed, slots, codes, offset_ns)]
+        if number != nobody:
+            self._parsed_bytes += _bytes_by_service(slots)
         if parsed.opaque:
             for cookie in parsed.opaque:
                 self.endpoints.set_protocol(cookie, nobody)
             rows = _behind(slots, parsed)
+            self._parsed_bytes -= _bytes_by_service(slots[rows])
             tables.append(
                 self._table(nobody, _unrecognised(slots[rows]), slots[rows], codes[rows], offset_ns)
             )
@@ -190,6 +203,13 @@ def _behind(slots: np.ndarray, parsed: Parsed) -> NDArray[np.intp]:
         last = given.max() if len(given) else asked[0] if len(asked) else len(slots)
         behind[last + 1 :] |= mine[last + 1 :]
     return np.flatnonzero(behind)
+
+
+def _bytes_by_service(slots: np.ndarray) -> NDArray[np.float64]:
+    """Return the bytes of finished turns among slots (n,), both ways, by service (`MAX_SERVICES` + 1,)."""
+    amounts = (slots["request_bytes"] + slots["response_bytes"]) * (slots["kind"] == Kind.TURN)
+    services = np.minimum(slots["service"], MAX_SERVICES)
+    return np.bincount(services, amounts, MAX_SERVICES + 1).astype(np.float64, copy=False)
 
 
 def _signed(column: np.ndarray) -> NDArray[np.int64]:

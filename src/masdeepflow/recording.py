@@ -31,13 +31,14 @@ from masdeepflow.kernel.layout import (
     slot_dtype,
     to_text,
 )
+from masdeepflow.schema import MAX_SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
-__all__ = ["End", "Frame", "LostTurns", "Recorder", "Recording", "RecordingError"]
+__all__ = ["End", "Frame", "LostTurns", "Moved", "Recorder", "Recording", "RecordingError"]
 
 _MAGIC = b"masdeepflow recording 1\n"
 _HEAD = struct.Struct("<III")
@@ -48,6 +49,8 @@ _QUEUED_BYTES = 1 << 26
 T = TypeVar("T")
 _Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Lost = tuple[str, str, str, int, list[_Int64], int, int]
+_Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_SERVICES)]
+_Moved = tuple[str, str, _Index, _Int64, int, int]
 
 
 class RecordingError(ValueError):
@@ -71,10 +74,25 @@ class LostTurns:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes that the sockets of a service have moved since it was looked at last.
+
+    index: what the kernel counts it under. pid, port: as in `LostTurns`.
+    """
+
+    service: str
+    comm: str
+    index: int
+    moved_bytes: int
+    pid: int = 0
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One batch. watermark_ns: what had been given out before it. processes: names learnt in it.
 
-    turns: what was found to be lost between the batch before and this one.
+    turns, moved: what was found to be lost, or moved, between the batch before and this one.
     """
 
     slots: np.ndarray
@@ -82,14 +100,16 @@ class Frame:
     watermark_ns: int
     processes: list[tuple[int, str, ProcessNames]]
     turns: list[LostTurns] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last frame. lost: reason -> count, what this host's log lost not included. turns: as in `Frame`."""
+    """The last frame. lost: reason -> count, without what this host's log lost. The rest as in `Frame`."""
 
     lost: dict[str, int]
     turns: list[LostTurns] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
 
 
 class _Start(msgspec.Struct):
@@ -101,11 +121,13 @@ class _Batch(msgspec.Struct):
     watermark_ns: _Int64
     processes: list[tuple[int, str, str | None, str | None]]
     turns: list[_Lost]
+    moved: list[_Moved] = []
 
 
 class _End(msgspec.Struct):
     lost: dict[str, int]
     turns: list[_Lost]
+    moved: list[_Moved] = []
 
 
 class Recorder:
@@ -143,12 +165,14 @@ class Recorder:
             "watermark_ns": frame.watermark_ns,
             "processes": [(pid, comm, who.executable, who.command) for pid, comm, who in frame.processes],
             "turns": _plain(frame.turns),
+            "moved": _plain(frame.moved),
         }
         self._put(meta, frame.slots.tobytes())
 
     def close(self, end: End) -> None:
         """Finish the file and give it its name. `error` tells whether that worked."""
-        self._put({"end": True, "lost": end.lost, "turns": _plain(end.turns)}, b"")
+        lists = {"turns": _plain(end.turns), "moved": _plain(end.moved)}
+        self._put({"end": True, "lost": end.lost, **lists}, b"")
         self._stop()
         self._try(self._file.close)
         self._try(lambda: self._partial.replace(self._path))
@@ -199,8 +223,8 @@ class Recorder:
             self._room.notify()
 
 
-def _plain(lost: list[LostTurns]) -> list[_Lost]:
-    return [dataclasses.astuple(turns) for turns in lost]
+def _plain(items: Sequence[LostTurns | Moved]) -> list[tuple[Any, ...]]:
+    return [dataclasses.astuple(item) for item in items]
 
 
 def _encode(meta: dict[str, Any], data: bytes) -> bytes:
@@ -261,7 +285,7 @@ class Recording:
         end = self._converted(frame[0], _End)
         if self._file.tell() < self._size:
             raise RecordingError(f"{self._file.name} is damaged: it goes on behind its end")
-        return End(end.lost, [LostTurns(*turns) for turns in end.turns])
+        return End(end.lost, *_lists(end))
 
     def frames(self) -> Iterator[Frame]:
         """Yield the batches in order."""
@@ -284,8 +308,7 @@ class Recording:
         except (ValueError, zlib.error) as error:
             raise RecordingError(f"{self._file.name} is damaged: {error}") from error
         processes = [(pid, comm, ProcessNames(exe, command)) for pid, comm, exe, command in batch.processes]
-        turns = [LostTurns(*lost) for lost in batch.turns]
-        return Frame(slots, batch.offset_ns, batch.watermark_ns, processes, turns)
+        return Frame(slots, batch.offset_ns, batch.watermark_ns, processes, *_lists(batch))
 
     def _converted(self, meta: dict[str, Any], kind: type[T]) -> T:
         try:
@@ -315,6 +338,10 @@ class Recording:
         if size > self._size - at:
             raise _CutOffError(f"{self._file.name} is cut off behind byte {at}")
         return self._file.read(size)
+
+
+def _lists(read: _Batch | _End) -> tuple[list[LostTurns], list[Moved]]:
+    return [LostTurns(*turns) for turns in read.turns], [Moved(*moved) for moved in read.moved]
 
 
 class _CutOffError(RecordingError):

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Literal
 
-__all__ = ["ATTRIBUTES", "Column", "Flag", "Kind", "Role", "Transport"]
+__all__ = ["ATTRIBUTES", "MAX_SERVICES", "Column", "Flag", "Kind", "Role", "Transport"]
+
+
+MAX_SERVICES = 512
+"""Indices of services in slots and golden signals, as in bpf/ring.h."""
 
 
 class Kind(IntEnum):

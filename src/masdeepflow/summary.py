@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from masdeepflow.escape import escape
 
-__all__ = ["ServiceSummary", "Summary", "render"]
+__all__ = ["Coverage", "ServiceSummary", "Summary", "render"]
 
 _NAME_LIMIT = 64
 _HEADINGS = ("service", "protocol", "role", "requests", "errors", "p50", "p95", "p99")
 _NAMES = 3  # columns of text, to the left; figures stand to the right
+_MISSED = 5  # services named of which not all bytes were understood
 _SHORT_MS = 10  # shown with two decimals below
 
 
@@ -32,17 +33,37 @@ class ServiceSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """Bytes of turns that a protocol was recognised in, against all that a service's sockets moved."""
+
+    service: str
+    parsed_bytes: int
+    moved_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """From 0 to 1; 1 where nothing moved."""
+        return min(self.parsed_bytes / self.moved_bytes, 1.0) if self.moved_bytes > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
-    """records: slots read. lost: reason -> count, also of what never happened. services: busiest first."""
+    """records: slots read. lost: reason -> count, also of what never happened. services: busiest first.
+
+    coverage: one of each service that has moved bytes.
+    """
 
     records: int
     lost: dict[str, int] = field(default_factory=dict)
     services: list[ServiceSummary] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
 
 
 def render(summary: Summary) -> str:
-    """Return the summary for a terminal: what was seen, what was lost and why, and a table of services."""
+    """Return the summary for a terminal: what was seen, lost and why, understood, and a table of services."""
     lines = [f"seen  {summary.records} records", f"lost  {_lost(summary.lost)}"]
+    if summary.coverage:
+        lines.append(f"read  {_covered(summary.coverage)}")
     if summary.services:
         rows = [_HEADINGS, *map(_row, summary.services)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -53,6 +74,21 @@ def render(summary: Summary) -> str:
 def _lost(lost: dict[str, int]) -> str:
     reasons = [f"{escape(reason)} {count}" for reason, count in lost.items() if count]
     return f"{sum(lost.values())} ({', '.join(reasons)})" if reasons else "0"
+
+
+def _covered(coverage: list[Coverage]) -> str:
+    """Return the whole host's coverage, and the services that most of the rest belongs to."""
+    whole = Coverage("", sum(c.parsed_bytes for c in coverage), sum(c.moved_bytes for c in coverage))
+    missed = [c for c in coverage if _percent(c) != _percent(Coverage("", 1, 1))]
+    missed.sort(key=lambda c: c.parsed_bytes - c.moved_bytes)
+    named = ", ".join(f"{escape(c.service, _NAME_LIMIT)} {_percent(c)}" for c in missed[:_MISSED])
+    more = f", {len(missed) - _MISSED} more" if len(missed) > _MISSED else ""
+    return f"{_percent(whole)} of the bytes moved" + (f" ({named}{more})" if missed else "")
+
+
+def _percent(coverage: Coverage) -> str:
+    # Cut, not rounded: 100 % means all.
+    return f"{int(1000 * coverage.ratio) / 10}%".replace("100.0%", "100%")
 
 
 def _row(service: ServiceSummary) -> tuple[str, ...]:

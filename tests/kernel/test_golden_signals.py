@@ -91,6 +91,33 @@ def test_signals_equal_the_slots(counting: Stage) -> None:
         assert int(signals["response_bytes"].sum()) == 30 * 6
 
 
+def test_every_byte_that_moved_is_in_the_signals(counting: Stage) -> None:
+    """Those of a server that speaks first, and of a response that goes on after a pause, too."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(b"greeting")
+        for pause_s in (0, 0.12, 0):
+            read(sock, 8)
+            sock.sendall(b"answer")
+            time.sleep(pause_s)
+            sock.sendall(b" and its rest")
+
+    def ask(sock: socket.socket) -> None:
+        read(sock, 8)
+        for _ in range(3):
+            sock.sendall(b"question")
+            read(sock, 6 + 13)
+
+    for role, actor in zip((Role.CLIENT, Role.SERVER), counting.exchange(ask, serve), strict=True):
+        turns = counting.turns(role)
+        assert any(turn.flags & Flag.SERVER_FIRST for turn in turns)
+        assert any(turn.flags & Flag.CONTINUED for turn in turns)
+        close = counting.event(Kind.CLOSE, role)
+        service = _of(counting, actor)
+        assert service.moved_bytes == close.request_bytes + close.response_bytes == 8 + 3 * (8 + 6 + 13)
+        assert service.turns == 3
+
+
 def test_a_request_without_response_counts_without_duration(counting: Stage) -> None:
     """An unanswered request is a turn in the count, and in no bucket."""
 

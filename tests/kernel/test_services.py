@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from masdeepflow.kernel.probes import MAX_SERVICES, Probes
+from masdeepflow.kernel.probes import Probes
+from masdeepflow.schema import MAX_SERVICES
 from tests.support.stage import LOOPBACK, RING_BYTES, Stage, listen, read
 
 if TYPE_CHECKING:

@@ -394,6 +394,82 @@ def test_nothing_is_freed_from_within_another_pid_namespace(monkeypatch: pytest.
     assert bench.probes.forgotten == []
 
 
+# --- what moved ---
+
+
+def _moved(moved_bytes: int, **fields: object) -> ServiceSignals:
+    return _signals(0, moved_bytes=moved_bytes, **fields)
+
+
+def _coverage(bench: Bench) -> dict[str, tuple[int, int]]:
+    """Return bytes parsed and moved by service."""
+    return {found.service: (found.parsed_bytes, found.moved_bytes) for found in bench.metrics.coverage()}
+
+
+def test_what_was_parsed_is_held_against_what_moved(bench: Bench) -> None:
+    """Turns of a recognised protocol against all that the kernel counted, by the name of the service."""
+    bench.serve(service=1)
+    bench.serve(service=1, cookie=2)
+    bench.probes.signals = [_moved(3 * (len(GET) + len(OK))), _moved(70, index=2, pid=7, comm="sshd")]
+    summary = bench.agent.summary()
+    half = 2 * (len(GET) + len(OK))
+    assert _coverage(bench) == {"nginx": (half, half * 3 // 2), "sshd": (0, 70)}
+    assert [found.service for found in summary.coverage] == ["nginx", "sshd"]
+    assert bench.agent.summary().coverage == summary.coverage
+
+
+def test_what_moved_is_read_before_the_ring(bench: Bench) -> None:
+    """Or what comes between the two reads would look as if it had not been understood."""
+    server = {"role": Role.SERVER, "local_port": 80, "remote_port": 5000, "pid": 42, "comm": b"nginx"}
+    bench.probes.signals = [_moved(len(GET) + len(OK))]
+    bench.probes.ring.add(turn(GET, OK, service=1, **server))
+    assert [found.ratio for found in bench.agent.summary().coverage] == [1.0]
+
+
+def test_what_moved_is_looked_up_now_and_then(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All services' signals are too much work for every poll, or every second."""
+    looks: list[int] = []
+    services = bench.probes.services
+
+    def count() -> list[ServiceSignals]:
+        looks.append(1)
+        return services()
+
+    monkeypatch.setattr(bench.probes, "services", count)
+    for _ in range(5):
+        bench.agent._updated_ns = 0
+        bench.agent.poll()
+    assert looks == []
+    bench.agent._looked_ns -= module._LOOK_NS
+    bench.agent._updated_ns = 0
+    bench.agent.poll()
+    assert looks == [1]
+
+
+def test_bytes_of_an_index_that_is_used_again_are_each_owners_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the one that is gone has moved is counted before its index is given back."""
+    _crowd(monkeypatch, bench)
+    bench.ledger.update(bench.kernel)
+    bench.probes.signals[0] = _moved(5, index=1, pid=GONE, comm="curl")
+    bench.ledger.update(bench.kernel)
+    assert len(bench.probes.forgotten) == 1
+    bench.probes.signals = [_moved(12, index=1, pid=9, comm="wget")]
+    bench.agent.summary()
+    assert _coverage(bench) == {"curl": (0, 5), "wget": (0, 7)}
+
+
+def test_filters_hold_for_coverage(bench: Bench) -> None:
+    """Whose requests are not shown, of him nothing is told."""
+    bench.pipeline.shown = filters.parse([], ["port=80"])
+    bench.serve(service=1)
+    bench.probes.signals = [_moved(500), _moved(70, index=2, port=81, comm="sshd")]
+    bench.agent.summary()
+    bench.pipeline.shown = ALL
+    assert _coverage(bench) == {"sshd": (0, 70)}
+
+
 def test_losses_are_remembered_for_recordings_only(bench: Bench) -> None:
     """Days of overload must not fill the memory of an agent that records nothing."""
     bench.serve()
@@ -441,13 +517,13 @@ def test_replay_tells_the_sinks_what_the_live_run_told_them(
     for number in range(4):
         live.probes.ring.add(
             turn(kind=Kind.ACCEPT, cookie=number, **server),  # type: ignore[arg-type]
-            turn(b"GET /%d HTTP/1.1\r\n\r\n" % number, OK, cookie=number, **server),
+            turn(b"GET /%d HTTP/1.1\r\n\r\n" % number, OK, cookie=number, service=1, **server),
             turn(b"\x16\x03\x01", b"\x16\x03\x03", cookie=100 + number, pid=number),
         )
         live.agent.poll()
         live.probes.lost += 10 * number
-        live.probes.signals = [_signals(live.probes.lost)]
-        live.agent._updated_ns = 0
+        live.probes.signals = [_signals(live.probes.lost, moved_bytes=1000 * (number + 1))]
+        live.agent._updated_ns = live.agent._looked_ns = 0
         live.agent.poll()
     summary = live.agent.close()
 
@@ -457,6 +533,7 @@ def test_replay_tells_the_sinks_what_the_live_run_told_them(
     again = replay(recording, pipeline, processes, [metrics, sink], metrics)
     assert _said(sink) == _said(live.sink)
     assert again == summary
+    assert [0 < found.parsed_bytes < found.moved_bytes == 4000 for found in again.coverage] == [True]
     assert sink.closed is again
 
 

@@ -276,6 +276,26 @@ def test_turns_in_the_batch_of_their_close_are_still_the_protocols() -> None:
     assert _texts(turn(b"aL"), turn(b"?"), turn(kind=Kind.CLOSE)) == {"a": ["aL", "?"]}
 
 
+def test_bytes_that_were_recognised_are_counted_by_service() -> None:
+    """Of every finished turn, the rest of one too; what is opaque, in flight or unknown is not among them."""
+    pipeline = _pipeline(Toy("a"), Failing("b"))
+    turns = [
+        turn(b"aC", b"1234", service=1),
+        turn(b"", b"56", service=1, flags=Flag.CONTINUED),
+        turn(b"aC", b"", service=1, kind=Kind.OPEN),
+        turn(b"aC", b"123", service=511, cookie=2),
+        turn(b"aX", b"", service=511, cookie=2),
+        turn(b"", b"12345678", service=511, cookie=2, flags=Flag.CONTINUED),
+        turn(b"?", b"??", service=3, cookie=3),
+        turn(b"bC", b"failed", service=4, cookie=4),
+        turn(b"aC", b"no such service", service=2**32 - 1, cookie=5),
+    ]
+    for _ in range(2):
+        pipeline.process(make_slots(*turns), OFFSET)
+    assert [pipeline.take_parsed_bytes(index) for index in (1, 3, 4, 511)] == [16, 0, 0, 7]
+    assert pipeline.take_parsed_bytes(1) == 0
+
+
 def test_an_opaque_connection_is_nobodys_from_then_on() -> None:
     """Behind an upgrade bytes are not parsed, whatever they look like."""
     pipeline = _pipeline()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from masdeepflow import recording as module
 from masdeepflow.enrich.process import UNKNOWN, ProcessNames
 from masdeepflow.kernel.layout import committed, from_text, slot_dtype, to_text
-from masdeepflow.recording import End, Frame, LostTurns, Recorder, Recording, RecordingError
+from masdeepflow.recording import End, Frame, LostTurns, Moved, Recorder, Recording, RecordingError
 from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 MAGIC = b"masdeepflow recording 1\n"
 HEAD = struct.Struct("<III")
 LOST = LostTurns("nginx", "http", "server", 3, [0, 2, 1])
-END = End({"ring_full": 3, "no_memory": 0}, [LOST])
+MOVED = Moved("shop", "nginx", 511, 2**40, 42, 80)
+END = End({"ring_full": 3, "no_memory": 0}, [LOST], [MOVED])
 FRAMES = [
     Frame(
         make_slots(turn(b"GET / HTTP/1.1\r\n"), turn(b"SELECT 1", cookie=2)),
@@ -40,7 +41,7 @@ FRAMES = [
         [(7, "curl", ProcessNames("curl", "curl\udce9")), (8, "", UNKNOWN)],
     ),
     Frame(make_slots(), -5, -(2**63), []),
-    Frame(make_slots(turn(b"x")), 10**18 + 1, 2**63 - 1, [], [LOST, LOST]),
+    Frame(make_slots(turn(b"x")), 10**18 + 1, 2**63 - 1, [], [LOST, LOST], [MOVED]),
 ]
 
 
@@ -59,7 +60,7 @@ def _frame(meta: Any, data: bytes = b"") -> bytes:  # noqa: ANN401  # whatever J
 
 
 def _plain(frames: list[Frame]) -> list[tuple[Any, ...]]:
-    return [(f.slots.tobytes(), f.offset_ns, f.watermark_ns, f.processes, f.turns) for f in frames]
+    return [(f.slots.tobytes(), f.offset_ns, f.watermark_ns, f.processes, f.turns, f.moved) for f in frames]
 
 
 @pytest.fixture
@@ -349,6 +350,8 @@ FINISH = {"end": True, "lost": {}, "turns": []}
         _frame({**BATCH, "processes": [[1, "a", None]]}),
         _frame({**BATCH, "processes": 5}),
         _frame({**BATCH, "turns": [["a", "b", "c", 1]]}),
+        _frame({**BATCH, "moved": [["a", "b", 512, 1, 1, 1]]}),
+        _frame({**BATCH, "moved": [["a", "b", -1, 1, 1, 1]]}),
         _frame(BATCH, b"no zlib"),
         _frame(BATCH, zlib.compress(bytes(512))[:-5]),
         _frame(BATCH, zlib.compress(bytes(511))),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from masdeepflow.summary import ServiceSummary, Summary, render
+import pytest
+
+from masdeepflow.summary import Coverage, ServiceSummary, Summary, render
 
 NGINX = ServiceSummary("nginx", "http", "server", 123456, 7, 0.534, 9.9951, 1234.4)
 CURL = ServiceSummary("curl", "tcp", "", 2, 0, None, None, None)
@@ -34,3 +36,28 @@ def test_summary_escapes_names() -> None:
     assert all(line.isprintable() for line in lines)
     assert len({len(line) for line in lines[3:]}) == 1
     assert len(lines[4]) < 140
+
+
+@pytest.mark.parametrize(
+    ("parsed", "moved", "ratio"), [(992, 1000, 0.992), (0, 5, 0), (5, 5, 1), (6, 5, 1), (0, 0, 1), (1, 0, 1)]
+)
+def test_coverage_is_a_ratio(parsed: int, moved: int, ratio: float) -> None:
+    """From 0 to 1, whatever was read between the two counts."""
+    assert Coverage("x", parsed, moved).ratio == ratio
+
+
+def test_summary_names_who_was_not_understood() -> None:
+    """What of the bytes was read as requests, and where most of the rest is; 100% is all, not nearly all."""
+    coverage = [
+        Coverage("nginx", 99_999_999, 100_000_000),
+        Coverage("curl", 5, 5),
+        Coverage("s\nshd", 0, 100),
+    ]
+    assert render(Summary(1, {}, [], coverage)).splitlines()[2] == (
+        r"read  99.9% of the bytes moved (s\x0ashd 0.0%, nginx 99.9%)"
+    )
+    assert render(Summary(1, {}, [], coverage[1:2])).splitlines()[2] == "read  100% of the bytes moved"
+    many = [Coverage(f"s{number}", 0, number) for number in range(1, 9)]
+    assert render(Summary(1, {}, [], many)).splitlines()[2] == (
+        "read  0.0% of the bytes moved (s8 0.0%, s7 0.0%, s6 0.0%, s5 0.0%, s4 0.0%, 3 more)"
+    )

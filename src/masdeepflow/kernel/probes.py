@@ -14,6 +14,7 @@ import numpy as np
 from masdeepflow.kernel import libbpf
 from masdeepflow.kernel.layout import Layout, from_btf, slot_dtype
 from masdeepflow.kernel.ring import Ring
+from masdeepflow.schema import MAX_SERVICES
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,7 +26,6 @@ ENUMS = ("slot_kind", "slot_role", "slot_transport", "slot_flag")
 SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 """Size of a ring record in bytes -> bytes of request payload that it holds (bpf/wire.h)."""
 
-MAX_SERVICES = 512
 _TRACEPOINTS = ("on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
 _WHEN_SPLICING = "on_splice"  # costs every read of a TCP socket, so only hosts that need it pay
 _FINDERS = ("find_sockets", "find_files")
@@ -60,6 +60,7 @@ class ServiceSignals:
     """Golden signals of one service since the agent started, summed over CPUs.
 
     turns, lost: counts. lost_histogram: int64 (208,), see `histogram_bucket` in bpf/ring.h.
+    moved_bytes: all that its sockets sent and received, up to the last finished turn of each.
     """
 
     key: bytes
@@ -71,6 +72,7 @@ class ServiceSignals:
     turns: int
     lost: int
     lost_histogram: np.ndarray
+    moved_bytes: int = 0
 
 
 class Probes:
@@ -184,9 +186,19 @@ class Probes:
     def _signals(self, key: bytes, index: int, who: np.void, comm: str) -> ServiceSignals:
         values = self._per_cpu("signals", index)
         histogram = values["lost_histogram"].sum(axis=0, dtype=np.int64)
-        turns, lost = int(values["turns"].sum()), int(values["lost"].sum())
+        names = ("turns", "lost", "request_bytes", "response_bytes")
+        turns, lost, requests, responses = (int(values[name].sum()) for name in names)
         return ServiceSignals(
-            key, index, int(who["pid"]), int(who["port"]), int(who["role"]), comm, turns, lost, histogram
+            key=key,
+            index=index,
+            pid=int(who["pid"]),
+            port=int(who["port"]),
+            role=int(who["role"]),
+            comm=comm,
+            turns=turns,
+            lost=lost,
+            lost_histogram=histogram,
+            moved_bytes=requests + responses,
         )
 
     def forget_service(self, key: bytes) -> int | None:

@@ -59,25 +59,19 @@ def _no_counts() -> dict[str, int]:
     return {}
 
 
-def _no_ratios() -> dict[str, float]:
-    return {}
-
-
 class Exposition(Collector):
     """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
 
-    lost: reason -> count, never decreasing. coverage: service -> bytes parsed over bytes moved, 0 to 1.
+    lost: reason -> count, never decreasing.
     """
 
     def __init__(
         self,
         metrics: Metrics,
         lost: Callable[[], Mapping[str, int]] = _no_counts,
-        coverage: Callable[[], Mapping[str, float]] = _no_ratios,
     ) -> None:
         self._metrics = metrics
         self._lost = lost
-        self._coverage = coverage
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -97,14 +91,7 @@ class Exposition(Collector):
             ),
             self._lost(),
         )
-        yield _by_label(
-            GaugeMetricFamily(
-                "masdeepflow_coverage_ratio",
-                "Bytes parsed over bytes the sockets moved",
-                labels=["service_name"],
-            ),
-            self._coverage(),
-        )
+        yield from _coverage(snapshot)
         yield from _agent()
 
 
@@ -176,6 +163,24 @@ def _connections(snapshot: Snapshot) -> Iterator[Metric]:
     for failure, (count,) in zip(snapshot.failures_by, snapshot.failures.tolist(), strict=True):
         failures.add_metric(failure, count)
     yield from (opened, closed, retransmits, moved, rtt, failures)
+
+
+def _coverage(snapshot: Snapshot) -> Iterator[Metric]:
+    labels = ("service_name",)
+    parsed = CounterMetricFamily(
+        "masdeepflow_parsed_bytes", "Bytes of turns that a protocol was recognised in", labels=labels
+    )
+    moved = CounterMetricFamily(
+        "masdeepflow_moved_bytes", "Bytes that the service's sockets moved in finished turns", labels=labels
+    )
+    ratio = GaugeMetricFamily(
+        "masdeepflow_coverage_ratio", "Bytes parsed over bytes moved since the start", labels=labels
+    )
+    for covered in snapshot.coverage:
+        parsed.add_metric([covered.service], covered.parsed_bytes)
+        moved.add_metric([covered.service], covered.moved_bytes)
+        ratio.add_metric([covered.service], covered.ratio)
+    yield from (parsed, moved, ratio)
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

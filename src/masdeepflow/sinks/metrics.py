@@ -23,7 +23,7 @@ from masdeepflow.sinks.latency import (
     percentiles_ms,
 )
 from masdeepflow.sinks.per_endpoint import PerEndpoint
-from masdeepflow.summary import ServiceSummary
+from masdeepflow.summary import Coverage, ServiceSummary
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Snapshot:
     signals: (n, 2), requests and errors. durations: (n, 1 + buckets), sum in ns and counts by bucket.
     connections: (n, 6 + buckets), opened, closed, retransmits, bytes sent, bytes received,
     sum of round-trip times in ns and their counts by bucket. failures: (n, 1), failed connects.
-    events: connection events and transactions by type.
+    events: connection events and transactions by type. coverage: bytes parsed and moved, by service.
     """
 
     services: list[Service]
@@ -125,6 +125,13 @@ class Snapshot:
     failures_by: list[Failure]
     failures: NDArray[np.int64]
     events: dict[str, int]
+    coverage: list[Coverage]
+
+
+class _Bytes:
+    """Columns of what a service moved."""
+
+    PARSED, MOVED = range(2)
 
 
 class Metrics:
@@ -140,6 +147,7 @@ class Metrics:
         self._series: Counters[Series] = Counters(_Durations.BUCKETS + buckets, series_limit)
         self._peers: Counters[Peer] = Counters(_Connections.RTT_BUCKETS + buckets, service_limit)
         self._failures: Counters[Failure] = Counters(1, service_limit)
+        self._bytes: Counters[str] = Counters(2, service_limit)
         self._peer_of = PerEndpoint(lambda endpoint: Peer(endpoint.service, endpoint.role))
         self._family_of: dict[str, str] = {}
         self._transactions = 0
@@ -179,6 +187,22 @@ class Metrics:
             durations[_Durations.SUM_NS] += kernel_sum_ns(histogram)
             durations[_Durations.BUCKETS :] += kernel_to_buckets(histogram)
 
+    def add_bytes(self, service: str, parsed: int, moved: int) -> None:
+        """Count bytes of turns that a protocol was recognised in, and all that a service's sockets moved."""
+        with self._lock:
+            counts = self._bytes.row(self._bytes.number(service, OTHER))
+            counts[_Bytes.PARSED] += parsed
+            counts[_Bytes.MOVED] += moved
+
+    def coverage(self) -> list[Coverage]:
+        """Return the coverage of each service."""
+        with self._lock:
+            return self._coverage()
+
+    def _coverage(self) -> list[Coverage]:
+        counts = self._bytes.copy().tolist()
+        return [Coverage(key, *row) for key, row in zip(self._bytes.keys(), counts, strict=True)]
+
     def services(self) -> list[ServiceSummary]:
         """Return the golden signals of each service, busiest first."""
         with self._lock:
@@ -207,6 +231,7 @@ class Metrics:
                     "transaction": self._transactions,
                     **{kind.name.lower(): int(self._events[kind]) for kind in Kind if kind >= Kind.CONNECT},
                 },
+                coverage=self._coverage(),
             )
 
     def _service(self, key: Service) -> int:

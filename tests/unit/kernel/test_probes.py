@@ -12,7 +12,8 @@ import pytest
 from masdeepflow.cli import run
 from masdeepflow.kernel import libbpf, probes
 from masdeepflow.kernel.layout import committed
-from masdeepflow.kernel.probes import MAX_SERVICES, SLOT_SIZES, Probes, object_path, slot_bytes_for
+from masdeepflow.kernel.probes import SLOT_SIZES, Probes, object_path, slot_bytes_for
+from masdeepflow.schema import MAX_SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -60,7 +60,8 @@ def _full() -> CollectorRegistry:
         )
     )
     metrics.add_lost("nginx", "http", "server", 5, np.zeros(KERNEL_BUCKETS, np.int64))
-    return registry(Exposition(metrics, lambda: {"ring_full": 5, "log": 0}, lambda: {"nginx": 0.992}))
+    metrics.add_bytes("nginx", 992, 1000)
+    return registry(Exposition(metrics, lambda: {"ring_full": 5, "log": 0}))
 
 
 @pytest.fixture(params=["text", "openmetrics"])
@@ -150,6 +151,8 @@ def test_the_agent_tells_about_itself(samples: Samples) -> None:
     assert _value(samples, "masdeepflow_lost_events_total", reason="ring_full") == 5
     assert _value(samples, "masdeepflow_lost_events_total", reason="log") == 0
     assert _value(samples, "masdeepflow_coverage_ratio", service_name="nginx") == 0.992
+    assert _value(samples, "masdeepflow_parsed_bytes_total", service_name="nginx") == 992
+    assert _value(samples, "masdeepflow_moved_bytes_total", service_name="nginx") == 1000
     assert _value(samples, "masdeepflow_cpu_seconds_total") > 0
     assert _value(samples, "masdeepflow_resident_bytes") > 1_000_000
     assert any(
