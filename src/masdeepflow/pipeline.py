@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.announced import Announced
-from masdeepflow.batch import word_of, words
+from masdeepflow.batch import neighbours, word_of, words
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
 from masdeepflow.protocols.registry import Registry
 from masdeepflow.schema import MAX_SERVICES, Flag, Kind, Role
@@ -207,8 +207,9 @@ def _behind(slots: np.ndarray, parsed: Parsed) -> NDArray[np.intp]:
 
 def _bytes_by_service(slots: np.ndarray) -> NDArray[np.float64]:
     """Return the bytes of finished turns among slots (n,), both ways, by service (`MAX_SERVICES` + 1,)."""
-    amounts = (slots["request_bytes"] + slots["response_bytes"]) * (slots["kind"] == Kind.TURN)
-    services = np.minimum(slots["service"], MAX_SERVICES)
+    few = neighbours(slots, "request_bytes", "response_bytes", "service", "kind")
+    amounts = (few["request_bytes"] + few["response_bytes"]) * (few["kind"] == Kind.TURN)
+    services = np.minimum(few["service"], MAX_SERVICES)
     return np.bincount(services, amounts, MAX_SERVICES + 1).astype(np.float64, copy=False)
 
 
