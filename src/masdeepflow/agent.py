@@ -337,4 +337,5 @@ def _add_found(metrics: Metrics, pipeline: Pipeline, found: Frame | End) -> None
 
 
 def _summary(pipeline: Pipeline, lost: dict[str, int], metrics: Metrics) -> Summary:
-    return Summary(pipeline.records, lost, metrics.services(), metrics.coverage())
+    failures = dict(pipeline.registry.errors)
+    return Summary(pipeline.records, lost, metrics.services(), metrics.coverage(), failures)

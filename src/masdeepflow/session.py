@@ -101,14 +101,18 @@ def _load_probes(options: Options) -> Probes:
 
 
 def _listen(
-    options: Options, agent: Agent, metrics: Metrics, lost: Callable[[], dict[str, int]]
+    options: Options,
+    agent: Agent,
+    metrics: Metrics,
+    lost: Callable[[], dict[str, int]],
+    failures: Callable[[], dict[str, int]],
 ) -> HttpServer | None:
     if options.listen == "off":
         return None
     from masdeepflow.sinks import exposition, listen  # noqa: PLC0415  # heavy
 
     routes = {
-        "/metrics": listen.metrics_app(exposition.registry(exposition.Exposition(metrics, lost))),
+        "/metrics": listen.metrics_app(exposition.registry(exposition.Exposition(metrics, lost, failures))),
         "/healthz": listen.health_app(lambda: time.monotonic() - agent.polled_s),
     }
     try:
@@ -176,7 +180,13 @@ def run_live(
     gc.freeze()
     with _load_probes(options) as probes:
         agent = Agent(probes, pipeline, [*log, metrics], metrics)
-        listener = _listen(options, agent, metrics, lambda: {**agent.ledger.lost(), "log": log_lost()})
+        listener = _listen(
+            options,
+            agent,
+            metrics,
+            lambda: {**agent.ledger.lost(), "log": log_lost()},
+            pipeline.registry.failures,
+        )
         try:
             # Last, so that nothing half-written is left when something else fails.
             if record_to is not None:

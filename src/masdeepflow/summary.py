@@ -50,13 +50,14 @@ class Coverage:
 class Summary:
     """records: slots read. lost: reason -> count, also of what never happened. services: busiest first.
 
-    coverage: one of each service that has moved bytes.
+    coverage: one of each service that has moved bytes. failures: protocol -> how often its parser failed.
     """
 
     records: int
     lost: dict[str, int] = field(default_factory=dict)
     services: list[ServiceSummary] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 def render(summary: Summary) -> str:
@@ -64,6 +65,9 @@ def render(summary: Summary) -> str:
     lines = [f"seen  {summary.records} records", f"lost  {_lost(summary.lost)}"]
     if summary.coverage:
         lines.append(f"read  {_covered(summary.coverage)}")
+    if summary.failures:
+        named = ", ".join(f"{escape(name)} {count}" for name, count in summary.failures.items())
+        lines.append(f"parsers failed at {sum(summary.failures.values())} batches ({named})")
     if summary.services:
         rows = [_HEADINGS, *map(_row, summary.services)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     from masdeepflow.endpoint import Endpoint
@@ -53,6 +56,42 @@ class Encoded:
         return cls(np.array(codes, np.int32), list(seen))
 
 
+def _check_column(column: object, size: int, kind: str) -> None:
+    """Raise ValueError if `column` is no array (size,) whose dtype is of that kind."""
+    if not isinstance(column, np.ndarray):
+        raise ValueError(f"it is a {type(column).__name__}, no array")  # noqa: TRY004  # all are told alike
+    if column.shape != (size,) or column.dtype.kind != kind:
+        raise ValueError(f"it is {column.dtype} {column.shape}, where {_KINDS[kind]} ({size},) is due")
+
+
+def _check_encoded(column: object, size: int) -> None:
+    """Raise ValueError, with a reason, if `column` is no `Encoded` one of `size` rows."""
+    if not isinstance(column, Encoded):
+        raise ValueError(f"it is a {type(column).__name__}, not Encoded")  # noqa: TRY004  # all are told alike
+    _check_column(column.codes, size, "i")
+    _check_texts(column.values)
+    if size and not (int(column.codes.min()) >= ABSENT and int(column.codes.max()) < len(column.values)):
+        raise ValueError(f"its codes are not all in [{ABSENT}, {len(column.values)})")
+
+
+def _check_texts(values: object) -> None:
+    if not isinstance(values, list) or not set(map(type, values)) <= {str}:
+        raise ValueError("its values are no list of str")
+
+
+_KINDS = {"i": "a signed integer", "b": "bool"}
+_BASE = frozenset(
+    (
+        "request_first_ns",
+        "queue_ns",
+        "request_bytes",
+        "response_bytes",
+        "response_first_ns",
+        "response_last_ns",
+    )
+)
+_COOKIES = 1 << 64
+
 Attribute = Encoded | np.ndarray
 """A column of transactions: `Encoded` strings, or int64 (m,) where `ABSENT` means no value."""
 
@@ -81,6 +120,53 @@ class Parsed:
     attributes: dict[str, Attribute] = field(default_factory=dict)
     base: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     opaque: list[int] = field(default_factory=list)
+
+    def check(self, turns: int) -> None:
+        """Raise ValueError, naming the column and what is wrong with it, unless this fits `turns` turns.
+
+        A few reductions a column: what comes of a stranger's parser is as safe to use as our own's.
+        """
+        try:
+            size = len(self.rows)
+        except TypeError:
+            raise ValueError("rows: it has no length") from None
+        for name, check in self._checks(turns, size):
+            try:
+                check()
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+    def _checks(self, turns: int, size: int) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "rows", partial(_check_rows, self.rows, size, turns)
+        yield "request_text", partial(_check_encoded, self.request_text, size)
+        yield "response_text", partial(_check_encoded, self.response_text, size)
+        yield "error", partial(_check_column, self.error, size, "b")
+        yield "truncated", partial(_check_column, self.truncated, size, "b")
+        for name, column in self.attributes.items():
+            kind = partial(_check_column, kind="i") if isinstance(column, np.ndarray) else _check_encoded
+            yield name, partial(kind, column, size)
+        for name, column in self.base.items():
+            yield name, partial(_check_base, name, column, size)
+        yield "opaque", partial(_check_cookies, self.opaque)
+
+
+def _check_rows(rows: NDArray[np.intp], size: int, turns: int) -> None:
+    _check_column(rows, size, "i")
+    if size and not (int(rows.min()) >= 0 and int(rows.max()) < turns):
+        raise ValueError(f"they are not all in [0, {turns})")
+
+
+def _check_base(name: str, column: NDArray[np.int64], size: int) -> None:
+    if name not in _BASE:
+        raise ValueError("it is not among what may be replaced")
+    _check_column(column, size, "i")
+
+
+def _check_cookies(cookies: list[int]) -> None:
+    if not isinstance(cookies, list):
+        raise ValueError(f"it is a {type(cookies).__name__}, no list")  # noqa: TRY004  # all are told alike
+    if not all(type(cookie) is int and 0 <= cookie < _COOKIES for cookie in cookies):
+        raise ValueError("they are not all int in [0, 2^64)")
 
 
 @dataclass(slots=True)

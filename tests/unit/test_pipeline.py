@@ -310,7 +310,7 @@ def test_a_failing_parser_costs_only_its_own_details() -> None:
         "tcp": [None],
         "b": ["bL"],
     }
-    assert pipeline.registry.errors == 1
+    assert pipeline.registry.errors.total() == 1
 
 
 def test_continuations_of_unknown_turns_are_no_turns() -> None:

@@ -177,6 +177,22 @@ def test_a_reload_without_a_way_to_reload_is_ignored(
     assert "seen  1 records" in capfd.readouterr().err
 
 
+def test_a_parser_that_fails_is_told_in_the_end(
+    probes: FakeProbes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turns are shown as tcp, and the agent goes on to the end."""
+
+    def fail(_self: object, slots: object) -> None:
+        raise ValueError(slots)
+
+    monkeypatch.setattr("masdeepflow.protocols.http.Http.parse", fail)
+    _at_poll(probes, _send(probes), _send(probes))
+    assert session.run_live(Options(log="json")) == 0
+    out, err = capfd.readouterr()
+    assert [found.get("protocol") for found in map(json.loads, out.splitlines())] == ["tcp", "tcp", None]
+    assert "parsers failed at 2 batches (http 2)" in err
+
+
 def test_metrics_are_served_while_it_runs(probes: FakeProbes) -> None:
     """And the port is free again when the run is over."""
     with socket.socket() as sock:
@@ -193,6 +209,7 @@ def test_metrics_are_served_while_it_runs(probes: FakeProbes) -> None:
     _at_poll(probes, _send(probes), fetching.start, fetching.join)
     session.run_live(replace(QUIET, listen=address))
     assert "http_client_request_duration_seconds_count{" in bodies[0]
+    assert 'masdeepflow_parser_errors_total{protocol="http"} 0.0' in bodies[0]
     for reason, count in (("no_memory", 1.0), ("log", 0.0)):
         assert f'masdeepflow_lost_events_total{{reason="{reason}"}} {count}' in bodies[0]
     with socket.create_server(tuple(_split(address))):

@@ -61,3 +61,9 @@ def test_summary_names_who_was_not_understood() -> None:
     assert render(Summary(1, {}, [], many)).splitlines()[2] == (
         "read  0.0% of the bytes moved (s8 0.0%, s7 0.0%, s6 0.0%, s5 0.0%, s4 0.0%, 3 more)"
     )
+
+
+def test_summary_tells_of_parsers_that_failed() -> None:
+    """A defect that somebody should hear of."""
+    lines = render(Summary(1, failures={"redis": 2, "x\x1b[m": 1})).splitlines()
+    assert lines[2] == r"parsers failed at 3 batches (redis 2, x\x1b[m 1)"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masdeepflow.table import ABSENT, Encoded
+from masdeepflow.table import ABSENT, Encoded, Parsed
 
 TEXTS = st.lists(st.none() | st.text(max_size=3))
 
@@ -44,3 +47,62 @@ def test_absent_column_has_no_value_in_any_row() -> None:
     assert column.to_list() == [None, None, None]
     assert column.codes.tolist() == [ABSENT] * 3
     assert column.codes.dtype == np.int32
+
+
+def _parsed(**columns: Any) -> Parsed:  # noqa: ANN401  # whatever a parser may return
+    text, no = Encoded.from_list(["a", None]), np.zeros(2, bool)
+    whole: dict[str, Any] = {
+        "rows": np.array([2, 0]),
+        "request_text": text,
+        "response_text": text,
+        "error": no,
+        "truncated": no,
+        "attributes": {"url.path": text, "http.response.status_code": np.array([200, ABSENT])},
+        "base": {"queue_ns": np.zeros(2, np.int64)},
+        "opaque": [0, 2**64 - 1],
+    }
+    return Parsed(**{**whole, **columns})
+
+
+def test_columns_that_fit_pass() -> None:
+    """Transactions in any order of the turns, and none at all."""
+    _parsed().check(3)
+    none, no = Encoded.absent(0), np.zeros(0, bool)
+    Parsed(np.zeros(0, np.intp), none, none, error=no, truncated=no).check(0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"rows": np.array([0, 3])}, r"rows: they are not all in \[0, 3\)"),
+        ({"rows": np.array([-1, 0])}, "rows: they are not all in"),
+        ({"rows": np.array([0.0, 1.0])}, "rows: it is float64"),
+        ({"rows": [0, 1]}, "rows: it is a list, no array"),
+        ({"rows": None}, "rows: it has no length"),
+        ({"error": np.zeros(3, bool)}, r"error: it is bool \(3,\), where bool \(2,\) is due"),
+        ({"truncated": np.zeros(2, int)}, "truncated: it is int64"),
+        ({"request_text": Encoded.absent(3)}, "request_text: it is int32"),
+        (
+            {"response_text": Encoded(np.array([0, 1], np.int32), ["a"])},
+            "response_text: its codes",
+        ),
+        (
+            {"response_text": Encoded(np.array([0, -2], np.int32), ["a"])},
+            "response_text: its codes",
+        ),
+        ({"request_text": ["a", "b"]}, "request_text: it is a list, not Encoded"),
+        ({"request_text": Encoded(np.array([0, 1]), [b"a", b"b"])}, "request_text: its values"),  # type: ignore[list-item]
+        ({"attributes": {"url.path": Encoded.absent(1)}}, "url.path: it is int32"),
+        ({"attributes": {"url.path": ["/", "/"]}}, "url.path: it is a list"),
+        ({"attributes": {"http.response.status_code": np.ones(2)}}, "status_code: it is float64"),
+        ({"base": {"queue_ns": np.ones((2, 1), int)}}, r"queue_ns: it is int64 \(2, 1\)"),
+        ({"base": {"pid": np.ones(2, int)}}, "pid: it is not among what may be replaced"),
+        ({"opaque": [2**64]}, "opaque: they are not all"),
+        ({"opaque": [True]}, "opaque: they are not all"),
+        ({"opaque": np.array([1])}, "opaque: it is a ndarray"),
+    ],
+)
+def test_columns_that_do_not_fit_are_told(columns: dict[str, Any], reason: str) -> None:
+    """Whatever a parser returns: the column and what is wrong with it, before a sink stumbles over it."""
+    with pytest.raises(ValueError, match=reason):
+        _parsed(**columns).check(3)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masdeepflow import protocols as package
 from masdeepflow.protocols.base import LIKELY
+from masdeepflow.table import Parsed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masdeepflow.protocols.base import Protocol
-    from masdeepflow.table import Parsed
 
 __all__ = ["UNRECOGNISED", "Registry", "load"]
 
 UNRECOGNISED = "tcp"
 """Name of the protocol of bytes that no parser knows."""
+
+_ANYTHING = (Exception, SystemExit)
+"""What a parser may raise without an end of the others."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +46,12 @@ class Registry:
         self.protocols = list(protocols)
         self.unrecognised = len(self.protocols)
         """Number that stands for "no protocol"."""
-        self.errors = 0
-        """How often a parser raised: always a defect."""
+        self.errors: Counter[str] = Counter()
+        """How often each protocol's parser raised or returned what is none: always a defect."""
+
+    def failures(self) -> dict[str, int]:
+        """Return the errors of every protocol, 0 of those that had none."""
+        return {protocol.name: self.errors[protocol.name] for protocol in self.protocols}
 
     def name(self, number: int) -> str:
         """Return a protocol's name."""
@@ -61,16 +69,16 @@ class Registry:
 
     def _score(self, protocol: Protocol, slots: np.ndarray) -> NDArray[np.uint8]:
         try:
-            return np.broadcast_to(protocol.recognise(slots), len(slots))
-        except Exception:  # noqa: BLE001  # whatever it is, the other protocols go on
+            return _scored(protocol, slots)
+        except _ANYTHING:
             self._broken(protocol)
             return np.zeros(len(slots), np.uint8)
 
     def parse(self, number: int, slots: np.ndarray) -> Parsed | None:
-        """Return the transactions of turns of protocol `number`, None if its parser raised."""
+        """Return the transactions of turns of protocol `number`, None if its parser fails at them."""
         try:
-            return self.protocols[number].parse(slots)
-        except Exception:  # noqa: BLE001  # whatever it is, the other protocols go on
+            return _parsed(self.protocols[number], slots)
+        except _ANYTHING:
             self._broken(self.protocols[number])
             return None
 
@@ -79,10 +87,25 @@ class Registry:
         for protocol in self.protocols:
             try:
                 protocol.forget(cookies)
-            except Exception:  # noqa: BLE001  # whatever it is, the other protocols go on
+            except _ANYTHING:
                 self._broken(protocol)
 
     def _broken(self, protocol: Protocol) -> None:
-        self.errors += 1
-        if self.errors == 1:
+        self.errors[protocol.name] += 1
+        if self.errors[protocol.name] == 1:
             _log.exception("the parser of %s failed; its turns are shown as %s", protocol.name, UNRECOGNISED)
+
+
+def _scored(protocol: Protocol, slots: np.ndarray) -> NDArray[np.uint8]:
+    score = np.broadcast_to(protocol.recognise(slots), len(slots))
+    if score.dtype != np.uint8:
+        raise TypeError(f"recognise returns {score.dtype}, not uint8")
+    return score
+
+
+def _parsed(protocol: Protocol, slots: np.ndarray) -> Parsed:
+    parsed = protocol.parse(slots)
+    if not isinstance(parsed, Parsed):
+        raise TypeError(f"parse returns {type(parsed).__name__}, not Parsed")
+    parsed.check(len(slots))
+    return parsed

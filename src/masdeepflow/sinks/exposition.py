@@ -62,16 +62,18 @@ def _no_counts() -> dict[str, int]:
 class Exposition(Collector):
     """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
 
-    lost: reason -> count, never decreasing.
+    lost: reason -> count, and failures: protocol -> batches that its parser failed at; never decreasing.
     """
 
     def __init__(
         self,
         metrics: Metrics,
         lost: Callable[[], Mapping[str, int]] = _no_counts,
+        failures: Callable[[], Mapping[str, int]] = _no_counts,
     ) -> None:
         self._metrics = metrics
         self._lost = lost
+        self._failures = failures
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -90,6 +92,12 @@ class Exposition(Collector):
                 "masdeepflow_lost_events", "What was not reported, by reason", labels=["reason"]
             ),
             self._lost(),
+        )
+        yield _by_label(
+            CounterMetricFamily(
+                "masdeepflow_parser_errors", "Batches that a parser failed at: a defect", labels=["protocol"]
+            ),
+            self._failures(),
         )
         yield from _coverage(snapshot)
         yield from _agent()

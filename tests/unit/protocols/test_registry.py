@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_broken_recogniser_is_counted_and_survived(broken: Scored) -> None:
     registry = Registry([broken, Scored("b", LIKELY, 0, 0)])
     numbers, _ = registry.choose(SLOTS)
     assert numbers.tolist() == [1, 2, 2]
-    assert registry.errors == 1
+    assert registry.errors == {"broken": 1}
 
 
 def test_broken_parser_is_counted_and_survived() -> None:
@@ -111,27 +112,89 @@ def test_broken_parser_is_counted_and_survived() -> None:
     registry = Registry([Broken("broken"), Scored("b")])
     assert registry.parse(0, SLOTS) is None
     assert registry.parse(1, SLOTS) is not None
-    assert registry.errors == 1
+    assert registry.errors == {"broken": 1}
 
 
 def test_broken_forgetting_is_counted_and_survived() -> None:
     """The protocols behind it hear of the close all the same."""
     registry = Registry([Broken("broken"), Scored("b")])
     registry.forget([7, 8])
-    assert registry.errors == 1
+    assert registry.errors == {"broken": 1}
     assert isinstance(registry.protocols[1], Scored)
     assert registry.protocols[1].forgotten == [7, 8]
 
 
+def _parsed(**columns: Any) -> Parsed:  # noqa: ANN401  # whatever a parser may return
+    none, no = Encoded.absent(3), np.zeros(3, bool)
+    whole: dict[str, Any] = {
+        "rows": np.arange(3),
+        "request_text": none,
+        "response_text": none,
+        "error": no,
+        "truncated": no,
+    }
+    return Parsed(**{**whole, **columns})
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (None, "parse returns NoneType, not Parsed"),
+        (_parsed(error=np.zeros(2, bool)), r"error: it is bool \(2,\), where bool \(3,\) is due"),
+        (_parsed(rows=np.array([0, 1, 3])), r"rows: they are not all in \[0, 3\)"),
+    ],
+)
+def test_what_is_no_result_is_a_failure(
+    result: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Columns that do not fit would end the agent in a sink: such turns are nobody's, and why is told."""
+    protocol = Scored("broken")
+    protocol.parse = lambda _slots: result  # type: ignore[method-assign, assignment, return-value]
+    registry = Registry([protocol])
+    assert registry.parse(0, SLOTS) is None
+    assert registry.errors == {"broken": 1}
+    assert re.search(reason, caplog.text)
+
+
+@pytest.mark.parametrize("score", [np.full(3, 255), np.array(["a", "b", "c"]), 255, None])
+def test_scores_of_another_type_are_a_failure(score: object) -> None:
+    """They would be compared as something else, or end the agent where they are compared."""
+    protocol = Scored("broken")
+    protocol.recognise = lambda _slots: score  # type: ignore[method-assign, assignment, return-value]
+    registry = Registry([protocol, Scored("b", LIKELY, 0, 0)])
+    assert registry.choose(SLOTS)[0].tolist() == [1, 2, 2]
+    assert registry.errors == {"broken": 1}
+
+
+def test_a_parser_that_asks_for_the_end_does_not_get_it() -> None:
+    """`sys.exit` in a parser is a defect like any other."""
+
+    class Leaving(Scored):
+        def parse(self, slots: np.ndarray) -> Parsed:
+            raise SystemExit(len(slots))
+
+    registry = Registry([Leaving("a")])
+    assert registry.parse(0, SLOTS) is None
+    assert registry.errors == {"a": 1}
+
+
+def test_failures_are_told_of_every_protocol() -> None:
+    """A counter that is there from the start can be alerted on."""
+    registry = Registry([Broken("broken"), Scored("b")])
+    registry.parse(0, SLOTS)
+    assert registry.failures() == {"broken": 1, "b": 0}
+
+
 def test_only_the_first_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A parser that fails on every batch must not flood stderr; the log has the traceback once."""
-    registry = Registry([Broken("broken")])
+    """A parser that fails on every batch must not flood stderr; the log has a traceback for each parser."""
+    registry = Registry([Broken("broken"), Broken("other")])
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             registry.parse(0, SLOTS)
-    assert registry.errors == 3
-    assert [record.exc_info is not None for record in caplog.records] == [True]
-    assert "broken" in caplog.text
+            registry.parse(1, SLOTS)
+    assert registry.errors == {"broken": 3, "other": 3}
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+    assert ["broken" in text for text in caplog.messages] == [True, False]
 
 
 def test_failures_are_not_kept_from_who_stops_the_agent() -> None:

@@ -61,7 +61,7 @@ def _full() -> CollectorRegistry:
     )
     metrics.add_lost("nginx", "http", "server", 5, np.zeros(KERNEL_BUCKETS, np.int64))
     metrics.add_bytes("nginx", 992, 1000)
-    return registry(Exposition(metrics, lambda: {"ring_full": 5, "log": 0}))
+    return registry(Exposition(metrics, lambda: {"ring_full": 5, "log": 0}, lambda: {"http": 0, "mysql": 2}))
 
 
 @pytest.fixture(params=["text", "openmetrics"])
@@ -150,6 +150,8 @@ def test_the_agent_tells_about_itself(samples: Samples) -> None:
     assert _value(samples, "masdeepflow_events_total", type="close") == 1
     assert _value(samples, "masdeepflow_lost_events_total", reason="ring_full") == 5
     assert _value(samples, "masdeepflow_lost_events_total", reason="log") == 0
+    assert _value(samples, "masdeepflow_parser_errors_total", protocol="mysql") == 2
+    assert _value(samples, "masdeepflow_parser_errors_total", protocol="http") == 0
     assert _value(samples, "masdeepflow_coverage_ratio", service_name="nginx") == 0.992
     assert _value(samples, "masdeepflow_parsed_bytes_total", service_name="nginx") == 992
     assert _value(samples, "masdeepflow_moved_bytes_total", service_name="nginx") == 1000
