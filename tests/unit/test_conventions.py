@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "masdeepflow"
 UNIT = ROOT / "tests" / "unit"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 TESTS = sorted(path for path in UNIT.rglob("test_*.py") if path != Path(__file__))
 
 
@@ -49,7 +50,7 @@ def _explained(tree: ast.Module) -> set[str]:
     names: set[str] = set()
     assigned: set[str] = set()
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+        if isinstance(node, _DEFINITIONS) and ast.get_docstring(node):
             names.add(node.name)
         if _is_text(node):  # of all that was assigned since something else
             names |= assigned
@@ -73,7 +74,7 @@ def _is_text(node: ast.stmt | None) -> bool:
 def test_a_module_with_public_names_lists_them(module: Path) -> None:
     """Whoever reads it sees first what it is for."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
-    defined = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    defined = [node for node in tree.body if isinstance(node, _DEFINITIONS)]
     assert _public(tree) or all(node.name.startswith("_") for node in defined)
 
 
