@@ -83,6 +83,7 @@ look_for_postgresql() {
 
 need_for_testing() {
     look_for_postgresql
+    need beanstalkd have beanstalkd
     need bpftool\|linux-tools-generic have bpftool
     # Images for the containers of the tests are made of it: no registry is asked.
     need busybox-static have busybox

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["ATTRIBUTES", "MAX_SERVICES", "Column", "Flag", "Kind", "Role", "Transport"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ATTRIBUTES", "MAX_SERVICES", "Column", "Flag", "Kind", "Role", "Transport", "extend"]
 
 
 MAX_SERVICES = 512
@@ -100,3 +104,29 @@ ATTRIBUTES = _by_name(
     Column("db.response.message", "string", "Error message of the database"),
 )
 """Attribute name -> column, in the order in which sinks show them."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
+_TAKEN = frozenset(["client", "container", "error", "k8s", "network", "process", "server", "tcp"])
+"""First words of names that every transaction has, whatever its protocol."""
+
+
+def extend(columns: Iterable[Column]) -> None:
+    """Add attributes of a protocol that brings its own, so that sinks show them, behind all others.
+
+    They split no metric: only those that stand above do, of few values as they are known to be. What is there
+    already may be given again as it is. Raises ValueError, and adds nothing, for names that are taken or are
+    no attribute's.
+    """
+    added = [replace(column, metric_label=False) for column in columns]
+    for column in added:
+        known = ATTRIBUTES.get(column.name, column)
+        if replace(known, metric_label=False) != column:
+            raise ValueError(f"{column.name} is another attribute already")
+        if not _NAME.fullmatch(column.name):
+            raise ValueError(f"{column.name!r} is no dotted name in lower case")
+        if column.name not in ATTRIBUTES and column.name.partition(".")[0] in _TAKEN:
+            raise ValueError(f"{column.name} begins like what every transaction has")
+        if column.type not in {"string", "int"}:
+            raise ValueError(f"{column.name} is of type {column.type!r}: string and int are due")
+    for column in added:
+        ATTRIBUTES.setdefault(column.name, column)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from masdeepflow.cli.options import Options
     from masdeepflow.kernel.probes import Probes
+    from masdeepflow.protocols.base import Protocol
     from masdeepflow.sinks.base import Sink
     from masdeepflow.sinks.listen import HttpServer
     from masdeepflow.summary import Summary
@@ -69,6 +70,22 @@ class _Log(NamedTuple):
     sinks: list[Sink]
     lost: Callable[[], int]
     error: Callable[[], OSError | None]
+
+
+def _protocols(options: Options) -> list[Protocol]:
+    """Return the protocols there are, the user's own behind ours; tell of those that can't be used."""
+    protocols = registry.load()
+    if options.plugins is None:
+        return protocols
+    from masdeepflow.protocols import plugins  # noqa: PLC0415  # only when used
+
+    try:
+        own, reasons = plugins.load(options.plugins, protocols)
+    except plugins.PluginsError as error:
+        raise UsageError(str(error)) from error
+    for reason in reasons:
+        _tell(f"masdeepflow: {reason}")
+    return [*protocols, *own]
 
 
 def _log_sink(kind: str, *, blocking: bool = False) -> _Log:
@@ -168,7 +185,7 @@ def run_live(
     shown = cli_options.shown(options)
     # All that takes long comes before the probes: what happens until the first poll has to fit in the ring.
     processes = LiveProcesses(keep_fresh=record_to is not None)
-    pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
+    pipeline = Pipeline(_protocols(options), processes, shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, _ = _log_sink(options.log)
     if options.listen != "off":
@@ -260,7 +277,7 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
     processes = RecordedProcesses()
-    pipeline = Pipeline(registry.load(), processes, shown, _redaction(options))
+    pipeline = Pipeline(_protocols(options), processes, shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, log_error = _log_sink(options.log, blocking=True)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from masdeepflow import schema
 from masdeepflow.kernel.layout import committed
-from masdeepflow.schema import ATTRIBUTES, Flag, Kind, Role, Transport
+from masdeepflow.schema import ATTRIBUTES, Column, Flag, Kind, Role, Transport
 
 if TYPE_CHECKING:
     from enum import IntEnum, IntFlag
@@ -66,3 +67,40 @@ def test_header_names_the_enums_that_are_checked() -> None:
     """bpf/wire.h has no enum that the layout, and so the rule above, leaves out."""
     header = (Path(__file__).parents[2] / "bpf" / "wire.h").read_text()
     assert set(re.findall(r"^enum (\w+) \{", header, re.MULTILINE)) == set(committed().enums)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> dict[str, Column]:
+    """Give the attributes, which are as before behind the test."""
+    attributes = dict(ATTRIBUTES)
+    monkeypatch.setattr(schema, "ATTRIBUTES", attributes)
+    return attributes
+
+
+def test_attributes_of_a_protocol_come_last_and_split_no_metrics(own: dict[str, Column]) -> None:
+    """The same again is no error, nor is one of ours as it is."""
+    columns = [Column("toy.size", "int", "Size", metric_label=True), ATTRIBUTES["db.system.name"]]
+    for _ in range(2):
+        schema.extend(columns)
+    assert list(own) == [*ATTRIBUTES, "toy.size"]
+    assert not own["toy.size"].metric_label
+    assert own["db.system.name"].metric_label
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column("db.query.text", "int", "Something else"),
+        Column("size", "int", "No namespace"),
+        Column("Toy.size", "int", "Capitals"),
+        Column('toy."size', "int", "What JSON would have to escape"),
+        Column("process.pid", "int", "What every transaction has"),
+        Column("k8s.pod.name", "string", "Likewise"),
+        Column("toy.size", "float", "No such type"),  # type: ignore[arg-type]
+    ],
+)
+def test_names_that_are_taken_or_odd_are_refused(own: dict[str, Column], column: Column) -> None:
+    """A key must not come twice in a JSON object, and nothing is added by halves."""
+    with pytest.raises(ValueError, match=re.escape(column.name)):
+        schema.extend([Column("toy.first", "int", "Fine"), column])
+    assert own == ATTRIBUTES

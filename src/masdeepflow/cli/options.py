@@ -32,6 +32,7 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     redact: bool = False
+    plugins: Path | None = None
     duration: float | None = None
     listen: str = "off"
     listen_token: str | None = None
@@ -93,6 +94,12 @@ _OUTPUT = (
         "--redact/--no-redact",
         default=False,
         help="Replace literals in SQL and values in URL queries everywhere.",
+    ),
+    _option(
+        "--plugins",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Directory with protocols of your own, each a .py file (docs/new-protocol.md).",
     ),
 )
 _HOST = (

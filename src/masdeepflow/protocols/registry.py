@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow import protocols as package
+from masdeepflow import schema
 from masdeepflow.protocols.base import LIKELY
 from masdeepflow.table import Parsed
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from masdeepflow.protocols.base import Protocol
 
-__all__ = ["UNRECOGNISED", "Registry", "load"]
+__all__ = ["UNRECOGNISED", "Registry", "load", "scores_of"]
 
 UNRECOGNISED = "tcp"
 """Name of the protocol of bytes that no parser knows."""
@@ -35,7 +36,9 @@ _log = logging.getLogger(__name__)
 def load() -> list[Protocol]:
     """Return one instance of every protocol in this package, by module name."""
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = (importlib.import_module(f"{package.__name__}.{name}") for name in names)
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    for module in modules:
+        schema.extend(getattr(module, "ATTRIBUTES", []))
     return [module.PROTOCOL() for module in modules if hasattr(module, "PROTOCOL")]
 
 
@@ -69,7 +72,7 @@ class Registry:
 
     def _score(self, protocol: Protocol, slots: np.ndarray) -> NDArray[np.uint8]:
         try:
-            return _scored(protocol, slots)
+            return scores_of(protocol, slots)
         except _ANYTHING:
             self._broken(protocol)
             return np.zeros(len(slots), np.uint8)
@@ -96,7 +99,8 @@ class Registry:
             _log.exception("the parser of %s failed; its turns are shown as %s", protocol.name, UNRECOGNISED)
 
 
-def _scored(protocol: Protocol, slots: np.ndarray) -> NDArray[np.uint8]:
+def scores_of(protocol: Protocol, slots: np.ndarray) -> NDArray[np.uint8]:
+    """Return what `recognise` says of slots (n,), uint8 (n,). Raises what it raises, and for other types."""
     score = np.broadcast_to(protocol.recognise(slots), len(slots))
     if score.dtype != np.uint8:
         raise TypeError(f"recognise returns {score.dtype}, not uint8")

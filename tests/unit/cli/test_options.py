@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,6 @@ from masdeepflow.cli.options import DEFAULT_LISTEN, LISTS, NAMES, Options, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.unit.conftest import Done, Session
 
@@ -26,6 +26,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "include": (("pid=1",), ("comm=nginx",)),
     "exclude": (("port=80",), ("protocol=http",)),
     "redact": (True, False),
+    "plugins": (Path("/etc/a"), Path("b")),
     "duration": (1.5, 2.5),
     "listen": ("off", "127.0.0.1:1"),
     "listen_token": ("secret", "hidden"),
