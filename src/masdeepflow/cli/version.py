@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 from pathlib import Path
@@ -14,8 +15,10 @@ __all__ = ["command"]
 
 
 def _commit() -> str:
-    """Return the checkout's commit, `unknown` for an installed package."""
+    """Return the commit that an image was built from, else the checkout's; `unknown` for other packages."""
     root = Path(__file__).parents[3]
+    with contextlib.suppress(OSError):
+        return (Path(__file__).parents[1] / "commit.txt").read_text(encoding="ascii").strip()
     if not (root / ".git").exists():
         return "unknown"
     git = ["git", "-c", f"safe.directory={root}", "describe", "--always", "--dirty", "--abbrev=12"]
