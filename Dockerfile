@@ -15,9 +15,9 @@ COPY deploy/image/ deploy/image/
 RUN deploy/image/packages.sh
 COPY bpf/ bpf/
 RUN make --silent --directory bpf -j2
-COPY requirements/core.lock requirements/
+COPY requirements/image.lock requirements/
 RUN python3 -m venv /opt/masdeepflow \
-    && /opt/masdeepflow/bin/pip install --quiet --require-hashes --no-build-isolation --requirement requirements/core.lock
+    && /opt/masdeepflow/bin/pip install --quiet --require-hashes --no-build-isolation --requirement requirements/image.lock
 COPY pyproject.toml LICENSE ./
 COPY src/ src/
 ARG COMMIT=unknown

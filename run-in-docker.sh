@@ -5,6 +5,7 @@
 #
 # Settings, all from the environment:
 #   CONTAINER_ENGINE  docker (the default) or podman
+#   IMAGE             an image that is there already; without it one is built
 #   BASE_IMAGE        what the image is built on, in place of the Dockerfile's choice
 #   BUILDER_ROOT      a directory with the settings the build needs here: deploy/builder-root/README.md
 #   BUILD_NETWORK     the network that the build uses, such as host
@@ -13,7 +14,8 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P)
 ENGINE=${CONTAINER_ENGINE:-docker}
-IMAGE=masdeepflow:demo
+BUILT=masdeepflow:demo
+IMAGE=${IMAGE:-}
 NAME=masdeepflow-demo
 
 # Why each is needed: docs/deployment.md. The first two load programs; kernels or engines that do not know
@@ -54,12 +56,13 @@ commit() {
 make_context() {
     local context=$1
     (cd "$ROOT" && tar -c --exclude='__pycache__' --exclude='*.egg-info' --exclude='src/masdeepflow/bpf' \
-        Dockerfile .dockerignore LICENSE bpf deploy/builder-root deploy/image pyproject.toml requirements src) \
+        Dockerfile .dockerignore LICENSE bpf deploy/builder-root deploy/image pyproject.toml requirements/image.lock src) \
         | tar -x -C "$context"
     [[ -z ${BUILDER_ROOT:-} ]] || cp -rL "$BUILDER_ROOT/." "$context/deploy/builder-root/"
 }
 
 build() {
+    IMAGE=$BUILT
     local arguments=(--tag "$IMAGE" --build-arg "COMMIT=$(commit)")
     [[ -z ${BASE_IMAGE:-} ]] || arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
     [[ -z ${BUILD_NETWORK:-} ]] || arguments+=(--network "$BUILD_NETWORK")
@@ -176,7 +179,7 @@ END
 }
 
 require_engine
-build
+[[ $IMAGE ]] || build
 container_options
 choose_privileges
 start "$@"

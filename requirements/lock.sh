@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes core.lock and dev.lock agree with pyproject.toml. Each pin carries the hashes of all its files, so
+# Makes core.lock, image.lock and dev.lock agree with pyproject.toml. Each pin carries the hashes of all its files, so
 # one lock serves every interpreter and architecture. Pins that still fit stay:
 #
 #   requirements/lock.sh                            after a change of pyproject.toml
@@ -32,7 +32,9 @@ compile() {
 }
 
 compile "$here/core.lock" "$@"
-compile "$here/dev.lock" --extra cri --extra kubernetes --extra dev --constraint "$here/core.lock" "$@"
+# What the image has beside the core: all that the agent can use there.
+compile "$here/image.lock" --extra cri --extra kubernetes --constraint "$here/core.lock" "$@"
+compile "$here/dev.lock" --extra cri --extra kubernetes --extra dev --constraint "$here/image.lock" "$@"
 
 if grep -nE '://|^ *(--(extra-)?index-url|--find-links|-[if]) ' "$here"/*.lock; then
     echo "lock.sh: an address got into a lock file (above): remove it before committing" >&2

@@ -99,13 +99,17 @@ need_for_testing() {
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
     need memcached have memcached
+    # Makes the base of the image that the tests build.
+    need mmdebstrap have mmdebstrap
     need nginx-light\|nginx have nginx
     need openssl have openssl
     # Brings psql and the library that psycopg uses; pgbench is part of the server.
     need postgresql-15\|postgresql-16\|postgresql-17\|postgresql have postgres
+    need podman have podman
     need procps have ps
     need prometheus have prometheus
     need redis-server have redis-server
+    need runc have runc
     need util-linux have nsenter
     need wrk have wrk
     # mysqlclient has no wheels: it is compiled against the MariaDB client library.

@@ -103,7 +103,7 @@ def _load_probes(options: Options) -> Probes:
 
     missing = host.missing_capabilities()
     if missing:
-        raise HostError(f"{' and '.join(missing)} missing: run it as root, for example with sudo")
+        raise HostError(f"{' and '.join(missing)} missing: {host.capability_remedy()}")
     slot_bytes = slot_bytes_for(options.payload_bytes)
     if not object_path(slot_bytes).exists():
         raise HostError(f"{object_path(slot_bytes)} is not there: compile it with ./run.sh or make -C bpf")

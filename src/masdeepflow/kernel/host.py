@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from masdeepflow.kernel import libbpf
+from masdeepflow.kernel import libbpf, privileges
 from masdeepflow.kernel.probes import Probes, object_path
 
-__all__ = ["Finding", "examine", "has_btf", "missing_capabilities", "why_not"]
+__all__ = ["Finding", "capability_remedy", "examine", "has_btf", "missing_capabilities", "why_not"]
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
-_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-_CAP_SYS_ADMIN = 21
-_PROC_PID_INIT_INO = 0xEFFFFFFC
+_CGROUPS = Path("/sys/fs/cgroup")
 _REMEDIES = {
     **dict.fromkeys(
         (errno.EPERM, errno.EACCES),
@@ -53,11 +51,16 @@ def has_btf() -> bool:
 
 def missing_capabilities() -> list[str]:
     """Return the capabilities that loading and attaching need and this process has not."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    if effective >> _CAP_SYS_ADMIN & 1:
-        return []
-    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    return [capability.name for capability in _missing() if capability.required]
+
+
+def capability_remedy() -> str:
+    """Return how to get what `missing_capabilities` names."""
+    return privileges.how_to_get([capability for capability in _missing() if capability.required])
+
+
+def _missing() -> list[privileges.Capability]:
+    return privileges.missing(privileges.effective())
 
 
 def _kernel() -> Finding:
@@ -70,18 +73,41 @@ def _kernel() -> Finding:
 def _btf() -> Finding:
     if has_btf():
         return Finding("BTF", "ok", str(_BTF))
-    return Finding(
-        "BTF", "missing", f"{_BTF} is not there", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-    )
+    remedies = ["use a kernel built with CONFIG_DEBUG_INFO_BTF=y", privileges.how_to_ask("BTF")]
+    return Finding("BTF", "missing", f"{_BTF} is not there", ", and ".join(filter(None, remedies)))
 
 
 def _capabilities() -> Finding:
     missing = missing_capabilities()
     if not missing:
         return Finding("capabilities", "ok", "all that is needed")
-    return Finding(
-        "capabilities", "missing", f"{' and '.join(missing)} missing", "run as root, with sudo, or grant them"
-    )
+    return Finding("capabilities", "missing", f"{' and '.join(missing)} missing", capability_remedy())
+
+
+def _lesser_capabilities() -> list[Finding]:
+    return [
+        Finding(
+            capability.name, "limited", f"missing: {capability.lost}", privileges.how_to_get([capability])
+        )
+        for capability in _missing()
+        if not capability.required
+    ]
+
+
+def _bpf_call() -> list[Finding]:
+    """Tell of a filter on bpf(2), which only shows where the capabilities are there."""
+    if missing_capabilities() or not privileges.bpf_is_filtered():
+        return []
+    detail = "forbidden by a seccomp profile or a security module, whatever the capabilities"
+    return [Finding("bpf()", "missing", detail, privileges.how_to_ask("bpf()"))]
+
+
+def _confinement() -> list[Finding]:
+    profile = privileges.apparmor_profile()
+    if profile is None:
+        return []
+    detail = f"the profile {profile} may hide other processes, which then stay unnamed"
+    return [Finding("AppArmor", "limited", detail, privileges.how_to_ask("AppArmor"))]
 
 
 def _objects() -> Finding:
@@ -123,36 +149,40 @@ def _hooks(blockers: list[str]) -> Finding:
 
 
 def _cgroup() -> Finding:
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        return Finding("cgroup", "ok", "version 2")
-    hybrid = (root / "unified" / "cgroup.controllers").exists()
+    version = _cgroup_version()
+    if version is None:
+        detail = f"no hierarchy at {_CGROUPS}: containers stay unnamed"
+    elif not privileges.has_host_cgroups():
+        detail = f"{version}, this container's part of it only: other containers may stay unnamed"
+    else:
+        return Finding("cgroup", "ok", version)
+    return Finding("cgroup", "limited", detail, privileges.how_to_ask("host cgroups"))
+
+
+def _cgroup_version() -> str | None:
+    if (_CGROUPS / "cgroup.controllers").exists():
+        return "version 2"
+    if (_CGROUPS / "unified" / "cgroup.controllers").exists():
+        return "hybrid: version 1 controllers, version 2 beside them"
+    return "version 1" if any(_CGROUPS.glob("*/cgroup.procs")) else None
+
+
+def _pid_namespace() -> Finding:
+    if privileges.has_host_pids():
+        return Finding("PID namespace", "ok", "the host's")
     return Finding(
-        "cgroup", "ok", "hybrid: version 1 controllers, version 2 beside them" if hybrid else "version 1"
+        "PID namespace",
+        "limited",
+        "a container's: other processes stay unnamed, and so do connections older than the agent",
+        privileges.how_to_ask("host PIDs") or "use the host's PID namespace",
     )
 
 
 def examine() -> list[Finding]:
     """Return all findings, those that others need first."""
-    findings = [_kernel(), _btf(), _capabilities(), _objects()]
+    findings = [_kernel(), _btf(), _capabilities(), *_bpf_call(), _objects()]
     findings.append(_hooks([finding.name for finding in findings if finding.state == "missing"]))
-    findings.append(_cgroup())
+    findings += [*_lesser_capabilities(), _pid_namespace(), _cgroup(), *_confinement()]
     findings.append(Finding("TLS", "limited", "not decrypted by this version: such connections show as tcp"))
     findings.append(Finding("acceleration", "limited", "not in this version"))
-    findings.append(_pid_namespace())
     return findings
-
-
-def _pid_namespace() -> Finding:
-    try:
-        host = Path("/proc/self/ns/pid").stat().st_ino == _PROC_PID_INIT_INO
-    except OSError:
-        host = False
-    if host:
-        return Finding("PID namespace", "ok", "the host's")
-    return Finding(
-        "PID namespace",
-        "limited",
-        "a container's: executables of other processes stay unnamed",
-        "use the host's PID namespace",
-    )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import platform
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from masdeepflow.kernel import host
+from masdeepflow.kernel import host, privileges
 from masdeepflow.kernel.libbpf import BpfError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL = (1 << 41) - 1
 
 
 class _Attached:
@@ -34,9 +39,11 @@ def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(host, "_BTF", btf)
-    monkeypatch.setattr(host, "missing_capabilities", list)
     monkeypatch.setattr(host, "object_path", lambda _size: btf)
     monkeypatch.setattr(host, "Probes", _Attached)
+    monkeypatch.setattr(privileges, "effective", lambda: ALL)
+    monkeypatch.setattr(privileges, "bpf_is_filtered", lambda: False)
+    monkeypatch.setattr(privileges, "place", lambda: "host")
     return btf
 
 
@@ -72,7 +79,7 @@ def test_a_kernel_without_btf_is_named_with_the_option_it_needs(able: Path) -> N
 def test_missing_capabilities_are_named(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each capability by its name, with how to get it."""
     del able
-    monkeypatch.setattr(host, "missing_capabilities", lambda: ["CAP_BPF", "CAP_PERFMON"])
+    monkeypatch.setattr(privileges, "effective", lambda: 0)
     finding = _findings()["capabilities"]
     assert (finding.state, finding.detail) == ("missing", "CAP_BPF and CAP_PERFMON missing")
     assert "sudo" in finding.remedy
@@ -143,24 +150,76 @@ def test_a_kernel_without_the_tracepoints_is_told_so_whatever_the_errno(
         assert os.strerror(code) not in told
 
 
+def test_what_a_lesser_capability_is_for_is_told_where_it_is_missing(
+    able: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run` works without it, and knows less."""
+    del able
+    monkeypatch.setattr(privileges, "effective", lambda: 1 << 38 | 1 << 39)
+    findings = _findings()
+    assert findings["capabilities"].state == "ok"
+    assert findings["CAP_SYS_PTRACE"].state == "limited"
+    assert "executables" in findings["CAP_SYS_PTRACE"].detail
+    assert host.missing_capabilities() == []
+
+
+def test_a_filter_on_bpf_is_told_from_a_missing_capability(
+    able: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seccomp profile that forbids the call is the finding, and nothing is tried against it."""
+    del able
+    monkeypatch.setattr(privileges, "bpf_is_filtered", lambda: True)
+    monkeypatch.setattr(privileges, "place", lambda: "podman")
+    findings = _findings()
+    assert findings["bpf()"].state == "missing"
+    assert "--security-opt seccomp=unconfined" in findings["bpf()"].remedy
+    assert findings["hook set"].detail == "not tried: bpf()"
+    monkeypatch.setattr(privileges, "effective", lambda: 0)
+    assert "bpf()" not in _findings()
+
+
+def test_a_container_is_told_its_own_spelling(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces, mounts and profiles as options of `docker run`, or as fields of the pod."""
+    able.unlink()
+    monkeypatch.setattr(privileges, "has_host_pids", lambda: False)
+    monkeypatch.setattr(privileges, "has_host_cgroups", lambda: False)
+    monkeypatch.setattr(privileges, "apparmor_profile", lambda: "docker-default")
+    spelled = {}
+    for place in ("docker", "kubernetes"):
+        monkeypatch.setattr(privileges, "place", lambda place=place: place)
+        findings = _findings()
+        names = ("BTF", "PID namespace", "cgroup", "AppArmor")
+        spelled[place] = " ".join(findings[name].remedy for name in names)
+    for option in ("-v /sys/kernel/btf", "--pid host", "--cgroupns host", "apparmor=unconfined"):
+        assert option in spelled["docker"]
+    for field in ("/sys/kernel/btf", "hostPID: true", "/sys/fs/cgroup", "appArmorProfile"):
+        assert field in spelled["kubernetes"]
+
+
 @pytest.mark.parametrize(
-    ("effective", "missing"),
+    ("files", "detail"),
     [
-        (0, ["CAP_BPF", "CAP_PERFMON"]),
-        (1 << 39, ["CAP_PERFMON"]),
-        (1 << 38, ["CAP_BPF"]),
-        (1 << 38 | 1 << 39, []),
-        (1 << 21, []),  # CAP_SYS_ADMIN stands for both
-        ((1 << 41) - 1, []),
+        (["cgroup.controllers"], "version 2"),
+        (["unified/cgroup.controllers", "systemd/release_agent"], "hybrid"),
+        (["systemd/cgroup.procs", "systemd/release_agent"], "version 1"),
+        (["cgroup.controllers", "cgroup.events"], "this container's part"),
+        ([], "no hierarchy"),
     ],
 )
-def test_capabilities_are_read_from_the_process_status(
-    monkeypatch: pytest.MonkeyPatch, effective: int, missing: list[str]
+def test_cgroup_is_fine_where_it_is_the_hosts(
+    able: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: list[str], detail: str
 ) -> None:
-    """The effective set decides, whoever the user is."""
-    status = f"Name:\tpython\nCapPrm:\t{(1 << 41) - 1:016x}\nCapEff:\t{effective:016x}\n"
-    monkeypatch.setattr(Path, "read_text", lambda _self, **_options: status)
-    assert host.missing_capabilities() == missing
+    """Each version by its name; a container's own part, or none at all, leaves containers unnamed."""
+    del able
+    for name in files:
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr(host, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(privileges, "_CGROUPS", tmp_path / "cgroup")
+    finding = _findings()["cgroup"]
+    assert detail in finding.detail
+    assert finding.state == ("limited" if "part" in detail or "no " in detail else "ok")
 
 
 def test_this_host_is_examined_without_an_error() -> None:

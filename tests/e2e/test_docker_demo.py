@@ -1,0 +1,316 @@
+"""run-in-docker.sh with real engines: the image, the container, what it may do, and what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.ports import free_port
+from tests.support.programs import Finished, Program, clean_environment, run, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "run-in-docker.sh"
+NAME = "masdeepflow-demo"
+_BUILD_S = 500
+_LARGEST_MB = 330
+_REQUIRED = {"CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_NICE"}
+
+
+class Engine:
+    """docker or podman with its own storage, and what run-in-docker.sh needs to use it."""
+
+    def __init__(self, program: str, **environment: str) -> None:
+        self.program = program
+        self.environment = clean_environment(CONTAINER_ENGINE=program, **environment)
+
+    def command(self, *words: object, timeout_s: float = 120) -> Finished:
+        """Run a command of the engine to its end."""
+        return run(self.program, *words, env=self.environment, timeout_s=timeout_s)
+
+    def done(self, *words: object) -> str:
+        """Run a command that must succeed; return what it printed."""
+        finished = self.command(*words)
+        assert finished.code == 0, f"{words}: {finished.stderr}"
+        return finished.stdout
+
+    def start(self, *arguments: object, **environment: str) -> Finished:
+        """Run run-in-docker.sh to its end."""
+        return run(SCRIPT, *arguments, env=self.environment | environment, timeout_s=_BUILD_S)
+
+    def inspect(self) -> dict[str, Any]:
+        """Return what the engine tells of the demo's container."""
+        found: list[dict[str, Any]] = json.loads(self.done("container", "inspect", NAME))
+        return found[0]
+
+    def logs(self) -> list[str]:
+        """Return the lines that the agent has printed."""
+        finished = self.command("logs", NAME)
+        return [*finished.stdout.splitlines(), *finished.stderr.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Run a Docker daemon without networks of its own, so that builds and containers are on the host's."""
+    directory = tmp_path_factory.mktemp("docker")
+    socket = directory / "docker.sock"
+    config = directory / "daemon.json"
+    config.write_text("{}")
+    engine = Engine("docker", DOCKER_HOST=f"unix://{socket}")
+    daemon = Program(
+        directory,
+        # What it mounts goes with it.
+        *("unshare", "--mount", "dockerd"),
+        f"--config-file={config}",
+        f"--host=unix://{socket}",
+        f"--data-root={directory / 'data'}",
+        f"--exec-root={directory / 'exec'}",
+        f"--pidfile={directory / 'pid'}",
+        "--exec-opt=native.cgroupdriver=cgroupfs",
+        "--bridge=none",
+        "--iptables=false",
+        "--ip6tables=false",
+    )
+    with daemon:
+        until(lambda: engine.command("version").code == 0, lambda: daemon.errors[-2000:], 60)
+        yield engine
+        engine.command("rm", "--force", NAME)
+        daemon.stop()
+    shutil.rmtree(directory / "data", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory for BUILDER_ROOT: what this host's apt and pip need to reach their servers."""
+    root = tmp_path_factory.mktemp("builder-root")
+    codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    apt = root / "etc" / "apt"
+    (apt / "sources.list.d").mkdir(parents=True)
+    (apt / "apt.conf.d").mkdir()
+    here = Path("/etc/apt")
+    for path in [*here.glob("sources.list"), *here.glob("sources.list.d/*.[ls][io][su]*")]:
+        # Others' repositories name themselves in the suite, and need keys that the base has not.
+        if re.search(rf"\s{codename}\s", path.read_text()):
+            shutil.copy(path, apt / path.relative_to(here))
+    (apt / "apt.conf.d" / "90host").write_text(run("apt-config", "dump", "Acquire").stdout)
+    settings = ["[global]"]
+    certificates = Path(os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt"))
+    if certificates.exists():
+        shutil.copy(certificates, root / "etc" / "host-certificates.crt")
+        settings.append("cert = /etc/host-certificates.crt")
+    for line in run("pip", "config", "list").stdout.splitlines():
+        key, _, value = line.partition("=")
+        if key.rpartition(".")[2] in {"index" + "-url", "proxy", "trusted-host", "timeout"}:
+            settings.append(f"{key.rpartition('.')[2]} = {value.strip(chr(39))}")
+    (root / "etc" / "pip.conf").write_text("\n".join(settings) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(docker: Engine, distribution: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of an image with this distribution's essential packages: no registry is asked."""
+    archive = tmp_path_factory.mktemp("base") / "base.tar"
+    apt = distribution / "etc" / "apt"
+    sources = [path for path in [apt / "sources.list", *(apt / "sources.list.d").iterdir()] if path.exists()]
+    made = run(
+        "mmdebstrap",
+        "--quiet",
+        "--variant=essential",
+        "--include=apt",
+        f"--aptopt={apt / 'apt.conf.d' / '90host'}",
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
+        platform.freedesktop_os_release()["VERSION_CODENAME"],
+        archive,
+        *sources,
+        timeout_s=300,
+    )
+    assert made.code == 0, made.stderr[-2000:]
+    docker.done("import", archive, "masdeepflow-test-base:1")
+    archive.unlink()
+    return "masdeepflow-test-base:1"
+
+
+@pytest.fixture(scope="module")
+def demo(docker: Engine, base: str, distribution: Path) -> Engine:
+    """Run run-in-docker.sh once as a user does; the container is there afterwards."""
+    docker.environment |= {
+        "BASE_IMAGE": base,
+        "BUILDER_ROOT": str(distribution),
+        "BUILD_NETWORK": "host",
+    }
+    started = docker.start("--listen", "off")
+    assert started.code == 0, started.stderr
+    assert f"docker logs -f {NAME}" in started.stdout
+    return docker
+
+
+def _mysql_lines(engine: Engine) -> list[str]:
+    """Run the two MySQL commands of the interface in the demo; return their lines of the log."""
+    port = free_port()
+    engine.done("exec", "--detach", NAME, "traffic_gen", "mysql-server", "--port", port)
+    until(lambda: engine.command("exec", NAME, "traffic_gen", "mysql-client", "--port", port).code == 0)
+
+    def lines() -> list[str]:
+        found = [line for line in engine.logs() if f":{port}" in line]
+        return found if any("MySQL Quit" in line for line in found) else []
+
+    return until(lines, lambda: "\n".join(engine.logs()[-20:]))
+
+
+def _assert_the_two_lines(lines: list[str]) -> None:
+    comm = r"Type: TX, PID: \d+, Comm: traffic_gen, \S+ -> \S+"
+    assert any(re.search(rf"{comm}, MySQL Query: SELECT 1;, , (\S*)$", line) for line in lines), lines
+    latencies = [
+        float(found[1])
+        for line in lines
+        if (found := re.search(rf"{comm}, MySQL Response: OK, , Latency: ([\d.]+)ms$", line))
+    ]
+    assert max(latencies) >= 50, lines
+
+
+@pytest.mark.root
+@pytest.mark.server("dockerd", "docker", "mmdebstrap")
+@pytest.mark.timeout(600)
+class TestDocker:
+    """With a Docker daemon of the test's own."""
+
+    def test_the_two_commands_give_the_two_lines(self, demo: Engine) -> None:
+        """`docker exec` of the server and the client; the question and the answer are in `docker logs`."""
+        _assert_the_two_lines(_mysql_lines(demo))
+
+    def test_the_container_has_the_capabilities_it_needs_and_no_others(self, demo: Engine) -> None:
+        """Never privileged; what loads programs is CAP_BPF and CAP_PERFMON, CAP_SYS_ADMIN for old engines."""
+        host = demo.inspect()["HostConfig"]
+        added = {f"CAP_{name.removeprefix('CAP_')}" for name in host["CapAdd"]}
+        assert added - _REQUIRED in ({"CAP_BPF", "CAP_PERFMON"}, {"CAP_SYS_ADMIN"})
+        assert (host["Privileged"], host["ReadonlyRootfs"], host["CapDrop"]) == (False, True, ["ALL"])
+        assert (host["PidMode"], host["NetworkMode"], host["CgroupnsMode"]) == ("host", "host", "host")
+
+    def test_check_in_the_container_misses_nothing(self, demo: Engine) -> None:
+        """What the script gives is all that the agent asks for, but the engine's own limits."""
+        told = json.loads(demo.done("exec", NAME, "masdeepflow", "check", "--json"))
+        assert told["ready"]
+        states = {finding["name"]: finding["state"] for finding in told["findings"]}
+        assert {states[name] for name in ("BTF", "capabilities", "PID namespace", "cgroup")} == {"ok"}
+
+    def test_check_in_a_bare_container_names_all_that_is_missing(self, demo: Engine) -> None:
+        """Each capability and namespace with the option of `docker run` that gives it; exit code 1."""
+        bare = demo.command("run", "--rm", "--network=none", "masdeepflow:demo", "check")
+        assert bare.code == 1
+        for option in ("--cap-add BPF", "--cap-add PERFMON", "--cap-add SYS_PTRACE", "--pid host"):
+            assert option in bare.stdout
+
+    def test_the_image_is_small_and_has_nothing_of_the_build(self, demo: Engine, distribution: Path) -> None:
+        """No compiler, no pip, no settings of the builder, nothing that makes root of others."""
+        told = json.loads(demo.done("image", "inspect", "masdeepflow:demo"))[0]
+        assert told["Size"] < _LARGEST_MB * 1_000_000
+        assert len(told["RootFS"]["Layers"]) == 1
+        paths = [f"/{path.relative_to(distribution)}" for path in distribution.rglob("*") if path.is_file()]
+        search = f"""
+            for program in clang make pip; do command -v $program; done
+            cat {" ".join(paths)} 2>/dev/null
+            find / -xdev -perm /6000 -type f
+            ls -d /packages /build /opt/masdeepflow/lib/python3*/site-packages/pip 2>/dev/null
+            true"""
+        left = demo.done("run", "--rm", "--network=none", "--entrypoint=sh", "masdeepflow:demo", "-c", search)
+        assert left == ""
+
+    def test_version_names_the_commit_it_was_built_from(self, demo: Engine) -> None:
+        """There is no checkout in the image, so the build leaves a note."""
+        commit = run("git", "-c", f"safe.directory={ROOT}", "-C", ROOT, "rev-parse", "--short=12", "HEAD")
+        assert commit.stdout.strip() in demo.done("exec", NAME, "masdeepflow", "version")
+
+    def test_a_second_run_takes_the_place_of_the_first(self, demo: Engine) -> None:
+        """The container is a new one, with the new arguments, and the only one."""
+        before = demo.inspect()["Id"]
+        again = demo.start("--listen", "off", "--log", "json")
+        assert again.code == 0, again.stderr
+        assert demo.inspect()["Id"] != before
+        assert demo.inspect()["Args"][-2:] == ["--log", "json"]
+        assert len(demo.done("ps", "--all", "--quiet").split()) == 1
+
+    def test_what_run_refuses_is_told_in_a_sentence(self, demo: Engine) -> None:
+        """Wrong arguments reach the agent in the container; its answer is the script's."""
+        refused = demo.start("--log", "xml", IMAGE="masdeepflow:demo")
+        assert refused.code == 1
+        assert "xml" in refused.stderr.splitlines()[-1]
+
+    def test_a_build_that_fails_shows_why(self, docker: Engine) -> None:
+        """The builder's own words, then a sentence."""
+        failed = docker.start(BASE_IMAGE="masdeepflow-test-none:1")
+        assert failed.code == 1
+        assert "masdeepflow-test-none" in failed.stderr
+        assert failed.stderr.endswith("the image could not be built (the reason is above)\n")
+
+
+@pytest.mark.root
+@pytest.mark.server("dockerd", "docker", "mmdebstrap", "podman", "runc")
+@pytest.mark.timeout(600)
+def test_podman_runs_it_too(demo: Engine, tmp_path: Path) -> None:
+    """`CONTAINER_ENGINE=podman` with the same image: the same two lines."""
+    with _podman(tmp_path) as podman:
+        archive = tmp_path / "image.tar"
+        demo.done("save", "--output", archive, "masdeepflow:demo")
+        podman.done("load", "--input", archive)
+        archive.unlink()
+        started = podman.start("--listen", "off", IMAGE="localhost/masdeepflow:demo")
+        assert started.code == 0, started.stderr
+        _assert_the_two_lines(_mysql_lines(podman))
+        assert not podman.inspect()["HostConfig"]["Privileged"]
+
+
+@contextlib.contextmanager
+def _podman(directory: Path) -> Iterator[Engine]:
+    """Give a Podman with storage of its own; runc, as crun refuses hosts with hybrid cgroups."""
+    containers, storage = directory / "containers.conf", directory / "storage.conf"
+    # The limits that Podman raises by itself are not to be had where CAP_SYS_RESOURCE is missing.
+    containers.write_text(
+        '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+    )
+    storage.write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{directory}/root"\nrunroot = "{directory}/run"\n'
+    )
+    podman = Engine("podman", CONTAINERS_CONF=str(containers), CONTAINERS_STORAGE_CONF=str(storage))
+    try:
+        yield podman
+    finally:
+        podman.command("rm", "--force", "--all", "--time=1")
+        podman.command("rmi", "--force", "--all")
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"CONTAINER_ENGINE": "lxc"}, "CONTAINER_ENGINE is docker or podman, not lxc"),
+        ({"PATH": "{tools}"}, "docker is not installed: install the package docker.io"),
+        (
+            {"DOCKER_HOST": "unix://{tools}/docker.sock"},
+            "docker doesn't answer: start its service or use sudo",
+        ),
+    ],
+)
+@pytest.mark.server("docker")
+def test_without_an_engine_a_sentence_says_what_to_do(
+    tmp_path: Path, environment: dict[str, str], sentence: str
+) -> None:
+    """No engine of that name, none installed, none that answers: exit 1 and one line."""
+    for tool in ("bash", "env", "dirname", "readlink", "sed"):
+        found = shutil.which(tool)
+        assert found
+        (tmp_path / tool).symlink_to(found)
+    given = {name: value.format(tools=tmp_path) for name, value in environment.items()}
+    refused = run(SCRIPT, env=clean_environment(**given))
+    assert (refused.code, refused.stdout) == (1, "")
+    assert refused.stderr.count("\n") == 1
+    assert sentence in refused.stderr
