@@ -247,9 +247,9 @@ class TestDocker:
 
     def test_a_build_that_fails_shows_why(self, docker: Engine) -> None:
         """The builder's own words, then a sentence."""
-        failed = docker.start(BASE_IMAGE="masdeepflow-test-none:1")
+        failed = docker.start(BASE_IMAGE="127.0.0.1:9/none:1")
         assert failed.code == 1
-        assert "masdeepflow-test-none" in failed.stderr
+        assert "127.0.0.1:9" in failed.stderr
         assert failed.stderr.endswith("the image could not be built (the reason is above)\n")
 
 
