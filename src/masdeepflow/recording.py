@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import queue
@@ -45,6 +46,7 @@ _HEAD = struct.Struct("<III")
 _BATCH_LIMIT = 1 << 28
 """Bytes of slots in a frame: four times the largest batch of the largest slots."""
 _QUEUED_BYTES = 1 << 26
+_NO_ID = 0xFFFFFFFF  # chown(2) would leave the owner as it is
 
 T = TypeVar("T")
 _Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -133,8 +135,9 @@ class _End(msgspec.Struct):
 class Recorder:
     """Writes a recording, compressed by a thread of its own, under another name until it is whole.
 
-    Raises OSError if the file can't be made. A failure while writing (disk full) is kept in `error`; what was
-    written is removed.
+    It holds the beginnings of everybody's requests, so only its owner may read it: whoever runs this, or
+    called sudo to. Raises OSError if the file can't be made, or another recording to it is under way. A
+    failure while writing (disk full) is kept in `error`; what was written is removed.
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -142,9 +145,7 @@ class Recorder:
             raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
-        # A new file, never one that a link of somebody else's leads to: this runs as root.
-        self._partial.unlink(missing_ok=True)
-        self._file: BinaryIO = self._partial.open("xb")
+        self._file: BinaryIO = _new_file(self._partial)
         self.error: OSError | None = None
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
         self._queued_bytes = 0
@@ -221,6 +222,71 @@ class Recorder:
         with self._room:
             self._queued_bytes -= len(data)
             self._room.notify()
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """Make a file that nobody else reads or writes, in place of one that no process is at any more.
+
+    Never one that a link of somebody else's leads to: this runs as root.
+    """
+    _remove_abandoned(path)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise _busy(path) from None
+    # Between the two calls another may have taken it for an abandoned one.
+    if not _lock(fd) or not _is_at(path, fd):
+        os.close(fd)
+        raise _busy(path)
+    if (owner := _sudo_caller()) is not None:
+        with contextlib.suppress(OSError):  # a file system that knows no owners
+            os.fchown(fd, *owner)
+    return open(fd, "wb")  # noqa: PTH123  # a descriptor
+
+
+def _remove_abandoned(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError:  # a link, or nothing that could be opened: not one of ours
+        path.unlink()
+        return
+    try:
+        if not _lock(fd):
+            raise _busy(path)
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Lock for as long as it is open; False if another process has. Where files can't be locked, none has."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in {errno.EWOULDBLOCK, errno.EACCES}
+    return True
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _busy(path: Path) -> OSError:
+    return OSError(errno.EBUSY, "another recording to it is under way", str(path))
+
+
+def _sudo_caller() -> tuple[int, int] | None:
+    """Return user and group of whoever called sudo, sudo(8); None if nobody did."""
+    numbers = [os.environ.get(name, "") for name in ("SUDO_UID", "SUDO_GID")]
+    if os.geteuid() != 0 or not all(number.isascii() and number.isdecimal() for number in numbers):
+        return None
+    uid, gid = map(int, numbers)
+    return (uid, gid) if max(uid, gid) < _NO_ID else None
 
 
 def _plain(items: Sequence[LostTurns | Moved]) -> list[tuple[Any, ...]]:

@@ -197,17 +197,20 @@ def run_live(
     gc.freeze()
     with _load_probes(options) as probes:
         agent = Agent(probes, pipeline, [*log, metrics], metrics)
-        listener = _listen(
-            options,
-            agent,
-            metrics,
-            lambda: {**agent.ledger.lost(), "log": log_lost()},
-            pipeline.registry.failures,
-        )
-        try:
-            # Last, so that nothing half-written is left when something else fails.
+        with contextlib.ExitStack() as undo:
             if record_to is not None:
-                agent.record(_recorder(record_to, probes), processes)
+                recorder = _recorder(record_to, probes)
+                undo.callback(recorder.abandon)
+                agent.record(recorder, processes)
+            listener = _listen(
+                options,
+                agent,
+                metrics,
+                lambda: {**agent.ledger.lost(), "log": log_lost()},
+                pipeline.registry.failures,
+            )
+            undo.pop_all()  # from here on the recording ends with the run
+        try:
             return _watch(agent, pipeline, options, reload, log_lost)
         finally:
             if listener is not None:

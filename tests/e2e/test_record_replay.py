@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.ports import LOOPBACK
-from tests.support.programs import MASDEEPFLOW, TRAFFIC_GEN, Agent, Finished, run
-from tests.support.users import ordinary_user
+from tests.support.programs import MASDEEPFLOW, TRAFFIC_GEN, Agent, Finished, clean_environment, run
+from tests.support.users import ordinary_user, sudo_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,8 @@ def public() -> Iterator[Path]:
 
 
 def _record(directory: Path, file: Path, port: int, *args: object) -> Agent:
-    return Agent(directory, *args, ports=[port], command=(MASDEEPFLOW, "record", "-o", file))
+    command = (MASDEEPFLOW, "record", "-o", file)
+    return Agent(directory, *args, ports=[port], command=command, env=clean_environment(**sudo_variables()))
 
 
 def _replay(file: Path, *args: object) -> Finished:
@@ -224,3 +226,29 @@ def test_an_older_recording_is_replaced_only_by_a_whole_one(nginx: Nginx, tmp_pa
         run("curl", "--silent", nginx.url)
         agent.kill()
     assert file.read_text() == "older"
+
+
+def test_only_root_and_whoever_called_sudo_may_read_it(recorded: tuple[Path, Finished]) -> None:
+    """It holds the beginnings of everybody's requests."""
+    status = recorded[0].stat()
+    assert status.st_mode & 0o777 == 0o600
+    assert str(status.st_uid) == sudo_variables().get("SUDO_UID", str(os.geteuid()))
+
+
+def test_a_second_recording_to_the_same_file_is_refused(nginx: Nginx, public: Path, tmp_path: Path) -> None:
+    """One sentence and exit code 2 for the second, which prints nothing; the first is whole."""
+    file = public / "twice"
+    with _record(tmp_path, file, nginx.port) as agent:
+        run("curl", "--silent", f"{nginx.url}/first")
+        second = run(MASDEEPFLOW, "record", "-o", file, "--listen", "off", "--duration", 1)
+        run("curl", "--silent", f"{nginx.url}/last")
+        live = agent.settle().stop()
+    assert (second.code, second.stdout) == (2, "")
+    assert second.stderr.count("\n") == 1
+    assert str(file) in second.stderr
+    assert "another recording to it is under way" in second.stderr
+    again = _replay(file, "--include", f"port={nginx.port}", *agent.marker)
+    assert (live.code, again.code) == (0, 0)
+    assert "/first" in again.stdout
+    assert "/last" in again.stdout
+    assert again.stdout == live.stdout

@@ -6,7 +6,7 @@ import functools
 
 from tests.support.programs import MASDEEPFLOW, run
 
-__all__ = ["ordinary_user", "without_capabilities"]
+__all__ = ["ordinary_user", "sudo_variables", "without_capabilities"]
 
 _NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
 
@@ -20,6 +20,11 @@ def ordinary_user() -> tuple[str, ...]:
     if run(*_NOBODY, MASDEEPFLOW, "version").code == 0:
         return _NOBODY
     return ("unshare", "--user")
+
+
+def sudo_variables() -> dict[str, str]:
+    """Return what sudo puts in the environment when the ordinary user calls it."""
+    return {"SUDO_UID": "65534", "SUDO_GID": "65534"} if ordinary_user() == _NOBODY else {}
 
 
 def without_capabilities(*capabilities: str) -> tuple[str, ...]:

@@ -134,6 +134,100 @@ def test_abandoned_recording_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    """It holds what others send and are sent: from its first byte on, whatever the umask."""
+    path = tmp_path / "x.rec"
+    path.touch(mode=0o644)
+    before = os.umask(0)
+    try:
+        recorder = Recorder(path, committed())
+    finally:
+        os.umask(before)
+    assert _mode(tmp_path / "x.rec.partial") == 0o600
+    recorder.close(END)
+    assert _mode(path) == 0o600
+
+
+@pytest.mark.root
+def test_it_belongs_to_whoever_called_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or he could not replay what he recorded."""
+    monkeypatch.setenv("SUDO_UID", "65534")
+    monkeypatch.setenv("SUDO_GID", "65533")
+    path = _write(tmp_path / "x.rec")
+    assert (path.stat().st_uid, path.stat().st_gid, _mode(path)) == (65534, 65533, 0o600)
+
+
+@pytest.mark.parametrize("uid", ["", "bob", "-1", "4294967295", "99999999999999999999", "\u0663"])
+def test_nobody_called_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: str) -> None:
+    """What is no user leaves the file where it is."""
+    monkeypatch.setenv("SUDO_UID", uid)
+    monkeypatch.setenv("SUDO_GID", "0")
+    assert _write(tmp_path / "x.rec").stat().st_uid == os.geteuid()
+
+
+def test_a_second_recording_to_the_same_file_is_refused(tmp_path: Path) -> None:
+    """The first goes on and loses nothing."""
+    path = tmp_path / "x.rec"
+    first = Recorder(path, committed())
+    for _ in range(2):
+        with pytest.raises(OSError, match="another recording to it is under way"):
+            Recorder(path, committed())
+    for frame in FRAMES:
+        first.write(frame)
+    first.close(END)
+    assert first.error is None
+    assert _plain(list(Recording(path).frames())) == _plain(FRAMES)
+    _write(path)
+
+
+def test_two_that_start_at_once_do_not_both_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One takes the other's file, not locked yet, for an abandoned one: then the other is refused."""
+    path, lock = tmp_path / "x.rec", module._lock
+    others: list[Recorder] = []
+
+    def late(fd: int) -> bool:
+        monkeypatch.setattr(module, "_lock", lock)
+        others.append(Recorder(path, committed()))
+        return lock(fd)
+
+    monkeypatch.setattr(module, "_lock", late)
+    with pytest.raises(OSError, match="another recording to it is under way"):
+        Recorder(path, committed())
+    others[0].close(END)
+    assert others[0].error is None
+    assert Recording(path).end == END
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling", "fifo"])
+def test_what_a_killed_agent_or_a_stranger_left_is_replaced(tmp_path: Path, kind: str) -> None:
+    """Where a link leads, nothing is written."""
+    left, target = tmp_path / "x.rec.partial", tmp_path / "target"
+    target.write_text("theirs")
+    if kind == "file":
+        left.write_text("half")
+    elif kind == "fifo":
+        os.mkfifo(left)
+    else:
+        left.symlink_to(target if kind == "link" else "nowhere")
+    assert Recording(_write(tmp_path / "x.rec")).end == END
+    assert target.read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "x.rec"]
+
+
+def test_file_systems_without_locks_are_recorded_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems have none."""
+
+    def refuse(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert Recording(_write(tmp_path / "x.rec")).end == END
+
+
 @pytest.mark.parametrize("name", ["directory", "fifo", ".", "directory/.."])
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, name: str) -> None:
     """To rename over /dev/null, or a directory, would break the host."""

@@ -28,7 +28,8 @@ __all__ = ["command"]
 def command(ctx: click.Context, /, output: Path, **arguments: Any) -> int:  # noqa: ANN401  # one per option
     """Like `run`, and write all that is seen to FILE, which `masdeepflow replay` prints again.
 
-    FILE holds the first bytes of requests and responses as they are, under --redact too.
+    FILE holds the first bytes of requests and responses as they are, under --redact too. Only whoever runs
+    this, or called sudo to, may read it; `masdeepflow replay` needs nothing else.
     """
     from masdeepflow import session  # noqa: PLC0415  # NumPy and all: not for --help
 
