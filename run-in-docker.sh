@@ -87,7 +87,8 @@ local_sockets() {
         *) return 0 ;;
     esac
     [[ ! -S $socket ]] || echo "$socket:/run/docker.sock"
-    for socket in /run/containerd/containerd.sock /run/crio/crio.sock /run/podman/podman.sock; do
+    for socket in /run/podman/podman.sock /run/containerd/containerd.sock /run/k3s/containerd/containerd.sock \
+        /run/k0s/containerd.sock /run/crio/crio.sock; do
         [[ ! -S $socket ]] || echo "$socket:$socket"
     done
 }
@@ -105,7 +106,6 @@ container_options() {
         --security-opt no-new-privileges
         --security-opt apparmor=unconfined
         --security-opt label=disable
-        --volume /sys/fs/cgroup:/sys/fs/cgroup:ro
         --cap-drop ALL
     )
     for capability in "${NAMING[@]}" "${PRIORITY[@]}"; do OPTIONS+=(--cap-add "$capability"); done

@@ -151,12 +151,10 @@ def _hooks(blockers: list[str]) -> Finding:
 def _cgroup() -> Finding:
     version = _cgroup_version()
     if version is None:
-        detail = f"no hierarchy at {_CGROUPS}: containers stay unnamed"
-    elif not privileges.has_host_cgroups():
-        detail = f"{version}, this container's part of it only: other containers may stay unnamed"
-    else:
-        return Finding("cgroup", "ok", version)
-    return Finding("cgroup", "limited", detail, privileges.how_to_ask("host cgroups"))
+        return Finding("cgroup", "limited", f"no hierarchy at {_CGROUPS}")
+    # Paths still end with the ids of container and pod: nothing is lost but what is above them.
+    seen = "" if privileges.has_host_cgroups() else ", seen from a namespace of its own"
+    return Finding("cgroup", "ok", version + seen)
 
 
 def _cgroup_version() -> str | None:

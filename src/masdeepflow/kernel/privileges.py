@@ -67,10 +67,10 @@ CAPABILITIES = (
 """What the agent asks for, what it can't do without first."""
 
 _SYS_ADMIN = 1 << 21  # stands for CAP_BPF and CAP_PERFMON, capabilities(7)
-_PROC_PID_INIT_INO = 0xEFFFFFFC  # include/linux/proc_ns.h
+_PROC_PID_INIT_INO, _PROC_CGROUP_INIT_INO = 0xEFFFFFFC, 0xEFFFFFFB  # include/linux/proc_ns.h
 _STATUS = Path("/proc/self/status")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUP_NAMESPACE = Path("/proc/self/ns/cgroup")
 _APPARMOR = (Path("/proc/self/attr/apparmor/current"), Path("/proc/self/attr/current"))
 _CONTAINER_FILES: tuple[tuple[Path, Place], ...] = (
     (Path("/run/.containerenv"), "podman"),
@@ -81,10 +81,6 @@ _NO_SUCH_COMMAND = 0x7FFF
 
 _ASKED_FOR = {
     "host PIDs": ("--pid host", "set `hostPID: true` in the pod's spec"),
-    "host cgroups": (
-        "--cgroupns host -v /sys/fs/cgroup:/sys/fs/cgroup:ro",
-        "mount the node's /sys/fs/cgroup with a hostPath volume, read-only",
-    ),
     "bpf()": (
         "--security-opt seccomp=unconfined",
         "set securityContext.seccompProfile.type to Unconfined",
@@ -154,20 +150,19 @@ def how_to_ask(lack: str) -> str:
 
 def has_host_pids() -> bool:
     """Return whether this process is in the first PID namespace, where PIDs are the kernel's."""
-    try:
-        return _PID_NAMESPACE.stat().st_ino == _PROC_PID_INIT_INO
-    except OSError:
-        return False
+    return _is(_PID_NAMESPACE, _PROC_PID_INIT_INO)
 
 
 def has_host_cgroups() -> bool:
-    """Return whether /sys/fs/cgroup shows the host's whole tree, not one container's part of it.
+    """Return whether this process is in the first cgroup namespace, where paths of cgroups are whole."""
+    return _is(_CGROUP_NAMESPACE, _PROC_CGROUP_INIT_INO)
 
-    Only the root cgroup lacks cgroup.events (v2, cgroups(7)) and has release_agent (v1).
-    """
-    if (_CGROUPS / "cgroup.controllers").exists():
-        return not (_CGROUPS / "cgroup.events").exists()
-    return any(_CGROUPS.glob("*/release_agent"))
+
+def _is(namespace: Path, number: int) -> bool:
+    try:
+        return namespace.stat().st_ino == number
+    except OSError:
+        return False
 
 
 def bpf_is_filtered() -> bool:

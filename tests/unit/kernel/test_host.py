@@ -182,17 +182,16 @@ def test_a_container_is_told_its_own_spelling(able: Path, monkeypatch: pytest.Mo
     """Namespaces, mounts and profiles as options of `docker run`, or as fields of the pod."""
     able.unlink()
     monkeypatch.setattr(privileges, "has_host_pids", lambda: False)
-    monkeypatch.setattr(privileges, "has_host_cgroups", lambda: False)
     monkeypatch.setattr(privileges, "apparmor_profile", lambda: "docker-default")
     spelled = {}
     for place in ("docker", "kubernetes"):
         monkeypatch.setattr(privileges, "place", lambda place=place: place)
         findings = _findings()
-        names = ("BTF", "PID namespace", "cgroup", "AppArmor")
+        names = ("BTF", "PID namespace", "AppArmor")
         spelled[place] = " ".join(findings[name].remedy for name in names)
-    for option in ("-v /sys/kernel/btf", "--pid host", "--cgroupns host", "apparmor=unconfined"):
+    for option in ("-v /sys/kernel/btf", "--pid host", "apparmor=unconfined"):
         assert option in spelled["docker"]
-    for field in ("/sys/kernel/btf", "hostPID: true", "/sys/fs/cgroup", "appArmorProfile"):
+    for field in ("/sys/kernel/btf", "hostPID: true", "appArmorProfile"):
         assert field in spelled["kubernetes"]
 
 
@@ -200,26 +199,26 @@ def test_a_container_is_told_its_own_spelling(able: Path, monkeypatch: pytest.Mo
     ("files", "detail"),
     [
         (["cgroup.controllers"], "version 2"),
-        (["unified/cgroup.controllers", "systemd/release_agent"], "hybrid"),
-        (["systemd/cgroup.procs", "systemd/release_agent"], "version 1"),
-        (["cgroup.controllers", "cgroup.events"], "this container's part"),
+        (["unified/cgroup.controllers", "systemd/cgroup.procs"], "hybrid"),
+        (["systemd/cgroup.procs"], "version 1"),
         ([], "no hierarchy"),
     ],
 )
-def test_cgroup_is_fine_where_it_is_the_hosts(
+def test_cgroup_version_is_told_by_what_is_mounted(
     able: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: list[str], detail: str
 ) -> None:
-    """Each version by its name; a container's own part, or none at all, leaves containers unnamed."""
+    """Each by its name, on a host and in a container alike; nothing there is a limit, as in a chroot."""
     del able
     for name in files:
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     monkeypatch.setattr(host, "_CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(privileges, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(privileges, "has_host_cgroups", lambda: False)
     finding = _findings()["cgroup"]
     assert detail in finding.detail
-    assert finding.state == ("limited" if "part" in detail or "no " in detail else "ok")
+    assert finding.state == ("ok" if files else "limited")
+    assert ("namespace of its own" in finding.detail) == bool(files)
 
 
 def test_this_host_is_examined_without_an_error() -> None:
