@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["Announced"]
 
 _LIMIT = 8192
+_TEXTS = 64  # of one connection: as many requests as may wait on it
 
 
 class Announced:
     """What was announced by turns in flight, by connection, until their requests come again as ended ones.
 
     `Flag.OPENED` alone does not tell: the turn may have shown no request then, or fewer than it ends with.
-    limit: connections remembered; beyond it the oldest is forgotten, and its request shown again.
+    limit, texts: connections remembered, and requests of each; beyond either the oldest is forgotten, and
+    shown again when it ends. Only a hash is kept of each, so the memory is bounded whatever a peer sends.
     """
 
-    def __init__(self, limit: int = _LIMIT) -> None:
+    def __init__(self, limit: int = _LIMIT, texts: int = _TEXTS) -> None:
         self._limit = limit
-        self._texts: dict[int, list[str]] = {}
+        self._texts_limit = texts
+        self._texts: dict[int, list[int]] = {}
 
     def mark(self, slots: np.ndarray, parsed: Parsed) -> NDArray[np.bool_]:
         """Return which transactions (m,) of slots (n,) need not be shown: they were, or are not whole yet."""
@@ -42,7 +45,7 @@ class Announced:
         growing = parsed.truncated & (slots["request_bytes"] <= slots["request_length"])[rows]
         codes, values = parsed.request_text.codes, parsed.request_text.values
         for place in np.flatnonzero((codes >= 0) & np.isin(cookies, concerned)).tolist():
-            cookie, text = int(cookies[place]), values[codes[place]]
+            cookie, text = int(cookies[place]), hash(values[codes[place]])
             if not in_flight[place]:
                 shown[place] = self._take(cookie, text)
             else:
@@ -54,16 +57,17 @@ class Announced:
         for cookie in cookies:
             self._texts.pop(cookie, None)
 
-    def _was_announced(self, cookie: int, text: str) -> bool:
+    def _was_announced(self, cookie: int, text: int) -> bool:
         texts = self._texts.setdefault(cookie, [])
         if text in texts:
             return True
         texts.append(text)
+        del texts[: -self._texts_limit]
         if len(self._texts) > self._limit:
             del self._texts[next(iter(self._texts))]
         return False
 
-    def _take(self, cookie: int, text: str) -> bool:
+    def _take(self, cookie: int, text: int) -> bool:
         texts = self._texts.get(cookie, [])
         if text not in texts:
             return False

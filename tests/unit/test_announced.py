@@ -59,3 +59,21 @@ def test_memory_is_bounded_and_closed_connections_are_forgotten() -> None:
         False,
         True,
     ]
+
+
+def test_one_connection_takes_no_more_than_its_share() -> None:
+    """Requests that never end as they were announced do not pile up; the latest are remembered."""
+    announced = Announced(texts=3)
+    for number in range(100):
+        _mark(announced, (1, Kind.OPEN, f"{number}" * 1000, False, 9))
+    assert [len(texts) for texts in announced._texts.values()] == [3]
+    ended = [(1, Kind.TURN, f"{number}" * 1000, False, 9) for number in (96, 97, 98, 99)]
+    assert _mark(announced, *ended) == [False, True, True, True]
+    assert announced._texts == {}
+
+
+def test_what_is_remembered_does_not_grow_with_what_was_sent() -> None:
+    """With many connections at once, long requests would else take gigabytes."""
+    announced = Announced()
+    _mark(announced, *((cookie, Kind.OPEN, "x" * 3000, False, 9) for cookie in range(10)))
+    assert {type(text) for texts in announced._texts.values() for text in texts} == {int}
