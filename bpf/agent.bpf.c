@@ -3,6 +3,7 @@
 #include "kernel.h"
 
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
 #include "compat.h"
@@ -14,6 +15,7 @@
 
 #include "hooks/socket.h"
 #include "hooks/state.h"
+#include "hooks/process.h"
 #include "hooks/sweep.h"
 
 /* Keeps the structs that only user space reads in the BTF. */

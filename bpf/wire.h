@@ -35,7 +35,16 @@ enum slot_kind {
 	KIND_CONNECT_FAILED = 4, /* the same stamps; error: errno */
 	KIND_ACCEPT = 5,         /* request_first_ns: established */
 	KIND_CLOSE = 6,          /* request_first_ns: opened, response_last_ns: closed; bytes, srtt, retransmits: totals */
+	KIND_FORK = 7,           /* pid: a new process, tid: the one that it is a copy of */
+	KIND_CGROUP = 8,         /* pid's cgroup: its name, its parent's behind CGROUP_BYTES, the next in response[] */
+	/* pid runs a new program. request[]: arguments, each ended by a zero byte; request_bytes: length of all of them.
+	 * response[]: executable's base name, and behind EXECUTABLE_BYTES its OTEL_SERVICE_NAME. tid: user */
+	KIND_EXEC = 9,
 };
+
+/* Longest names that runtimes give: cri-containerd-<64 hex digits>.scope, kubepods-besteffort-pod<UID>.slice. */
+#define CGROUP_BYTES 128
+#define EXECUTABLE_BYTES 40
 
 enum slot_role {
 	ROLE_UNKNOWN = 0,

@@ -26,6 +26,9 @@ class Kind(IntEnum):
     CONNECT_FAILED = 4
     ACCEPT = 5
     CLOSE = 6
+    FORK = 7
+    CGROUP = 8
+    EXEC = 9
 
 
 class Role(IntEnum):
