@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.report import Detail, Goal, Outcome, Row
 from masdeepflow import filters
-from masdeepflow.enrich.process import RecordedProcesses
+from masdeepflow.enrich.directory import Directory
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.schema import Role
@@ -114,7 +114,7 @@ def _slots(urls: int) -> np.ndarray:
 
 
 def _pipeline() -> Pipeline:
-    return Pipeline(registry.load(), RecordedProcesses(), filters.parse((), ()))
+    return Pipeline(registry.load(), Directory(), filters.parse((), ()))
 
 
 def _batches(pipeline: Pipeline, slots: np.ndarray, size: int) -> list[_Batch]:

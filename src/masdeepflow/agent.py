@@ -12,13 +12,15 @@ from masdeepflow.clock import WallClock
 from masdeepflow.protocols.registry import UNRECOGNISED
 from masdeepflow.recording import End, Frame, LostTurns, Moved
 from masdeepflow.schema import Role
+from masdeepflow.sinks.metrics import Resource, Service
 from masdeepflow.summary import Summary
 from masdeepflow.table import Events, Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from masdeepflow.enrich.process import LiveProcesses, RecordedProcesses
+    from masdeepflow.endpoint import Endpoint
+    from masdeepflow.enrich.lookups import Lookups
     from masdeepflow.kernel.probes import Probes, ServiceSignals
     from masdeepflow.pipeline import Pipeline
     from masdeepflow.recording import Recorder, Recording
@@ -36,6 +38,7 @@ _ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
 _SECOND_NS = 1_000_000_000
 _LOOK_NS = 10 * _SECOND_NS  # between two looks at what every service moved: a system call each
 _MANY_SERVICES = 256
+_NO_SLOTS = np.zeros(0, np.uint8)
 
 
 def _no_events() -> Events:
@@ -124,8 +127,7 @@ class Ledger:
             return
         self._moved[service.index] = service.moved_bytes
         names = self._pipeline.names(service.pid, service.port, service.role)
-        name = names[0] if names else service.comm
-        moved = Moved(name, service.comm, service.index, new, service.pid, service.port)
+        moved = _moved(service, names and names[0], new)
         if self.keep_fresh:
             self._fresh_moved.append(moved)
         _add_moved(self._metrics, self._pipeline, moved)
@@ -135,14 +137,12 @@ class Ledger:
         if new <= 0:
             return
         names = self._pipeline.names(service.pid, service.port, service.role)
-        if names is None:
-            if service.key and not final:  # the next turn that is read may tell the protocol
-                self._unnamed = True
-                return
-            names = (service.comm, UNRECOGNISED, _ROLES.get(Role(service.role), ""))
+        if names is None and service.key and not final:  # the next turn that is read may tell the protocol
+            self._unnamed = True
+            return
         difference = service.lost_histogram - self._histograms.get(service.index, 0)
         self._lost[service.index], self._histograms[service.index] = service.lost, service.lost_histogram
-        turns = LostTurns(*names, new, difference.tolist(), service.pid, service.port)
+        turns = _lost_turns(service, names, new, difference.tolist())
         if self.keep_fresh:
             self._fresh.append(turns)
         _add_lost(self._metrics, self._pipeline, turns)
@@ -166,6 +166,37 @@ class Ledger:
             probes.forget_service(key)
 
 
+def _lost_turns(
+    service: ServiceSignals, names: tuple[Endpoint, str] | None, turns: int, histogram: list[int]
+) -> LostTurns:
+    role = _ROLES.get(Role(service.role), "")
+    if names is None:
+        return LostTurns(
+            service.comm, UNRECOGNISED, role, turns, histogram, service.pid, service.port, service.comm
+        )
+    end, protocol = names
+    return LostTurns(
+        end.service,
+        protocol,
+        role,
+        turns,
+        histogram,
+        service.pid,
+        service.port,
+        end.comm,
+        end.namespace,
+        end.pod,
+        end.container,
+    )
+
+
+def _moved(service: ServiceSignals, end: Endpoint | None, moved_bytes: int) -> Moved:
+    counted = (service.index, moved_bytes, service.pid, service.port)
+    if end is None:
+        return Moved(service.comm, service.comm, *counted)
+    return Moved(end.service, end.comm, *counted, end.namespace, end.pod, end.container)
+
+
 def _is_running(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")  # noqa: PTH110  # hundreds at a time: a Path costs more than the call
 
@@ -179,13 +210,14 @@ class Agent:
         pipeline: Pipeline,
         sinks: Sequence[Sink],
         metrics: Metrics,
+        lookups: Lookups | None = None,
     ) -> None:
         self.stop = False
         self.polled_s = time.monotonic()
         """Monotonic time of the last poll, for `/healthz`."""
         self.ledger = Ledger(pipeline, metrics)
         self.recorder: Recorder | None = None
-        self._processes: LiveProcesses | None = None
+        self._lookups = lookups
         self._probes = probes
         self._pipeline = pipeline
         self._sinks = sinks
@@ -196,9 +228,9 @@ class Agent:
         self._looked_ns = time.monotonic_ns()
         self._previous_s = time.monotonic()
 
-    def record(self, recorder: Recorder, processes: LiveProcesses) -> None:
-        """Write every batch to `recorder`, with what `processes` learnt from /proc for it."""
-        self.recorder, self._processes = recorder, processes
+    def record(self, recorder: Recorder) -> None:
+        """Write every batch to `recorder`, with what lookups found out for it."""
+        self.recorder = recorder
         self.ledger.keep_fresh = True
 
     def run(self, duration_s: float | None = None, each_poll: Callable[[], None] = lambda: None) -> None:
@@ -224,6 +256,7 @@ class Agent:
         """Sweep, read and process all that is in the ring; return how many slots that was."""
         now = time.monotonic_ns()
         self.polled_s = now / 1e9
+        self._learn()
         swept = self._probes.sweep()
         if now - self._looked_ns > _LOOK_NS:
             self._looked_ns = now
@@ -236,6 +269,15 @@ class Agent:
             self._updated_ns = now
             self.ledger.update(self._probes)
         return records
+
+    def _learn(self) -> None:
+        if self._lookups is None:
+            return
+        facts = self._lookups.take()
+        if facts:
+            self._pipeline.learn(facts)
+            if self.recorder is not None:
+                self.recorder.write(Frame(_NO_SLOTS, self._clock.offset_ns(), self._watermark_ns, facts))
 
     def _drain(self) -> int:
         total = 0
@@ -255,10 +297,11 @@ class Agent:
         behind = ring.pending() > ring.capacity // 2
         offset = self._clock.offset_ns()
         tables, events = self._pipeline.process(slots, offset)
-        if self.recorder is not None and self._processes is not None:
-            processes, lost = self._processes.take_fresh(), self.ledger.take_fresh()
-            moved = self.ledger.take_moved()
-            self.recorder.write(Frame(slots, offset, self._watermark_ns, processes, lost, moved))
+        if self._lookups is not None:
+            self._lookups.ask(self._pipeline.take_wanted())
+        if self.recorder is not None:
+            found = self.ledger.take_fresh(), self.ledger.take_moved()
+            self.recorder.write(Frame(slots, offset, self._watermark_ns, [], *found))
         del slots
         ring.release(count)
         self._write(Output(tables, events, self._watermark_ns, self._pipeline.records, behind))
@@ -285,10 +328,9 @@ class Agent:
         return summary
 
 
-def replay(  # noqa: PLR0913, PLR0917  # the parts that a run is made of
+def replay(
     recording: Recording,
     pipeline: Pipeline,
-    processes: RecordedProcesses,
     sinks: Sequence[Sink],
     metrics: Metrics,
     each_frame: Callable[[], None] = lambda: None,
@@ -299,8 +341,7 @@ def replay(  # noqa: PLR0913, PLR0917  # the parts that a run is made of
     """
     for frame in recording.frames():
         each_frame()
-        for pid, comm, names in frame.processes:
-            processes.add(pid, comm, names)
+        pipeline.learn(frame.facts)
         _add_found(metrics, pipeline, frame)
         tables, events = pipeline.process(frame.slots, frame.offset_ns)
         for sink in sinks:
@@ -316,17 +357,30 @@ def replay(  # noqa: PLR0913, PLR0917  # the parts that a run is made of
 
 def _add_lost(metrics: Metrics, pipeline: Pipeline, turns: LostTurns) -> None:
     """Count lost turns under their service, if those of it that were read are shown."""
-    if pipeline.shown.passes(
-        pid=turns.pid, comm=turns.service, port=turns.port or None, protocol=turns.protocol
-    ):
-        metrics.add_lost(turns.service, turns.protocol, turns.role, turns.turns, np.array(turns.histogram))
+    if _is_shown(pipeline, turns, turns.protocol):
+        resource = Resource(turns.namespace, turns.pod, turns.container)
+        service = Service(turns.service, turns.protocol, turns.role, resource)
+        metrics.add_lost(service, turns.turns, np.array(turns.histogram))
 
 
 def _add_moved(metrics: Metrics, pipeline: Pipeline, moved: Moved) -> None:
     """Count what a service moved, and what of it was parsed meanwhile, if it is shown."""
     parsed = pipeline.take_parsed_bytes(moved.index)
-    if pipeline.shown.passes(pid=moved.pid, comm=moved.comm, port=moved.port or None, protocol=None):
+    if _is_shown(pipeline, moved, None):
         metrics.add_bytes(moved.service, parsed, moved.moved_bytes)
+
+
+def _is_shown(pipeline: Pipeline, counted: LostTurns | Moved, protocol: str | None) -> bool:
+    values = {
+        "pid": str(counted.pid),
+        "comm": counted.comm or counted.service,
+        "port": str(counted.port or ""),
+        "protocol": protocol,
+        "pod": counted.pod,
+        "namespace": counted.namespace,
+        "container": counted.container,
+    }
+    return pipeline.shown.passes(values)
 
 
 def _add_found(metrics: Metrics, pipeline: Pipeline, found: Frame | End) -> None:

@@ -19,7 +19,9 @@ class Endpoint:
     client_port, server_port: None for Unix.
     comm: the process's short name. executable: base name of its executable, None where unknown.
     command: its argv[0], None where unknown. service: the name that golden signals go under.
-    pod, container: names, empty where unknown.
+    pod, namespace, container: names, empty where unknown.
+    attributes: what else is known of the process, its container and its pod: OpenTelemetry name -> value.
+    peer: what is known of the other end, under names that start with `peer.`.
     """
 
     cookie: int
@@ -37,4 +39,7 @@ class Endpoint:
     command: str | None
     service: str
     pod: str = ""
+    namespace: str = ""
     container: str = ""
+    attributes: tuple[tuple[str, str | int], ...] = ()
+    peer: tuple[tuple[str, str | int], ...] = ()

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["KEYS", "Filter", "FilterError", "parse"]
+    from masdeepflow.endpoint import Endpoint
 
-KEYS = ("pid", "comm", "port", "protocol")
+__all__ = ["KEYS", "Filter", "FilterError", "parse", "values_of"]
+
+KEYS = ("pid", "comm", "port", "protocol", "pod", "namespace", "container")
 """What a filter may ask for."""
 _NUMBERS = ("pid", "port")
 
@@ -29,16 +31,23 @@ class Filter:
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
 
-    def passes(self, *, pid: int, comm: str, port: int | None, protocol: str | None) -> bool:
-        """Return whether a row is shown; protocol None (connection events) passes includes of protocols."""
-        values = {
-            "pid": str(pid),
-            "comm": comm,
-            "port": "" if port is None else str(port),
-            "protocol": protocol,
-        }
+    def passes(self, values: Mapping[str, str | None]) -> bool:
+        """Return whether a row is shown that has these values by key; None passes whatever is included."""
         wanted = all(values[key] is None or values[key] in allowed for key, allowed in self.include.items())
         return wanted and not any(values[key] in denied for key, denied in self.exclude.items())
+
+
+def values_of(endpoint: Endpoint, protocol: str | None) -> dict[str, str | None]:
+    """Return what a filter may ask for; protocol None: of a connection event, which has none."""
+    return {
+        "pid": str(endpoint.pid),
+        "comm": endpoint.comm,
+        "port": "" if endpoint.server_port is None else str(endpoint.server_port),
+        "protocol": protocol,
+        "pod": endpoint.pod,
+        "namespace": endpoint.namespace,
+        "container": endpoint.container,
+    }
 
 
 def parse(include: Sequence[str], exclude: Sequence[str]) -> Filter:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masdeepflow import filters
 from masdeepflow.announced import Announced
 from masdeepflow.batch import neighbours, word_of, words
-from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints, Processes
+from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
+from masdeepflow.enrich.process import is_life
 from masdeepflow.protocols.registry import Registry
-from masdeepflow.schema import MAX_SERVICES, Flag, Kind, Role
+from masdeepflow.schema import MAX_SERVICES, Flag, Kind
 from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
 
 if TYPE_CHECKING:
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masdeepflow.endpoint import Endpoint
+    from masdeepflow.enrich.directory import Directory, Wanted
+    from masdeepflow.enrich.facts import Fact
     from masdeepflow.filters import Filter
     from masdeepflow.protocols.base import Protocol
 
 __all__ = ["Pipeline"]
 
-_ROLES = {Role.CLIENT: "client", Role.SERVER: "server"}
 _BASE = (
     "request_first_ns",
     "request_last_ns",
@@ -46,26 +49,41 @@ class Pipeline:
     def __init__(
         self,
         protocols: Sequence[Protocol],
-        processes: Processes,
+        directory: Directory,
         shown: Filter,
         redact: Callable[[Table], None] | None = None,
     ) -> None:
         self.registry = Registry(protocols)
-        self.endpoints = Endpoints(processes)
+        self.endpoints = Endpoints(directory)
+        self._directory = directory
         self.shown = shown
         self.redact = redact
         self._announced = Announced()
         self.records = 0
-        """Slots seen."""
+        """Slots seen, those that only tell of processes not counted."""
         self._parsed_bytes = np.zeros(MAX_SERVICES + 1)  # since `take_parsed_bytes`; what can't be comes last
+
+    def learn(self, facts: Sequence[Fact]) -> None:
+        """Take in what lookups found out: it holds from the next batch on."""
+        changed = self._directory.learn(facts)
+        if changed:
+            self.endpoints.refresh(changed)
+
+    def take_wanted(self) -> Wanted:
+        """Return what lookups should find out."""
+        return self._directory.take_wanted()
 
     def process(self, slots: np.ndarray, offset_ns: int) -> tuple[list[Table], Events]:
         """Return the tables and events of one batch (n,), nothing of which refers to `slots` any more.
 
         offset_ns: Unix time minus the slots' clock.
         """
+        life = is_life(slots["kind"])
+        if life.any():
+            slots = self._follow(slots, life)
         self.records += len(slots)
-        codes = self.endpoints.codes(slots)
+        codes = self.endpoints.codes(slots, offset_ns)
+        self._directory.processes.end_batch()
         kinds = slots["kind"]
         turns = kinds <= Kind.OPEN
         whole = bool(turns.all())
@@ -85,10 +103,16 @@ class Pipeline:
         self._parsed_bytes[index] = 0
         return taken
 
-    def names(self, pid: int, port: int, role: int) -> tuple[str, str, str] | None:
-        """Return service, protocol and role of what the kernel counts by process, port and role."""
+    def _follow(self, slots: np.ndarray, life: NDArray[np.bool_]) -> np.ndarray:
+        """Take in what slots tell of processes; return the others."""
+        rows = np.flatnonzero(life)
+        self._directory.processes.follow(slots[rows], rows - np.arange(len(rows)))
+        return slots[~life]
+
+    def names(self, pid: int, port: int, role: int) -> tuple[Endpoint, str] | None:
+        """Return an endpoint and the protocol of what the kernel counts by process, port and role."""
         known = self.endpoints.services.get((pid, port, role))
-        return known and (known[0], self.registry.name(known[1]), _ROLES.get(Role(role), ""))
+        return known and (known[0], self.registry.name(known[1]))
 
     def _forget(self, events: np.ndarray) -> None:
         ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]
@@ -312,9 +336,7 @@ def _take(table: Table, rows: NDArray[np.intp]) -> Table:
 
 
 def _passing(endpoints: list[Endpoint], shown: Filter, protocol: str | None) -> NDArray[np.bool_]:
-    return np.array(
-        [shown.passes(pid=e.pid, comm=e.comm, port=e.server_port, protocol=protocol) for e in endpoints], bool
-    )
+    return np.array([shown.passes(filters.values_of(e, protocol)) for e in endpoints], bool)
 
 
 def _filtered(table: Table, shown: Filter) -> Table:

@@ -7,7 +7,6 @@ the JSON; the data, zlib-compressed slots. The first frame holds the layout, the
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import numpy as np
 
-from masdeepflow.enrich.process import ProcessNames
+from masdeepflow.enrich.facts import Fact, ProcessFact
 from masdeepflow.kernel.layout import (
     Layout,
     LayoutError,
@@ -35,13 +34,14 @@ from masdeepflow.kernel.layout import (
 from masdeepflow.schema import MAX_SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
 __all__ = ["End", "Frame", "LostTurns", "Moved", "Recorder", "Recording", "RecordingError"]
 
-_MAGIC = b"masdeepflow recording 1\n"
+_MAGIC = b"masdeepflow recording 2\n"
+_BEFORE_FACTS = b"masdeepflow recording 1\n"
 _HEAD = struct.Struct("<III")
 _BATCH_LIMIT = 1 << 28
 """Bytes of slots in a frame: four times the largest batch of the largest slots."""
@@ -50,49 +50,53 @@ _NO_ID = 0xFFFFFFFF  # chown(2) would leave the owner as it is
 
 T = TypeVar("T")
 _Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-_Lost = tuple[str, str, str, int, list[_Int64], int, int]
 _Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_SERVICES)]
-_Moved = tuple[str, str, _Index, _Int64, int, int]
 
 
 class RecordingError(ValueError):
     """The file is no recording, damaged, or cut off."""
 
 
-@dataclass(frozen=True, slots=True)
-class LostTurns:
+class LostTurns(msgspec.Struct, frozen=True, array_like=True):
     """Turns that the ring lost but the kernel counted. histogram: counts by bucket, see bpf/ring.h.
 
     pid, port: the process and the server port that they were counted under, 0 where unknown.
+    comm: the process's short name. namespace, pod, container: where it runs, empty where unknown.
     """
 
     service: str
     protocol: str
     role: str
     turns: int
-    histogram: list[int]
+    histogram: list[_Int64]
     pid: int = 0
     port: int = 0
+    comm: str = ""
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True, array_like=True):
     """Bytes that the sockets of a service have moved since it was looked at last.
 
-    index: what the kernel counts it under. pid, port: as in `LostTurns`.
+    index: what the kernel counts it under. The rest as in `LostTurns`.
     """
 
     service: str
     comm: str
-    index: int
-    moved_bytes: int
+    index: _Index
+    moved_bytes: _Int64
     pid: int = 0
     port: int = 0
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One batch. watermark_ns: what had been given out before it. processes: names learnt in it.
+    """One batch. watermark_ns: what had been given out before it. facts: what was learnt before it.
 
     turns, moved: what was found to be lost, or moved, between the batch before and this one.
     """
@@ -100,7 +104,7 @@ class Frame:
     slots: np.ndarray
     offset_ns: int
     watermark_ns: int
-    processes: list[tuple[int, str, ProcessNames]]
+    facts: list[Fact]
     turns: list[LostTurns] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
 
@@ -121,15 +125,16 @@ class _Start(msgspec.Struct):
 class _Batch(msgspec.Struct):
     offset_ns: _Int64
     watermark_ns: _Int64
-    processes: list[tuple[int, str, str | None, str | None]]
-    turns: list[_Lost]
-    moved: list[_Moved] = []
+    turns: list[LostTurns]
+    moved: list[Moved] = []
+    facts: list[Fact] = []
+    processes: list[tuple[int, str, str | None, str | None]] = []
 
 
 class _End(msgspec.Struct):
     lost: dict[str, int]
-    turns: list[_Lost]
-    moved: list[_Moved] = []
+    turns: list[LostTurns]
+    moved: list[Moved] = []
 
 
 class Recorder:
@@ -164,15 +169,15 @@ class Recorder:
         meta = {
             "offset_ns": frame.offset_ns,
             "watermark_ns": frame.watermark_ns,
-            "processes": [(pid, comm, who.executable, who.command) for pid, comm, who in frame.processes],
-            "turns": _plain(frame.turns),
-            "moved": _plain(frame.moved),
+            "facts": msgspec.to_builtins(frame.facts, str_keys=True),
+            "turns": msgspec.to_builtins(frame.turns),
+            "moved": msgspec.to_builtins(frame.moved),
         }
         self._put(meta, frame.slots.tobytes())
 
     def close(self, end: End) -> None:
         """Finish the file and give it its name. `error` tells whether that worked."""
-        lists = {"turns": _plain(end.turns), "moved": _plain(end.moved)}
+        lists = {"turns": msgspec.to_builtins(end.turns), "moved": msgspec.to_builtins(end.moved)}
         self._put({"end": True, "lost": end.lost, **lists}, b"")
         self._stop()
         self._try(self._file.close)
@@ -289,10 +294,6 @@ def _sudo_caller() -> tuple[int, int] | None:
     return (uid, gid) if max(uid, gid) < _NO_ID else None
 
 
-def _plain(items: Sequence[LostTurns | Moved]) -> list[tuple[Any, ...]]:
-    return [dataclasses.astuple(item) for item in items]
-
-
 def _encode(meta: dict[str, Any], data: bytes) -> bytes:
     head, body = json.dumps(meta).encode(), zlib.compress(data, 1) if data else b""
     return _HEAD.pack(len(head), len(body), zlib.crc32(body, zlib.crc32(head))) + head + body
@@ -309,7 +310,7 @@ class Recording:
         self._file = path.open("rb")
         self._size = os.fstat(self._file.fileno()).st_size
         self._partial = partial
-        if self._file.read(len(_MAGIC)) != _MAGIC:
+        if self._file.read(len(_MAGIC)) not in (_MAGIC, _BEFORE_FACTS):
             raise RecordingError(f"{path} is not a recording of masdeepflow")
         self.layout, self._dtype = self._read_layout()
         self.end: End | None = None
@@ -351,7 +352,7 @@ class Recording:
         end = self._converted(frame[0], _End)
         if self._file.tell() < self._size:
             raise RecordingError(f"{self._file.name} is damaged: it goes on behind its end")
-        return End(end.lost, *_lists(end))
+        return End(end.lost, end.turns, end.moved)
 
     def frames(self) -> Iterator[Frame]:
         """Yield the batches in order."""
@@ -373,12 +374,12 @@ class Recording:
             slots = np.frombuffer(_decompressed(data), self._dtype)
         except (ValueError, zlib.error) as error:
             raise RecordingError(f"{self._file.name} is damaged: {error}") from error
-        processes = [(pid, comm, ProcessNames(exe, command)) for pid, comm, exe, command in batch.processes]
-        return Frame(slots, batch.offset_ns, batch.watermark_ns, processes, *_lists(batch))
+        facts = batch.facts + _facts(batch)
+        return Frame(slots, batch.offset_ns, batch.watermark_ns, facts, batch.turns, batch.moved)
 
     def _converted(self, meta: dict[str, Any], kind: type[T]) -> T:
         try:
-            return msgspec.convert(meta, kind)
+            return msgspec.convert(meta, kind, str_keys=True)
         except msgspec.ValidationError as error:
             raise RecordingError(f"{self._file.name} is damaged: {error}") from error
 
@@ -406,8 +407,13 @@ class Recording:
         return self._file.read(size)
 
 
-def _lists(read: _Batch | _End) -> tuple[list[LostTurns], list[Moved]]:
-    return [LostTurns(*turns) for turns in read.turns], [Moved(*moved) for moved in read.moved]
+def _facts(batch: _Batch) -> list[Fact]:
+    """Return what recordings of the first version say of processes."""
+    return [
+        ProcessFact(pid, comm, executable, (command,) if command else ())
+        for pid, comm, executable, command in batch.processes
+        if executable is not None
+    ]
 
 
 class _CutOffError(RecordingError):

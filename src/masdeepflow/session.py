@@ -19,7 +19,8 @@ from masdeepflow import summary
 from masdeepflow.agent import Agent, replay
 from masdeepflow.cli import options as cli_options
 from masdeepflow.cli.errors import HostError, UsageError
-from masdeepflow.enrich.process import LiveProcesses, RecordedProcesses
+from masdeepflow.enrich.directory import Directory
+from masdeepflow.enrich.lookups import Lookups
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.recording import Recorder, Recording, RecordingError
@@ -184,24 +185,26 @@ def run_live(
         raise UsageError(f"--ring-mib is a power of two, not {options.ring_mib}")
     shown = cli_options.shown(options)
     # All that takes long comes before the probes: what happens until the first poll has to fit in the ring.
-    processes = LiveProcesses(keep_fresh=record_to is not None)
-    pipeline = Pipeline(_protocols(options), processes, shown, _redaction(options))
+    pipeline = Pipeline(_protocols(options), Directory(), shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, _ = _log_sink(options.log)
     if options.listen != "off":
         importlib.import_module("masdeepflow.sinks.exposition")
         importlib.import_module("masdeepflow.sinks.listen")
+    # Its threads come first: they are in no hurry.
+    lookups = Lookups()
+    lookups.start()
     _be_prompt()
     # What is there now stays: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
-    with _load_probes(options) as probes:
-        agent = Agent(probes, pipeline, [*log, metrics], metrics)
+    with contextlib.closing(lookups), _load_probes(options) as probes:
+        agent = Agent(probes, pipeline, [*log, metrics], metrics, lookups)
         with contextlib.ExitStack() as undo:
             if record_to is not None:
                 recorder = _recorder(record_to, probes)
                 undo.callback(recorder.abandon)
-                agent.record(recorder, processes)
+                agent.record(recorder)
             listener = _listen(
                 options,
                 agent,
@@ -279,8 +282,7 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    processes = RecordedProcesses()
-    pipeline = Pipeline(_protocols(options), processes, shown, _redaction(options))
+    pipeline = Pipeline(_protocols(options), Directory(), shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, log_error = _log_sink(options.log, blocking=True)
 
@@ -289,7 +291,7 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
             reason = error.strerror or str(error)
             raise HostError(f"stdout can't be written: {reason}: free some space, or print somewhere else")
 
-    final = replay(recording, pipeline, processes, [*log, metrics], metrics, check)
+    final = replay(recording, pipeline, [*log, metrics], metrics, check)
     check()
     _tell(_render(final, log_lost()))
     return 0

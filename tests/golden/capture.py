@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masdeepflow.enrich.process import ProcessNames
+from masdeepflow.enrich.facts import ProcessFact
+from masdeepflow.enrich.process import Processes, Program, is_life
 from masdeepflow.recording import End, Frame, Recorder, Recording
 from masdeepflow.schema import Transport
 from tests.golden.scenarios import SCENARIOS
@@ -81,20 +82,34 @@ def _keep(source: Path, target: Path, where: Where) -> None:
 
 
 def _kept(recording: Recording, where: Where) -> Iterator[Frame]:
-    names: dict[tuple[int, str], ProcessNames] = {}
+    processes, told = Processes(), dict[tuple[int, str], Program | None]()
     for frame in recording.frames():
-        slots = frame.slots[_belongs(frame.slots, where)].copy()
-        names |= {(pid, comm): who for pid, comm, who in frame.processes}
+        _follow(processes, frame)
+        slots = frame.slots[~is_life(frame.slots["kind"]) & _belongs(frame.slots, where)].copy()
         if len(slots):
             _clear_stale(slots)
-            who = {(int(slot["pid"]), slot["comm"].decode()) for slot in slots}
-            fresh = [(*key, _plain(names.pop(key))) for key in sorted(who & names.keys())]
-            yield Frame(slots, frame.offset_ns, frame.watermark_ns, fresh)
+            who = sorted({(int(slot["pid"]), slot["comm"].decode()) for slot in slots})
+            now = {(pid, comm): processes.program(pid, 0) for pid, comm in who}
+            fresh = [key for key in who if told.get(key) is not now[key]]
+            told |= now
+            facts = [_plain(*key, program) for key in fresh if (program := now[key]) is not None]
+            yield Frame(slots, frame.offset_ns, frame.watermark_ns, list(facts))
 
 
-def _plain(names: ProcessNames) -> ProcessNames:
-    """Return names without directories: where the capture was made is nobody's business."""
-    return ProcessNames(names.executable, names.command and names.command.rpartition("/")[2])
+def _follow(processes: Processes, frame: Frame) -> None:
+    """Take in what a batch tells of processes; what they were at its end is near enough."""
+    for fact in frame.facts:
+        if isinstance(fact, ProcessFact):
+            processes.learn(fact)
+    life = frame.slots[is_life(frame.slots["kind"])]
+    processes.follow(life, np.zeros(len(life), np.intp))
+    processes.end_batch()
+
+
+def _plain(pid: int, comm: str, program: Program) -> ProcessFact:
+    """Return names without directories and arguments: how the capture was made is nobody's business."""
+    commands = [argument.rpartition("/")[2] for argument in program.arguments[:1]]
+    return ProcessFact(pid, comm, program.executable, tuple(commands))
 
 
 def _belongs(slots: np.ndarray, where: Where) -> NDArray[np.bool_]:

@@ -46,3 +46,28 @@ def _fill(slot: np.void, number: int, fields: dict[str, Any]) -> None:
         slot["flags"] = Flag.SERVER_FIRST
     for name, value in fields.items():
         slot[name] = value
+
+
+def fork(pid: int, parent: int) -> dict[str, object]:
+    """Return the record of a new process."""
+    return {"kind": Kind.FORK, "pid": pid, "tid": parent, "request": b"", "response": b""}
+
+
+def cgroup(pid: int, path: str) -> dict[str, object]:
+    """Return the record of a process's cgroup: of its path's last three names."""
+    top, middle, own = [b"", b"", b"", *(name.encode() for name in path.split("/"))][-3:]
+    request = own.ljust(128, b"\0") + middle.ljust(80, b"\0")
+    return {"kind": Kind.CGROUP, "pid": pid, "request": request, "response": top.ljust(104, b"\0")}
+
+
+def execute(pid: int, *arguments: bytes, service: bytes = b"", user: int = 0) -> dict[str, object]:
+    """Return the record of a process that runs a program, called as its first argument's base name."""
+    executable = arguments[0].rpartition(b"/")[2] if arguments else b""
+    return {
+        "kind": Kind.EXEC,
+        "pid": pid,
+        "tid": user,
+        "comm": executable[:15],
+        "request": b"".join(argument + b"\0" for argument in arguments),
+        "response": executable[:39].ljust(40, b"\0") + service.ljust(64, b"\0"),
+    }

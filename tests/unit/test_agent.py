@@ -13,7 +13,8 @@ import pytest
 from masdeepflow import agent as module
 from masdeepflow import filters
 from masdeepflow.agent import Agent, Ledger, replay
-from masdeepflow.enrich.process import LiveProcesses, ProcessNames, RecordedProcesses
+from masdeepflow.enrich.directory import Directory
+from masdeepflow.enrich.facts import ProcessFact, UsersFact
 from masdeepflow.kernel.layout import committed
 from masdeepflow.kernel.probes import ServiceSignals
 from masdeepflow.pipeline import Pipeline
@@ -28,6 +29,9 @@ from tests.support.slots import MILLISECOND, make_slots, turn
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from masdeepflow.enrich.directory import Wanted
+    from masdeepflow.enrich.facts import Fact
+    from masdeepflow.enrich.lookups import Lookups
     from masdeepflow.kernel.probes import Probes
     from masdeepflow.summary import Summary
     from masdeepflow.table import Output
@@ -58,6 +62,23 @@ class Collecting:
         return [text for out in self.outputs for table in out.tables for text in table.request_text.to_list()]
 
 
+class FakeLookups:
+    """Finds out what it is asked for at once."""
+
+    def __init__(self) -> None:
+        """Start with nothing asked."""
+        self.facts: list[Fact] = []
+
+    def take(self) -> list[Fact]:
+        """Return what was found out."""
+        facts, self.facts = self.facts, []
+        return facts
+
+    def ask(self, wanted: Wanted) -> None:
+        """Name processes after their numbers."""
+        self.facts += [ProcessFact(pid, "nginx", f"exe-{pid}", (f"/bin/{pid}",), 0) for pid in wanted.pids]
+
+
 @dataclass
 class Bench:
     """An agent with all that it stands on."""
@@ -67,11 +88,12 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Put it together."""
-        self.processes = LiveProcesses(keep_fresh=True)
+        self.lookups = FakeLookups()
         self.metrics = Metrics()
         self.sink = Collecting()
-        self.pipeline = Pipeline(registry.load(), self.processes, self.shown)
-        self.agent = Agent(self.kernel, self.pipeline, [self.metrics, self.sink], self.metrics)
+        self.pipeline = Pipeline(registry.load(), Directory(), self.shown)
+        lookups = cast("Lookups", self.lookups)
+        self.agent = Agent(self.kernel, self.pipeline, [self.metrics, self.sink], self.metrics, lookups)
         self.ledger = self.agent.ledger
 
     @property
@@ -503,16 +525,12 @@ def _said(sink: Collecting) -> list[object]:
     return said
 
 
-def test_replay_tells_the_sinks_what_the_live_run_told_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replay_tells_the_sinks_what_the_live_run_told_them(tmp_path: Path) -> None:
     """Same batches, same watermarks, same names, same losses, same summary."""
-    monkeypatch.setattr(
-        "masdeepflow.enrich.process.read_process", lambda pid: ProcessNames(f"exe-{pid}", f"/bin/{pid}")
-    )
     live = Bench()
+    live.lookups.facts = [UsersFact({0: "root"}), ProcessFact(42, "nginx", "nginx")]
     recorder = Recorder(tmp_path / "run.rec", committed())
-    live.agent.record(recorder, live.processes)
+    live.agent.record(recorder)
     server = {"role": Role.SERVER, "local_port": 80, "remote_port": 5000, "pid": 42, "comm": b"nginx"}
     for number in range(4):
         live.probes.ring.add(
@@ -528,9 +546,9 @@ def test_replay_tells_the_sinks_what_the_live_run_told_them(
     summary = live.agent.close()
 
     recording = Recording(tmp_path / "run.rec")
-    sink, metrics, processes = Collecting(), Metrics(), RecordedProcesses()
-    pipeline = Pipeline(registry.load(), processes, ALL)
-    again = replay(recording, pipeline, processes, [metrics, sink], metrics)
+    sink, metrics = Collecting(), Metrics()
+    pipeline = Pipeline(registry.load(), Directory(), ALL)
+    again = replay(recording, pipeline, [metrics, sink], metrics)
     assert _said(sink) == _said(live.sink)
     assert again == summary
     assert [0 < found.parsed_bytes < found.moved_bytes == 4000 for found in again.coverage] == [True]
@@ -540,16 +558,16 @@ def test_replay_tells_the_sinks_what_the_live_run_told_them(
 def test_replay_of_a_cut_recording_ends_where_it_was_cut(tmp_path: Path) -> None:
     """What there is gets its summary, in which nobody knows what was lost."""
     live = Bench()
-    live.agent.record(Recorder(tmp_path / "run.rec", committed()), live.processes)
+    live.agent.record(Recorder(tmp_path / "run.rec", committed()))
     for _ in range(2):
         live.probes.ring.add(turn(GET, OK))
         live.agent.poll()
     live.agent.close()
     content = (tmp_path / "run.rec").read_bytes()
     (tmp_path / "cut.rec").write_bytes(content[: content.rindex(b'{"end"') - 20])
-    sink, metrics, processes = Collecting(), Metrics(), RecordedProcesses()
+    sink, metrics = Collecting(), Metrics()
     recording = Recording(tmp_path / "cut.rec", partial=True)
-    summary = replay(recording, Pipeline(registry.load(), processes, ALL), processes, [sink], metrics)
+    summary = replay(recording, Pipeline(registry.load(), Directory(), ALL), [sink], metrics)
     assert (summary.records, summary.lost) == (1, {})
     assert sink.closed is summary
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow import filters
+from tests.support.tables import SERVER
 
 VALUES = {
     "pid": st.integers(1, 3).map(str),
     "comm": st.sampled_from(["nginx", "a=b"]),
     "port": st.integers(79, 81).map(str),
     "protocol": st.sampled_from(["http", "mysql"]),
+    "pod": st.sampled_from(["web-0", "web-1"]),
+    "namespace": st.sampled_from(["shop", "web-0"]),
+    "container": st.sampled_from(["nginx", "db"]),
 }
 ITEMS = st.lists(st.one_of(*(st.tuples(st.just(key), value) for key, value in VALUES.items())), max_size=4)
-ROWS = st.fixed_dictionaries(
-    {
-        "pid": st.integers(1, 3),
-        "comm": VALUES["comm"],
-        "port": st.none() | st.integers(79, 81),
-        "protocol": st.none() | VALUES["protocol"],
-    }
-)
+ROWS = st.fixed_dictionaries({**VALUES, "protocol": st.none() | VALUES["protocol"]})
 
 
-def _passes(items: list[tuple[str, str]], row: dict[str, int | str | None]) -> bool:
+def _passes(items: list[tuple[str, str]], row: dict[str, str | None]) -> bool:
     """Reference of include: for every key named, one of its values."""
     for key in {key for key, _ in items}:
         unknown_protocol = key == "protocol" and row[key] is None
@@ -36,14 +34,27 @@ def _passes(items: list[tuple[str, str]], row: dict[str, int | str | None]) -> b
     return True
 
 
+def _values(**fields: object) -> dict[str, str | None]:
+    """Return what a filter sees of an endpoint with these fields."""
+    return filters.values_of(replace(SERVER, **fields), None)  # type: ignore[arg-type]
+
+
+def test_a_pod_is_found_by_its_name_and_namespace() -> None:
+    """Names of pods and containers filter as those of processes do; whoever is in none has empty names."""
+    named = _values(pod="web-0", namespace="shop", container="nginx")
+    assert filters.parse(["pod=web-0", "namespace=shop", "container=nginx"], []).passes(named)
+    assert not filters.parse(["namespace=shop"], []).passes(_values())
+    assert filters.parse([], ["namespace=shop"]).passes(_values())
+
+
 @given(ITEMS, ITEMS, ROWS)
 def test_a_row_passes_if_all_keys_include_it_and_none_excludes_it(
-    include: list[tuple[str, str]], exclude: list[tuple[str, str]], row: dict[str, int | str | None]
+    include: list[tuple[str, str]], exclude: list[tuple[str, str]], row: dict[str, str | None]
 ) -> None:
     """Values of one key are alternatives, keys all have to agree, and an exclusion always wins."""
     shown = filters.parse(["=".join(item) for item in include], ["=".join(item) for item in exclude])
     excluded = any(str(row[key]) == value for key, value in exclude)
-    assert shown.passes(**row) == (_passes(include, row) and not excluded)  # type: ignore[arg-type]
+    assert shown.passes(row) == (_passes(include, row) and not excluded)
     assert bool(shown) == bool(include or exclude)
 
 
@@ -51,24 +62,24 @@ def test_no_filter_shows_everything() -> None:
     """Without options there is nothing to check, which the pipeline asks for first."""
     shown = filters.parse([], [])
     assert not shown
-    assert shown.passes(pid=1, comm="", port=None, protocol=None)
+    assert shown.passes(_values())
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:
     """Only the first equals sign separates."""
-    assert filters.parse(["comm=a=b"], []).passes(pid=1, comm="a=b", port=None, protocol=None)
+    assert filters.parse(["comm=a=b"], []).passes(_values(comm="a=b"))
 
 
 def test_numbers_are_compared_as_numbers() -> None:
     """Leading zeros do not make another port."""
-    assert filters.parse(["port=0080"], []).passes(pid=1, comm="", port=80, protocol=None)
-    assert filters.parse(["pid=0"], []).passes(pid=0, comm="", port=80, protocol=None)
+    assert filters.parse(["port=0080"], []).passes(_values(server_port=80))
+    assert filters.parse(["pid=0"], []).passes(_values(pid=0))
 
 
 def test_unix_sockets_have_no_port() -> None:
     """An include of a port leaves Unix sockets out, an exclude of one keeps them."""
-    assert not filters.parse(["port=80"], []).passes(pid=1, comm="", port=None, protocol=None)
-    assert filters.parse([], ["port=80"]).passes(pid=1, comm="", port=None, protocol=None)
+    assert not filters.parse(["port=80"], []).passes(_values(server_port=None))
+    assert filters.parse([], ["port=80"]).passes(_values(server_port=None))
 
 
 @pytest.mark.parametrize("item", ["", "pid", "pid=", "=1", "user=root", "PID=1", " pid=1"])

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow import filters
-from masdeepflow.enrich.process import RecordedProcesses
+from masdeepflow.enrich.directory import Directory
+from masdeepflow.enrich.process import is_life
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
@@ -74,7 +75,7 @@ class Failing(Toy):
 
 
 def _pipeline(*protocols: Toy, shown: filters.Filter = ALL, **more: Any) -> Pipeline:  # noqa: ANN401
-    return Pipeline(protocols or (Toy("a"), Toy("b")), RecordedProcesses(), shown, **more)
+    return Pipeline(protocols or (Toy("a"), Toy("b")), Directory(), shown, **more)
 
 
 def _tables(*turns: dict[str, object], pipeline: Pipeline | None = None) -> dict[str, Table]:
@@ -323,7 +324,9 @@ def test_lost_turns_can_be_named() -> None:
     pipeline = _pipeline()
     assert pipeline.names(100, 80, Role.CLIENT) is None
     _texts(turn(b"aL"), pipeline=pipeline)
-    assert pipeline.names(100, 80, Role.CLIENT) == ("client", "a", "client")
+    found = pipeline.names(100, 80, Role.CLIENT)
+    assert found is not None
+    assert (found[0].service, found[0].role, found[1]) == ("client", "client", "a")
     assert pipeline.names(100, 80, Role.SERVER) is None
 
 
@@ -496,7 +499,7 @@ def _protocols() -> list[Any]:
 
 
 def _real(**more: Any) -> Pipeline:  # noqa: ANN401
-    return Pipeline(_protocols(), RecordedProcesses(), ALL, **more)
+    return Pipeline(_protocols(), Directory(), ALL, **more)
 
 
 WILD = st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 8)), min_size=1, max_size=4)
@@ -510,7 +513,7 @@ def test_no_slots_make_the_pipeline_raise(batches: list[tuple[int, int]], redact
         slots = _wild(seed, count)
         tables, events = pipeline.process(slots, OFFSET)
         turns = int((slots["kind"] <= Kind.OPEN).sum())
-        assert len(events) == count - turns
+        assert len(events) == count - turns - int(is_life(slots["kind"]).sum())
         assert len(tables) == 0 or turns
         for batch in _batches(tables, events):
             _check(batch)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from masdeepflow import recording as module
-from masdeepflow.enrich.process import UNKNOWN, ProcessNames
+from masdeepflow.enrich.facts import ContainerFact, PodFact, ProcessFact, ServiceFact, ServicePort, UsersFact
 from masdeepflow.kernel.layout import committed, from_text, slot_dtype, to_text
 from masdeepflow.recording import End, Frame, LostTurns, Moved, Recorder, Recording, RecordingError
 from tests.support.slots import make_slots, turn
@@ -28,7 +28,7 @@ from tests.support.slots import make_slots, turn
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAGIC = b"masdeepflow recording 1\n"
+MAGIC = b"masdeepflow recording 2\n"
 HEAD = struct.Struct("<III")
 LOST = LostTurns("nginx", "http", "server", 3, [0, 2, 1])
 MOVED = Moved("shop", "nginx", 511, 2**40, 42, 80)
@@ -38,7 +38,21 @@ FRAMES = [
         make_slots(turn(b"GET / HTTP/1.1\r\n"), turn(b"SELECT 1", cookie=2)),
         10**18,
         5,
-        [(7, "curl", ProcessNames("curl", "curl\udce9")), (8, "", UNKNOWN)],
+        [
+            ProcessFact(7, "curl", "curl", ("curl\\udce9", "-s"), 0, "shop", "0::/a.service"),
+            UsersFact({0: "root"}),
+            ContainerFact("c1", "web", "docker", "nginx:1", {"a": "b"}, "u1", "web-0", "shop"),
+            PodFact(
+                "u1",
+                "web-0",
+                "shop",
+                "n",
+                ("10.0.0.1",),
+                owners=(("Deployment", "web"),),
+                containers={"c1": "w"},
+            ),
+            ServiceFact("s1", "web", "shop", ("10.96.0.1",), (ServicePort(80, "tcp", 30080),), 1, 2),
+        ],
     ),
     Frame(make_slots(), -5, -(2**63), []),
     Frame(make_slots(turn(b"x")), 10**18 + 1, 2**63 - 1, [], [LOST, LOST], [MOVED]),
@@ -60,7 +74,7 @@ def _frame(meta: Any, data: bytes = b"") -> bytes:  # noqa: ANN401  # whatever J
 
 
 def _plain(frames: list[Frame]) -> list[tuple[Any, ...]]:
-    return [(f.slots.tobytes(), f.offset_ns, f.watermark_ns, f.processes, f.turns, f.moved) for f in frames]
+    return [(f.slots.tobytes(), f.offset_ns, f.watermark_ns, f.facts, f.turns, f.moved) for f in frames]
 
 
 @pytest.fixture
@@ -417,7 +431,7 @@ def test_batches_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch
     """A few bytes may stand for gigabytes of zeros."""
     monkeypatch.setattr(module, "_BATCH_LIMIT", 100 * 512)
     path = tmp_path / "bomb.rec"
-    batch = {"offset_ns": 0, "watermark_ns": 0, "processes": [], "turns": []}
+    batch = {"offset_ns": 0, "watermark_ns": 0, "facts": [], "turns": []}
     path.write_bytes(
         MAGIC + _frame({"layout": to_text(committed())}) + _frame(batch, zlib.compress(bytes(512 * 10_000)))
     )
@@ -425,7 +439,27 @@ def test_batches_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch
         Recording(path)
 
 
-BATCH = {"offset_ns": 0, "watermark_ns": 0, "processes": [], "turns": []}
+def test_recordings_of_the_first_version_are_read(tmp_path: Path) -> None:
+    """They name processes by executable and argv[0] only; those that were gone had neither."""
+    batch = {
+        "offset_ns": 1,
+        "watermark_ns": 2,
+        "processes": [[7, "curl", "curl", "/bin/curl"], [8, "sh", "dash", None], [9, "gone", None, None]],
+        "turns": [["nginx", "http", "server", 1, [1], 7, 80]],
+    }
+    path = tmp_path / "first.rec"
+    path.write_bytes(
+        b"masdeepflow recording 1\n"
+        + _frame({"layout": to_text(committed())})
+        + _frame(batch)
+        + _frame({"end": True, "lost": {}, "turns": []})
+    )
+    (frame,) = Recording(path).frames()
+    assert frame.facts == [ProcessFact(7, "curl", "curl", ("/bin/curl",)), ProcessFact(8, "sh", "dash")]
+    assert frame.turns == [LostTurns("nginx", "http", "server", 1, [1], 7, 80)]
+
+
+BATCH = {"offset_ns": 0, "watermark_ns": 0, "facts": [], "turns": []}
 FINISH = {"end": True, "lost": {}, "turns": []}
 
 
@@ -442,6 +476,9 @@ FINISH = {"end": True, "lost": {}, "turns": []}
         _frame({**BATCH, "offset_ns": 2**63}),
         _frame({**BATCH, "watermark_ns": None}),
         _frame({**BATCH, "processes": [[1, "a", None]]}),
+        _frame({**BATCH, "facts": [{"type": "process", "pid": 1}]}),
+        _frame({**BATCH, "facts": [{"type": "stranger"}]}),
+        _frame({**BATCH, "facts": 5}),
         _frame({**BATCH, "processes": 5}),
         _frame({**BATCH, "turns": [["a", "b", "c", 1]]}),
         _frame({**BATCH, "moved": [["a", "b", 512, 1, 1, 1]]}),

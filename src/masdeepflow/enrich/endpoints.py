@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import socket
 import sys
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from masdeepflow.batch import word_of, words
 from masdeepflow.endpoint import Endpoint
+from masdeepflow.enrich.flows import Flow, Flows
 from masdeepflow.schema import Kind, Role, Transport
 
 if TYPE_CHECKING:
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from masdeepflow.enrich.process import ProcessNames
+    from masdeepflow.enrich.directory import Directory
+    from masdeepflow.enrich.identity import Attributes, Identity
 
-__all__ = ["NO_PROTOCOL", "Endpoints", "Processes"]
+__all__ = ["NO_PROTOCOL", "Endpoints"]
 
 NO_PROTOCOL = -1
 """Protocol number of a connection that none was recognised on yet."""
@@ -37,18 +41,23 @@ _ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
 _TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
 
 
-class Processes(Protocol):
-    """Where process names come from: this host or a recording."""
+class _End(NamedTuple):
+    """What an endpoint was made of. flow: None where the other end can't be found by addresses."""
 
-    def names(self, pid: int, comm: str) -> ProcessNames:
-        """Return the names of a process."""
+    identity: Identity
+    flow: Flow | None
+    remote: tuple[str, int] | None
+    opened_ns: int
 
 
 class Endpoints:
     """Bounded table of endpoints, with the protocol that each connection was recognised as."""
 
-    def __init__(self, processes: Processes) -> None:
-        self._processes = processes
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._flows = Flows()
+        self._ends: dict[int, _End] = {}
+        self._by_subject: dict[str, set[int]] = {}
         self._keys = np.zeros(0, np.uint64)
         self._codes = np.zeros(0, np.int32)
         self._all: list[Endpoint | None] = []
@@ -61,14 +70,17 @@ class Endpoints:
         self._batch = 0
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
-        self.services: dict[tuple[int, int, int], tuple[str, int]] = {}
-        """(PID, server port, role) -> service and protocol seen last: names turns that the ring lost."""
+        self.services: dict[tuple[int, int, int], tuple[Endpoint, int]] = {}
+        """(PID, server port, role) -> endpoint and protocol seen last: names turns that the ring lost."""
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def codes(self, slots: np.ndarray) -> NDArray[np.int32]:
-        """Return each slot's endpoint (n,), int32: valid until the next `forget`."""
+    def codes(self, slots: np.ndarray, offset_ns: int = 0) -> NDArray[np.int32]:
+        """Return each slot's endpoint (n,), int32: valid until the next `forget`.
+
+        offset_ns: Unix time minus the slots' clock.
+        """
         self._batch += 1
         keys = slots["cookie"] ^ (_pids(slots) << _PID_SHIFT)
         missing = np.ones(len(keys), bool)
@@ -80,18 +92,24 @@ class Endpoints:
                 self._seen[codes] = self._batch
                 return codes
             self._seen[codes[~missing]] = self._batch
-        self._add(keys, np.flatnonzero(missing), slots)
+        self._add(keys, np.flatnonzero(missing), slots, offset_ns)
         return self._codes[self._places(keys)]
 
     def _places(self, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
         return np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
 
-    def _add(self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray) -> None:
+    def _add(
+        self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray, offset_ns: int
+    ) -> None:
         distinct, first = np.unique(keys[rows], return_index=True)
         self._evict(self._unclosed[self._codes], _UNCLOSED_LIMIT)
         self._evict(np.ones(len(self._codes), bool), _LIMIT - len(distinct))
-        fresh = slots[rows[first]]
-        codes = np.array([self._put(self._describe(end)) for end in _read(fresh)], np.int32)
+        positions = rows[first]
+        # In the order of the ring, so that a peer that came first is there already.
+        order = np.argsort(positions)
+        distinct, positions = distinct[order], positions[order]
+        fresh = map(self._describe, _read(slots[positions]), positions.tolist(), repeat(offset_ns))
+        codes = np.array([self._put(*described) for described in fresh], np.int32)
         keys, codes = np.concatenate((self._keys, distinct)), np.concatenate((self._codes, codes))
         order = np.argsort(keys)
         self._keys, self._codes = keys[order], codes[order]
@@ -102,7 +120,65 @@ class Endpoints:
             seen = self._seen[self._codes]
             self._drop(mask & (seen <= np.median(seen[mask])) & (seen < self._batch))
 
-    def _put(self, endpoint: Endpoint) -> int:
+    def _put(self, endpoint: Endpoint, end: _End) -> int:
+        code = self._place(endpoint)
+        self._ends[code] = end
+        for subject in _subjects(end):
+            self._by_subject.setdefault(subject, set()).add(code)
+        if end.flow is not None:
+            self._meet(code, end, end.flow)
+        return code
+
+    def _meet(self, code: int, end: _End, flow: Flow) -> None:
+        """Make two ends on this host each other's peers; an end elsewhere is named by its address."""
+        other = self._flows.add(flow, code)
+        if other is not None:
+            self._set_peer(code, self._ends[other].identity.peer)
+            self._set_peer(other, end.identity.peer)
+        else:
+            self._set_peer(code, self._flows.gone(flow) or self._remote(end, flow))
+
+    def _remote(self, end: _End, flow: Flow) -> Attributes:
+        if end.remote is None:
+            return ()
+        return self._directory.remote(*end.remote, flow.transport, end.opened_ns)
+
+    def _set_peer(self, code: int, peer: Attributes) -> None:
+        endpoint = self._all[code]
+        if endpoint is not None and endpoint.peer != peer:
+            self._all[code] = dataclasses.replace(endpoint, peer=peer)
+
+    def refresh(self, subjects: set[str]) -> None:
+        """Name anew what facts about these subjects concern. Codes stay, endpoints are new objects."""
+        codes = set().union(*(self._by_subject.get(subject, ()) for subject in subjects))
+        for code in sorted(codes):
+            self._name(code)
+        for code in sorted(codes):
+            end = self._ends[code]
+            if end.flow is not None:
+                self._meet(code, end, end.flow)
+
+    def _name(self, code: int) -> None:
+        endpoint, end = self._all[code], self._ends[code]
+        if endpoint is None:
+            return
+        identity = self._directory.again(end.identity, endpoint.comm)
+        if identity is not end.identity:
+            self._forget_subjects(code, end)
+            end = self._ends[code] = end._replace(identity=identity)
+            for subject in _subjects(end):
+                self._by_subject.setdefault(subject, set()).add(code)
+            self._all[code] = dataclasses.replace(endpoint, **_names(identity))
+
+    def _forget_subjects(self, code: int, end: _End) -> None:
+        for subject in _subjects(end):
+            codes = self._by_subject.get(subject)
+            if codes is not None:
+                codes.discard(code)
+                if not codes:
+                    del self._by_subject[subject]
+
+    def _place(self, endpoint: Endpoint) -> int:
         if self._free:
             code = self._free.pop()
             self._all[code] = endpoint
@@ -156,7 +232,7 @@ class Endpoints:
         if len(self.services) > _LIMIT:
             self.services.clear()
         key = (endpoint.pid, endpoint.server_port or 0, _ROLE_NUMBERS.get(endpoint.role, 0))
-        self.services[key] = (endpoint.service, protocol)
+        self.services[key] = (endpoint, protocol)
 
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
@@ -179,18 +255,25 @@ class Endpoints:
                 self._by_cookie.pop(endpoint.cookie, None)
                 self._unix_paths.pop(endpoint.cookie, None)
             self._all[code] = None
+            self._leave(code)
             self._free.append(code)
             self._protocols[code] = NO_PROTOCOL
         self._keys, self._codes = self._keys[~mask], self._codes[~mask]
 
-    def _describe(self, seen: _Seen) -> Endpoint:
+    def _leave(self, code: int) -> None:
+        end = self._ends.pop(code)
+        self._forget_subjects(code, end)
+        if end.flow is not None:
+            self._flows.remove(end.flow, code, end.identity.peer)
+
+    def _describe(self, seen: _Seen, position: int, offset_ns: int) -> tuple[Endpoint, _End]:
         comm = sys.intern(seen.comm.decode("utf-8", "backslashreplace"))
-        names = self._processes.names(seen.pid, comm)
+        identity = self._directory.identity(seen.pid, comm, position)
         transport = _TRANSPORTS.get(seen.transport, "tcp")
         role = _ROLES.get(seen.role, "")
         ends = self._unix_ends(seen, role) if transport == "unix" else _inet_ends(seen)
         client, server = ends if role == "client" else ends[::-1]
-        return Endpoint(
+        endpoint = Endpoint(
             cookie=seen.cookie,
             pid=seen.pid,
             comm=comm,
@@ -202,19 +285,20 @@ class Endpoints:
             client_port=client.port,
             server_address=server.address,
             server_port=server.port,
-            executable=names.executable,
-            command=names.command,
-            service=comm or names.executable or "(unknown)",
+            **_names(identity),
+        )
+        return endpoint, _End(
+            identity, _flow(endpoint, seen.netns), _remote_of(ends[1]), _opened(seen) + offset_ns
         )
 
-    def _unix_ends(self, seen: _Seen, role: str) -> tuple[_End, _End]:
+    def _unix_ends(self, seen: _Seen, role: str) -> tuple[_Side, _Side]:
         if seen.kind in _OPENING and seen.request_length:
             raw = seen.request[: seen.request_length]
             # An abstract name starts with a NUL, which ss(8) and others show as @.
             path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
             self._unix_paths[seen.cookie] = path
         named, unnamed = self._unix_paths.get(seen.cookie), f"unix:{seen.cookie}"
-        server, client = _End(named or unnamed, named, None), _End(unnamed, None, None)
+        server, client = _Side(named or unnamed, named, None), _Side(unnamed, None, None)
         return (client, server) if role == "client" else (server, client)
 
 
@@ -231,15 +315,23 @@ class _Seen(NamedTuple):
     local_port: int
     remote_port: int
     request_length: int
+    netns: int
+    request_first_ns: int
+    response_first_ns: int
     local_address: bytes
     remote_address: bytes
     request: bytes
 
 
+_SCALARS = _Seen._fields.index("local_address")
+
+
 def _read(slots: np.ndarray) -> Iterator[_Seen]:
     """Yield the slots (n,) one by one; taking their fields singly would be ten times dearer."""
-    scalars = [slots[name].tolist() for name in _Seen._fields[:10]]
-    return map(_Seen._make, zip(*scalars, *(_cells(slots[name]) for name in _Seen._fields[10:]), strict=True))
+    scalars = [slots[name].tolist() for name in _Seen._fields[:_SCALARS]]
+    return map(
+        _Seen._make, zip(*scalars, *(_cells(slots[name]) for name in _Seen._fields[_SCALARS:]), strict=True)
+    )
 
 
 def _cells(column: NDArray[np.uint8]) -> list[bytes]:
@@ -247,10 +339,51 @@ def _cells(column: NDArray[np.uint8]) -> list[bytes]:
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
-class _End(NamedTuple):
+class _Side(NamedTuple):
     shown: str
     address: str | None
     port: int | None
+
+
+def _names(identity: Identity) -> dict[str, Any]:
+    """Return the fields of an endpoint that its process's identity gives."""
+    return {
+        "executable": identity.executable,
+        "command": identity.command,
+        "service": identity.service,
+        "pod": identity.pod,
+        "namespace": identity.namespace,
+        "container": identity.container,
+        "attributes": identity.attributes,
+    }
+
+
+def _flow(endpoint: Endpoint, netns: int) -> Flow | None:
+    if endpoint.client_address is None or endpoint.server_address is None or not endpoint.role:
+        return None
+    return Flow.of(
+        endpoint.role,
+        endpoint.transport,
+        endpoint.client_address,
+        endpoint.client_port or 0,
+        endpoint.server_address,
+        endpoint.server_port or 0,
+        netns,
+    )
+
+
+def _remote_of(side: _Side) -> tuple[str, int] | None:
+    return None if side.address is None or side.port is None else (side.address, side.port)
+
+
+def _opened(seen: _Seen) -> int:
+    return seen.request_first_ns or seen.response_first_ns
+
+
+def _subjects(end: _End) -> Iterator[str]:
+    yield from end.identity.subjects
+    if end.remote is not None:
+        yield end.remote[0]
 
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
@@ -262,16 +395,16 @@ def _abstract(raw: bytes) -> str:
     return "@" + raw[1:].decode("utf-8", "backslashreplace")
 
 
-def _inet_ends(seen: _Seen) -> tuple[_End, _End]:
+def _inet_ends(seen: _Seen) -> tuple[_Side, _Side]:
     return (
         _inet_end(seen.local_address, seen.local_port, seen.family),
         _inet_end(seen.remote_address, seen.remote_port, seen.family),
     )
 
 
-def _inet_end(raw: bytes, port: int, family: int) -> _End:
+def _inet_end(raw: bytes, port: int, family: int) -> _Side:
     address, shown = _address(raw, family)
-    return _End(f"{shown}:{port}", address, port)
+    return _Side(f"{shown}:{port}", address, port)
 
 
 @functools.lru_cache(maxsize=4096)

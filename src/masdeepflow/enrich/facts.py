@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["ContainerFact", "Fact", "PodFact", "ProcessFact", "ServiceFact", "ServicePort"]
+__all__ = ["ContainerFact", "Fact", "PodFact", "ProcessFact", "ServiceFact", "ServicePort", "UsersFact"]
 
 
 class ProcessFact(msgspec.Struct, frozen=True, tag="process"):
     """A process that was there before its exec could be seen, from /proc.
 
-    executable: base name of the executable. arguments: argv, cut. user: name, or the number where it has
-    none. service: its OTEL_SERVICE_NAME. cgroup: its path, see `cgroup.parse`. None or empty where unknown.
+    executable: base name of the executable. arguments: argv, cut. user: user ID. service: its
+    OTEL_SERVICE_NAME. cgroup: text of /proc/PID/cgroup, cut. None or empty where unknown.
     """
 
     pid: int
     comm: str
     executable: str | None = None
     arguments: tuple[str, ...] = ()
-    user: str | None = None
-    service: str | None = None
+    user: int | None = None
+    service: str = ""
     cgroup: str = ""
+
+
+class UsersFact(msgspec.Struct, frozen=True, tag="users"):
+    """Names of the host's users. names: user ID -> name."""
+
+    names: dict[int, str]
 
 
 class ContainerFact(msgspec.Struct, frozen=True, tag="container"):
@@ -89,5 +95,5 @@ class ServiceFact(msgspec.Struct, frozen=True, tag="service"):
     gone_ns: int = 0
 
 
-Fact = ProcessFact | ContainerFact | PodFact | ServiceFact
+Fact = ProcessFact | UsersFact | ContainerFact | PodFact | ServiceFact
 """Any of them."""

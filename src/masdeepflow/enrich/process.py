@@ -1,79 +1,142 @@
-"""Names of processes from /proc, read once per process and kept after it is gone."""
+"""Which program each process runs: as the kernel side tells it, in the order of the ring."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["UNKNOWN", "LiveProcesses", "ProcessNames", "RecordedProcesses"]
+from masdeepflow.enrich import cgroup
+from masdeepflow.schema import Kind
 
-_LIMIT = 8192
-_COMMAND_BYTES = 1024
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
+    from masdeepflow.enrich.facts import ProcessFact
 
-@dataclass(frozen=True, slots=True)
-class ProcessNames:
-    """executable: base name of the executable. command: argv[0]. None where unknown."""
+__all__ = ["Processes", "Program", "is_life"]
 
-    executable: str | None
-    command: str | None
-
-
-UNKNOWN = ProcessNames(None, None)
-"""Names of a process that was gone before it was looked at, or that has none."""
-
-
-def read_process(pid: int) -> ProcessNames:
-    """Return the names of a running process; `UNKNOWN` if it is gone or a kernel thread."""
-    proc = Path("/proc") / str(pid)
-    try:
-        executable = Path.readlink(proc / "exe").name.removesuffix(" (deleted)")
-        with (proc / "cmdline").open("rb") as file:
-            first = file.read(_COMMAND_BYTES).split(b"\0", 1)[0]
-    except OSError:
-        return UNKNOWN
-    return ProcessNames(executable, first.decode("utf-8", "backslashreplace") or None)
+_LIMIT = 65536
+_WAITING_LIMIT = 1024
+_CGROUP_BYTES, _EXECUTABLE_BYTES = 128, 40  # bpf/wire.h
+_BEFORE = -1
+NOBODY = cgroup.Membership()
 
 
-class LiveProcesses:
-    """Looks processes up on this host.
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """What a process runs. Compared by identity: children share it until they run another.
 
-    keep_fresh: remember what was learnt until `take_fresh`, for recordings.
+    executable: base name, None where unknown. arguments: argv, cut. user: user ID, None where unknown.
+    service: OTEL_SERVICE_NAME, empty where unset. member: what its cgroup tells.
+    comm: of a process read from /proc, else None: that of a later record tells whether it is still the same.
     """
 
-    def __init__(self, *, keep_fresh: bool = False) -> None:
-        self._keep_fresh = keep_fresh
-        self._known: dict[tuple[int, str], ProcessNames] = {}
-        self._fresh: list[tuple[int, str, ProcessNames]] = []
-
-    def names(self, pid: int, comm: str) -> ProcessNames:
-        """Return the names of `pid`; the comm tells a reused PID or an exec from the process known before."""
-        key = (pid, comm)
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _LIMIT:
-                self._known.clear()
-            known = self._known[key] = read_process(pid)
-            if self._keep_fresh:
-                self._fresh.append((pid, comm, known))
-        return known
-
-    def take_fresh(self) -> list[tuple[int, str, ProcessNames]]:
-        """Return what `names` read from /proc since the last call."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
+    executable: str | None = None
+    arguments: tuple[str, ...] = ()
+    user: int | None = None
+    service: str = ""
+    member: cgroup.Membership = NOBODY
+    comm: str | None = None
 
 
-class RecordedProcesses:
-    """Answers from a recording."""
+def is_life(kinds: np.ndarray) -> NDArray[np.bool_]:
+    """Return which slots (n,) tell of a process's life, not of a connection."""
+    return (kinds >= Kind.FORK) & (kinds <= Kind.EXEC)
+
+
+class Processes:
+    """PID -> program. A PID that is used again is the new process's from its fork on."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, str], ProcessNames] = {}
+        self._programs: dict[int, Program | None] = {}
+        self._cgroups: dict[int, cgroup.Membership] = {}
+        self._changes: dict[int, list[tuple[int, Program | None]]] = {}
 
-    def add(self, pid: int, comm: str, names: ProcessNames) -> None:
-        """Take what the live run learnt."""
-        self._known[pid, comm] = names
+    def follow(self, slots: np.ndarray, positions: NDArray[np.intp]) -> None:
+        """Take in what slots (n,) of kinds FORK, CGROUP and EXEC tell.
 
-    def names(self, pid: int, comm: str) -> ProcessNames:
-        """Return the recorded names of `pid`, `UNKNOWN` if the live run had none."""
-        return self._known.get((pid, comm), UNKNOWN)
+        positions: (n,), how many slots of other kinds came before each in this batch; see `program`.
+        """
+        self._changes.clear()
+        for slot, position in zip(slots, positions.tolist(), strict=True):
+            self._follow(slot, position)
+
+    def _follow(self, slot: np.void, position: int) -> None:
+        kind, pid = int(slot["kind"]), int(slot["pid"])
+        if kind == Kind.FORK:
+            self._set(pid, self._programs.get(int(slot["tid"])), position)
+        elif kind == Kind.CGROUP:
+            if len(self._cgroups) >= _WAITING_LIMIT:  # their execs were lost
+                self._cgroups.clear()
+            self._cgroups[pid] = cgroup.parse(_path(slot))
+        else:
+            self._set(pid, _program(slot, self._cgroups.pop(pid, NOBODY)), position)
+
+    def _set(self, pid: int, program: Program | None, position: int) -> None:
+        changes = self._changes.setdefault(pid, [(_BEFORE, self._programs.get(pid))])
+        changes.append((position, program))
+        self._programs.pop(pid, None)
+        if len(self._programs) >= _LIMIT:
+            for old in list(self._programs)[: _LIMIT // 4]:
+                del self._programs[old]
+        self._programs[pid] = program
+
+    def end_batch(self) -> None:
+        """Forget the order within the batch."""
+        self._changes.clear()
+
+    def learn(self, fact: ProcessFact) -> bool:
+        """Take what /proc told of a process that no exec or fork did; return whether it was wanted."""
+        known = self._programs.get(fact.pid)
+        if known is not None and known.comm is None:
+            return False
+        self._set(
+            fact.pid,
+            Program(
+                fact.executable,
+                fact.arguments,
+                fact.user,
+                fact.service,
+                cgroup.parse_proc(fact.cgroup),
+                fact.comm,
+            ),
+            _BEFORE,
+        )
+        return True
+
+    def program(self, pid: int, position: int) -> Program | None:
+        """Return what a process ran when the slot at `position` of this batch was written, None if unknown.
+
+        position: its index among the slots of other kinds than the three.
+        """
+        changes = self._changes.get(pid)
+        if changes is None:
+            return self._programs.get(pid)
+        return next(program for at, program in reversed(changes) if at <= position)
+
+
+def _program(slot: np.void, member: cgroup.Membership) -> Program:
+    arguments = slot["request"][: int(slot["request_length"])].tobytes()
+    response = slot["response"].tobytes()
+    return Program(
+        executable=_text(response[:_EXECUTABLE_BYTES]) or None,
+        arguments=tuple(_decoded(argument) for argument in arguments.removesuffix(b"\0").split(b"\0")),
+        user=int(slot["tid"]),
+        service=_text(response[_EXECUTABLE_BYTES:]),
+        member=member,
+    )
+
+
+def _path(slot: np.void) -> str:
+    request = slot["request"].tobytes()
+    names = (slot["response"].tobytes(), request[_CGROUP_BYTES:], request[:_CGROUP_BYTES])
+    return "/".join(filter(None, map(_text, names)))
+
+
+def _text(raw: bytes) -> str:
+    return _decoded(raw.partition(b"\0")[0])
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

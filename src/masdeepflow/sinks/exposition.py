@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from masdeepflow.sinks.metrics import Metrics, Series, Snapshot
+    from masdeepflow.sinks.metrics import Metrics, Resource, Series, Snapshot
 
 __all__ = ["Exposition", "registry"]
 
+_RESOURCE_LABELS = ("k8s_namespace_name", "k8s_pod_name", "container_name")
 _REQUEST_LABELS = ("service_name", "network_protocol_name")
 _PEER_LABELS = ("service_name", "role")
 _BOUNDS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
@@ -53,6 +54,22 @@ _NAMES = {
 _OTHER_NAME = ("network_request_duration_seconds", "Duration of requests of all other protocols")
 _SPLIT_BY_ROLE = {"dns_lookup_duration_seconds", "network_request_duration_seconds"}
 """Metrics whose name does not tell the role: they carry it as a label."""
+
+
+class _Places:
+    """The labels that tell where services run, as far as any has them: for Prometheus, empty is absent."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        resources = {service.resource for service in snapshot.services}
+        resources |= {peer.resource for peer in snapshot.peers}
+        resources |= {failure.resource for failure in snapshot.failures_by}
+        fields = range(len(_RESOURCE_LABELS))
+        self._used = [field for field in fields if any(resource[field] for resource in resources)]
+        self.labels = tuple(_RESOURCE_LABELS[field] for field in self._used)
+
+    def of(self, resource: Resource) -> tuple[str, ...]:
+        """Return the values of `labels`."""
+        return tuple(resource[field] for field in self._used)
 
 
 def _no_counts() -> dict[str, int]:
@@ -78,9 +95,10 @@ class Exposition(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         snapshot = self._metrics.snapshot()
-        yield from _durations(snapshot)
-        yield from _requests(snapshot)
-        yield from _connections(snapshot)
+        places = _Places(snapshot)
+        yield from _durations(snapshot, places)
+        yield from _requests(snapshot, places)
+        yield from _connections(snapshot, places)
         yield _by_label(
             CounterMetricFamily(
                 "masdeepflow_events", "Transactions and connection events reported", labels=["type"]
@@ -114,23 +132,24 @@ def _name(series: Series) -> tuple[str, str]:
     return _NAMES.get((series.family, series.service.role), _OTHER_NAME)
 
 
-def _durations(snapshot: Snapshot) -> Iterator[Metric]:
+def _durations(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
     families: dict[str, HistogramMetricFamily] = {}
     for series, (total_ns, *counts) in zip(snapshot.series, snapshot.durations.tolist(), strict=True):
         name, documentation = _name(series)
         role = ("role",) if name in _SPLIT_BY_ROLE else ()
         if name not in families:
             attributes = [label.replace(".", "_") for label in FAMILIES[series.family]]
-            labels = (*_REQUEST_LABELS, *role, *attributes)
+            labels = (*_REQUEST_LABELS, *places.labels, *role, *attributes)
             families[name] = HistogramMetricFamily(name, documentation, labels=labels)
         service = series.service
-        values = (service.name, service.protocol, *((service.role,) if role else ()), *series.labels)
+        own = (service.name, service.protocol, *places.of(service.resource))
+        values = (*own, *((service.role,) if role else ()), *series.labels)
         families[name].add_metric(values, _cumulative(counts), total_ns / 1e9)
     yield from families.values()
 
 
-def _requests(snapshot: Snapshot) -> Iterator[Metric]:
-    labels = (*_REQUEST_LABELS, "role")
+def _requests(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
+    labels = (*_REQUEST_LABELS, *places.labels, "role")
     requests = CounterMetricFamily(
         "masdeepflow_requests", "Requests, answered or not, lost ones included", labels=labels
     )
@@ -138,38 +157,39 @@ def _requests(snapshot: Snapshot) -> Iterator[Metric]:
         "masdeepflow_request_errors", "Requests that were answered with an error", labels=labels
     )
     for service, (total, failed) in zip(snapshot.services, snapshot.signals.tolist(), strict=True):
-        requests.add_metric(service, total)
-        errors.add_metric(service, failed)
+        values = (service.name, service.protocol, *places.of(service.resource), service.role)
+        requests.add_metric(values, total)
+        errors.add_metric(values, failed)
     yield from (requests, errors)
 
 
-def _connections(snapshot: Snapshot) -> Iterator[Metric]:
-    opened = CounterMetricFamily(
-        "tcp_connections_opened", "Connections made or accepted", labels=_PEER_LABELS
-    )
-    closed = CounterMetricFamily("tcp_connections_closed", "Connections closed", labels=_PEER_LABELS)
+def _connections(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
+    peers = (*_PEER_LABELS, *places.labels)
+    opened = CounterMetricFamily("tcp_connections_opened", "Connections made or accepted", labels=peers)
+    closed = CounterMetricFamily("tcp_connections_closed", "Connections closed", labels=peers)
     retransmits = CounterMetricFamily(
-        "tcp_retransmits", "Segments sent again on closed connections", labels=_PEER_LABELS
+        "tcp_retransmits", "Segments sent again on closed connections", labels=peers
     )
     moved = CounterMetricFamily(
-        "tcp_bytes", "Bytes moved by closed connections", labels=(*_PEER_LABELS, "direction")
+        "tcp_bytes", "Bytes moved by closed connections", labels=(*peers, "direction")
     )
     rtt = HistogramMetricFamily(
-        "tcp_rtt_seconds", "Smoothed round-trip time of closed connections", labels=_PEER_LABELS
+        "tcp_rtt_seconds", "Smoothed round-trip time of closed connections", labels=peers
     )
     failures = CounterMetricFamily(
-        "tcp_connect_failures", "Failed connects", labels=("service_name", "error_type")
+        "tcp_connect_failures", "Failed connects", labels=("service_name", "error_type", *places.labels)
     )
     for peer, row in zip(snapshot.peers, snapshot.connections.tolist(), strict=True):
         opens, closes, again, sent, received, rtt_ns, *counts = row
-        opened.add_metric(peer, opens)
-        closed.add_metric(peer, closes)
-        retransmits.add_metric(peer, again)
-        moved.add_metric((*peer, "sent"), sent)
-        moved.add_metric((*peer, "received"), received)
-        rtt.add_metric(peer, _cumulative(counts), rtt_ns / 1e9)
+        labels = (peer.service, peer.role, *places.of(peer.resource))
+        opened.add_metric(labels, opens)
+        closed.add_metric(labels, closes)
+        retransmits.add_metric(labels, again)
+        moved.add_metric((*labels, "sent"), sent)
+        moved.add_metric((*labels, "received"), received)
+        rtt.add_metric(labels, _cumulative(counts), rtt_ns / 1e9)
     for failure, (count,) in zip(snapshot.failures_by, snapshot.failures.tolist(), strict=True):
-        failures.add_metric(failure, count)
+        failures.add_metric((failure.service, failure.error, *places.of(failure.resource)), count)
     yield from (opened, closed, retransmits, moved, rtt, failures)
 
 

@@ -175,11 +175,12 @@ def _fragments(endpoint: Endpoint) -> tuple[str, str]:
         "process.pid": endpoint.pid,
         "process.executable.name": endpoint.executable or endpoint.comm,
         "process.command": endpoint.command,
-        "container.name": endpoint.container or None,
-        "k8s.pod.name": endpoint.pod or None,
+        **dict(endpoint.attributes),
+        **dict(endpoint.peer),
     }
     role = f',"role":"{endpoint.role}"' if endpoint.role else ""
-    return role, "".join([f',"{name}":{_scalar(value)}' for name, value in text.items() if value is not None])
+    members = [f",{json_string(name)}:{_scalar(value)}" for name, value in text.items() if value is not None]
+    return role, "".join(members)
 
 
 def _scalar(value: str | int) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from masdeepflow.summary import Summary
     from masdeepflow.table import Attribute, Events, Output, Table
 
-__all__ = ["FAMILIES", "OTHER", "Failure", "Metrics", "Peer", "Series", "Service", "Snapshot"]
+__all__ = ["FAMILIES", "OTHER", "Failure", "Metrics", "Peer", "Resource", "Series", "Service", "Snapshot"]
 
 OTHER = "(other)"
 """The service under which everything beyond the limits is counted."""
@@ -42,6 +42,7 @@ OTHER_VALUE = "_OTHER"
 """Label of values that are not among a column's `label_values`; OpenTelemetry's word."""
 SERVICE_LIMIT = 500
 _PERCENTILES = (50, 95, 99)
+_EVENTS = (Kind.CONNECT, Kind.CONNECT_FAILED, Kind.ACCEPT, Kind.CLOSE)
 
 
 def _labels(prefix: str) -> tuple[str, ...]:
@@ -58,12 +59,21 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 start with, of the empty one otherwise."""
 
 
+class Resource(NamedTuple):
+    """Where a service runs: names, empty where unknown."""
+
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
+
+
 class Service(NamedTuple):
     """Whose requests are counted; role is empty where unknown."""
 
     name: str
     protocol: str
     role: str
+    resource: Resource = Resource()
 
 
 class Series(NamedTuple):
@@ -79,6 +89,7 @@ class Peer(NamedTuple):
 
     service: str
     role: str
+    resource: Resource = Resource()
 
 
 class Failure(NamedTuple):
@@ -86,6 +97,7 @@ class Failure(NamedTuple):
 
     service: str
     error: str
+    resource: Resource = Resource()
 
 
 class _Signals:
@@ -148,10 +160,10 @@ class Metrics:
         self._peers: Counters[Peer] = Counters(_Connections.RTT_BUCKETS + buckets, service_limit)
         self._failures: Counters[Failure] = Counters(1, service_limit)
         self._bytes: Counters[str] = Counters(2, service_limit)
-        self._peer_of = PerEndpoint(lambda endpoint: Peer(endpoint.service, endpoint.role))
+        self._peer_of = PerEndpoint(_peer)
         self._family_of: dict[str, str] = {}
         self._transactions = 0
-        self._events = np.zeros(max(Kind) + 1, np.int64)
+        self._events = np.zeros(max(_EVENTS) + 1, np.int64)
 
     def write(self, output: Output) -> None:
         """Count a batch."""
@@ -167,19 +179,17 @@ class Metrics:
     def close(self, summary: Summary) -> None:
         """Nothing to write; the counters stay readable."""
 
-    def add_lost(
-        self, service: str, protocol: str, role: str, turns: int, histogram: NDArray[np.integer]
-    ) -> None:
+    def add_lost(self, service: Service, turns: int, histogram: NDArray[np.integer]) -> None:
         """Count turns that only the kernel saw.
 
         histogram: (KERNEL_BUCKETS,), the durations of those that were answered, in the kernel's buckets.
         """
         with self._lock:
-            number = self._service(Service(service, protocol, role))
+            number = self._service(service)
             signals = self._services.row(number)
             signals[_Signals.REQUESTS] += turns
             signals[_Signals.FINE :] += kernel_to_fine(histogram)
-            family = self._family_of.get(protocol, "") if role else ""
+            family = self._family_of.get(service.protocol, "") if service.role else ""
             absent = ("",) * len(FAMILIES[family])
             durations = self._series.row(
                 self._duration(Series(family, self._services.keys()[number], absent))
@@ -204,9 +214,10 @@ class Metrics:
         return [Coverage(key, *row) for key, row in zip(self._bytes.keys(), counts, strict=True)]
 
     def services(self) -> list[ServiceSummary]:
-        """Return the golden signals of each service, busiest first."""
+        """Return the golden signals of each service wherever it runs, busiest first."""
         with self._lock:
-            keys, counts = self._services.keys(), self._services.copy()
+            everywhere, each = self._services.keys(), self._services.copy()
+        keys, counts = _summed([key[:3] for key in everywhere], each)
         percentiles = percentiles_ms(counts[:, _Signals.FINE :], _PERCENTILES)
         totals = counts[:, : _Signals.FINE].tolist()
         summaries = [
@@ -229,16 +240,17 @@ class Metrics:
                 failures=self._failures.copy(),
                 events={
                     "transaction": self._transactions,
-                    **{kind.name.lower(): int(self._events[kind]) for kind in Kind if kind >= Kind.CONNECT},
+                    **{kind.name.lower(): int(self._events[kind]) for kind in _EVENTS},
                 },
                 coverage=self._coverage(),
             )
 
     def _service(self, key: Service) -> int:
-        return self._services.number(key, key._replace(name=OTHER))
+        return self._services.number(key, key._replace(name=OTHER, resource=Resource()))
 
     def _duration(self, key: Series) -> int:
-        other = Series(key.family, key.service._replace(name=OTHER), ("",) * len(key.labels))
+        service = key.service._replace(name=OTHER, resource=Resource())
+        other = Series(key.family, service, ("",) * len(key.labels))
         return self._series.number(key, other)
 
     def _add_table(self, table: Table, rows: NDArray[np.intp]) -> None:
@@ -260,7 +272,7 @@ class Metrics:
         endpoints = table.endpoint[rows]
         peers = self._peer_of.of(endpoints, table.endpoints)
         numbers = {
-            end: self._service(Service(peer.service, table.protocol, peer.role))
+            end: self._service(Service(peer.service, table.protocol, peer.role, peer.resource))
             for end, peer in peers.items()
         }
         return _translate(numbers, endpoints, len(table.endpoints))
@@ -297,7 +309,7 @@ class Metrics:
         self._peers.add(peers[opened & (peers >= 0)], _Connections.OPENED, 1)
         self._add_closes(events, peers, np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0)))
         for row in np.flatnonzero((events.kind == Kind.CONNECT_FAILED) & (peers >= 0)).tolist():
-            self._add_failure(events.endpoints[events.endpoint[row]].service, int(events.error[row]))
+            self._add_failure(_peer(events.endpoints[events.endpoint[row]]), int(events.error[row]))
 
     def _peer_rows(self, events: Events) -> NDArray[np.intp]:
         """Return the row (n,) in `_peers` of each event, -1 for those of other transports than TCP."""
@@ -322,10 +334,26 @@ class Metrics:
         self._peers.add(peers[measured], _Connections.RTT_NS, rtt_ns)
         self._peers.add(peers[measured], _Connections.RTT_BUCKETS + bucket_of(rtt_ns), 1)
 
-    def _add_failure(self, service: str, error: int) -> None:
+    def _add_failure(self, peer: Peer, error: int) -> None:
         name = errno.errorcode.get(error, str(error)) if error else "closed"
-        number = self._failures.number(Failure(service, name), Failure(OTHER, name))
+        number = self._failures.number(Failure(peer.service, name, peer.resource), Failure(OTHER, name))
         self._failures.row(number)[0] += 1
+
+
+def _peer(endpoint: Endpoint) -> Peer:
+    resource = Resource(endpoint.namespace, endpoint.pod, endpoint.container)
+    return Peer(endpoint.service, endpoint.role, resource)
+
+
+def _summed(
+    keys: list[tuple[str, str, str]], counts: NDArray[np.int64]
+) -> tuple[list[tuple[str, str, str]], NDArray[np.int64]]:
+    """Return the distinct keys, and the sums of their rows of `counts` (n, c)."""
+    numbers: dict[tuple[str, str, str], int] = {}
+    rows = [numbers.setdefault(key, len(numbers)) for key in keys]
+    sums = np.zeros((len(numbers), counts.shape[1]), np.int64)
+    np.add.at(sums, rows, counts)
+    return list(numbers), sums
 
 
 def _translate(numbers: dict[int, int], indices: NDArray[np.integer], size: int) -> NDArray[np.intp]:

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow.enrich import endpoints as module
+from masdeepflow.enrich.directory import Directory
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
-from masdeepflow.enrich.process import ProcessNames
+from masdeepflow.enrich.facts import PodFact, ProcessFact, ServiceFact, ServicePort
 from masdeepflow.schema import Kind, Role, Transport
 from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
     from masdeepflow.endpoint import Endpoint
+    from masdeepflow.enrich.facts import Fact
 
 IPV6 = bytes.fromhex("20010db8000000000000000000000001")
 MAPPED = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 7))
@@ -33,22 +35,6 @@ BATCHES = st.lists(
 )
 
 
-class Named:
-    """A source of process names that knows every process."""
-
-    def names(self, pid: int, comm: str) -> ProcessNames:
-        """Return names made of what was asked for."""
-        return ProcessNames(f"exe-{pid}", f"/bin/{comm}")
-
-
-class Nameless:
-    """A source of process names that knows none."""
-
-    def names(self, pid: int, comm: str) -> ProcessNames:  # noqa: ARG002  # the same for all
-        """Return no names."""
-        return ProcessNames(None, None)
-
-
 def _slots(pairs: list[tuple[int, int]]) -> np.ndarray:
     return make_slots(*(turn(b"x", cookie=cookie, pid=pid, tid=pid + 1) for cookie, pid in pairs))
 
@@ -59,7 +45,7 @@ def _resolve(table: Endpoints, slots: np.ndarray) -> list[Endpoint]:
 
 
 def _one(table: Endpoints | None = None, /, request: bytes = b"x", **fields: object) -> Endpoint:
-    table = Endpoints(Named()) if table is None else table
+    table = Endpoints(Directory()) if table is None else table
     return _resolve(table, make_slots(turn(request, b"", **fields)))[0]
 
 
@@ -75,7 +61,7 @@ def test_codes_are_those_of_a_dictionary(
     batches: list[tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]],
 ) -> None:
     """A process's end of a connection is one object until the connection is closed, and a new one after."""
-    table, known = Endpoints(Named()), dict[tuple[int, int], "Endpoint"]()
+    table, known = Endpoints(Directory()), dict[tuple[int, int], "Endpoint"]()
     for pairs, _, closed in batches:
         for pair, endpoint in zip(pairs, _resolve(table, _slots(pairs)), strict=True):
             assert (endpoint.cookie, endpoint.pid) == pair
@@ -90,7 +76,7 @@ def test_protocols_are_those_of_a_dictionary(
     batches: list[tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]],
 ) -> None:
     """A connection's protocol holds for every process that uses it, later ones too, until it is closed."""
-    table, known = Endpoints(Named()), dict[int, int]()
+    table, known = Endpoints(Directory()), dict[int, int]()
     for pairs, recognised, closed in batches:
         codes = table.codes(_slots(pairs))
         assert table.protocols(codes).tolist() == [known.get(cookie, NO_PROTOCOL) for cookie, _ in pairs]
@@ -103,7 +89,7 @@ def test_protocols_are_those_of_a_dictionary(
 
 def test_many_connections_in_one_batch() -> None:
     """A thousand connections that come at once are a thousand endpoints, each with its own protocol."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     slots = _slots([(cookie, 1) for cookie in range(1, 1001)])
     assert [end.cookie for end in _resolve(table, slots)] == list(range(1, 1001))
     codes = table.codes(slots)
@@ -119,7 +105,7 @@ def test_eviction_never_mixes_up_endpoints(batches: list[list[tuple[int, int]]])
     """Beyond the limit old endpoints go, but each slot still gets its own, in the same batch too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LIMIT", 6)
-        table = Endpoints(Named())
+        table = Endpoints(Directory())
         for pairs in batches:
             ends = _resolve(table, _slots(pairs))
             assert [(end.cookie, end.pid) for end in ends] == pairs
@@ -128,7 +114,7 @@ def test_eviction_never_mixes_up_endpoints(batches: list[list[tuple[int, int]]])
 
 def test_eviction_keeps_what_is_in_use(small: int) -> None:
     """The connections that were silent for longest go first, whatever their number or process."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     busy = [(1, 1), (100, 2)]
     first = _resolve(table, _slots(busy))
     for cookie in range(10, 10 + 5 * small):
@@ -139,7 +125,7 @@ def test_eviction_keeps_what_is_in_use(small: int) -> None:
 
 def test_eviction_keeps_what_came_last(small: int) -> None:
     """A connection that has only just come is no old one, even where its code was used before."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     for cookie in range(1, 1 + small):
         table.codes(_slots([(cookie, 1)]))
     table.forget([1])  # its code goes to the next, and with it the time when it was used
@@ -154,7 +140,7 @@ def test_sockets_that_never_tell_their_close_stay_few(
 ) -> None:
     """A host that looks up a name a request must not make the agent grow, nor forget its TCP connections."""
     monkeypatch.setattr(module, "_UNCLOSED_LIMIT", 64)
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     idle = _slots([(cookie, 1) for cookie in range(10**6, 10**6 + 200)])
     kept = _resolve(table, idle)
     for start in range(1, 2000, 10):
@@ -173,7 +159,7 @@ def test_sockets_that_never_tell_their_close_stay_few(
 def test_memory_is_bounded_when_closes_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full ring loses closes of TCP connections, too: what is kept of them is bounded all the same."""
     monkeypatch.setattr(module, "_LIMIT", 64)
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     for start in range(1, 2000, 10):
         codes = table.codes(_slots([(cookie, 1) for cookie in range(start, start + 10)]))
         table.recognise(codes, np.zeros(len(codes), np.int16))
@@ -183,7 +169,7 @@ def test_memory_is_bounded_when_closes_are_lost(monkeypatch: pytest.MonkeyPatch)
 
 def test_codes_are_recycled(small: int) -> None:
     """A hundred short connections take the room of one."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     for cookie in range(1, 101):
         table.codes(_slots([(cookie, 1)]))
         table.forget([cookie])
@@ -193,7 +179,7 @@ def test_codes_are_recycled(small: int) -> None:
 
 def test_recognise_takes_the_protocol_of_each_connection() -> None:
     """Protocol numbers go with the connection's code, however often it occurs in the batch."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     codes = table.codes(_slots([(1, 1), (2, 1), (1, 1)]))
     table.recognise(codes, np.array([3, 4, 3], np.int16))
     assert table.protocols(table.codes(_slots([(2, 1), (1, 1), (1, 2)]))).tolist() == [4, 3, 3]
@@ -201,15 +187,16 @@ def test_recognise_takes_the_protocol_of_each_connection() -> None:
 
 def test_recognised_services_are_known_by_process_port_and_role() -> None:
     """Turns that only the kernel counted can be named by what was recognised for their service."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     slots = make_slots(turn(b"x", pid=7, role=Role.SERVER, local_port=80, comm=b"nginx"))
     table.recognise(table.codes(slots), np.array([2], np.int16))
-    assert table.services == {(7, 80, Role.SERVER): ("nginx", 2)}
+    (((pid, port, role), (end, protocol)),) = table.services.items()
+    assert (pid, port, role, end.service, protocol) == (7, 80, Role.SERVER, "nginx", 2)
 
 
 def test_compact_numbers_only_what_occurs() -> None:
     """A table carries the endpoints of its own rows, each once."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     table.codes(_slots([(1, 1), (2, 1), (3, 1)]))
     codes, ends = table.compact(table.codes(_slots([(3, 1), (1, 1), (3, 1)])))
     assert [end.cookie for end in ends] == [1, 3]
@@ -218,7 +205,7 @@ def test_compact_numbers_only_what_occurs() -> None:
 
 def test_no_slots_no_endpoints() -> None:
     """An empty batch is none to trip over, neither in an empty table nor in one with entries."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     assert len(table.codes(_slots([]))) == 0
     table.codes(_slots([(1, 1)]))
     assert len(table.codes(_slots([]))) == 0
@@ -285,7 +272,7 @@ def test_unix_path_names_the_server_end(raw: bytes, path: str) -> None:
 
 def test_unix_path_is_known_to_later_processes_of_the_connection() -> None:
     """A connection that is handed on keeps its path; once it is closed, the cookie means nothing."""
-    table = Endpoints(Named())
+    table = Endpoints(Directory())
     common: dict[str, Any] = {"cookie": 9, "transport": Transport.UNIX, "role": Role.SERVER}
     _one(table, request=b"/run/db.sock", kind=Kind.ACCEPT, pid=1, **common)
     assert _one(table, pid=2, **common).local == "/run/db.sock"
@@ -300,20 +287,129 @@ def test_unix_connection_without_a_name_is_told_by_its_cookie(kind: Kind, reques
     assert (end.local, end.remote, end.server_address) == ("unix:77", "unix:77", None)
 
 
+def _known(*facts: Fact) -> Endpoints:
+    directory = Directory()
+    directory.learn(facts)
+    return Endpoints(directory)
+
+
 def test_process_names_come_with_the_endpoint() -> None:
-    """Executable and command are looked up by PID and comm; bytes that are no UTF-8 show as what they are."""
-    end = _one(pid=42, comm=b"caf\xe9")
-    assert (end.comm, end.executable, end.command) == ("caf\\xe9", "exe-42", "/bin/caf\\xe9")
+    """Executable and command are those of the process; bytes that are no UTF-8 show as what they are."""
+    table = _known(ProcessFact(42, "caf\\xe9", "exe-42", ("/bin/cafe", "-x")))
+    end = _one(table, pid=42, comm=b"caf\xe9")
+    assert (end.comm, end.executable, end.command) == ("caf\\xe9", "exe-42", "/bin/cafe")
+    assert ("process.command_line", "/bin/cafe -x") in end.attributes
 
 
 @pytest.mark.parametrize(
-    ("comm", "processes", "service"),
+    ("comm", "facts", "service"),
     [
-        (b"nginx", Named(), "nginx"),
-        (b"", Named(), "exe-100"),
-        (b"", Nameless(), "(unknown)"),
+        (b"worker", [ProcessFact(100, "worker", "nginx")], "nginx"),
+        (b"nginx", [], "nginx"),
+        (b"", [], "(unknown)"),
     ],
 )
-def test_a_service_has_always_a_name(comm: bytes, processes: Named | Nameless, service: str) -> None:
-    """Golden signals go under the comm, else the executable, else a name that shows there was none."""
-    assert _one(Endpoints(processes), comm=comm).service == service
+def test_a_service_has_always_a_name(comm: bytes, facts: list[ProcessFact], service: str) -> None:
+    """Golden signals go under the executable, else the comm, else a name that shows there was none."""
+    assert _one(_known(*facts), comm=comm).service == service
+
+
+CLIENT_END = {
+    "role": Role.CLIENT,
+    "cookie": 1,
+    "pid": 7,
+    "comm": b"curl",
+    "local_port": 5000,
+    "remote_port": 80,
+}
+SERVER_END = {
+    "role": Role.SERVER,
+    "cookie": 2,
+    "pid": 8,
+    "comm": b"nginx",
+    "local_port": 80,
+    "remote_port": 5000,
+}
+A, B, C = [10, 0, 0, 1, *bytes(12)], [10, 0, 0, 2, *bytes(12)], [10, 96, 0, 1, *bytes(12)]
+
+
+def _peers(table: Endpoints, *ends: dict[str, object]) -> list[tuple[object, object]]:
+    """Return PID and service of each end's peer, as far as they are known."""
+    found = _resolve(table, make_slots(*(turn(b"x", b"", **end) for end in ends)))
+    peers = [dict(end.peer) for end in found]
+    return [(peer.get("peer.process.pid"), peer.get("peer.service.name")) for peer in peers]
+
+
+def test_two_ends_on_this_host_are_each_others_peers() -> None:
+    """By their addresses, in whichever order they come, and in one batch or in two."""
+    table = Endpoints(Directory())
+    assert _peers(table, CLIENT_END) == [(None, None)]
+    assert _peers(table, SERVER_END) == [(7, "curl")]
+    assert _peers(table, CLIENT_END) == [(8, "nginx")]
+    assert _peers(Endpoints(Directory()), SERVER_END, CLIENT_END) == [(7, "curl"), (8, "nginx")]
+
+
+def test_loopback_addresses_are_those_of_their_namespace() -> None:
+    """Each network namespace has a 127.0.0.1 of its own; other addresses mean the same in all of them."""
+    other = {**SERVER_END, "netns": 5}
+    assert _peers(Endpoints(Directory()), CLIENT_END, other) == [(None, None)] * 2
+    client = {**CLIENT_END, "local_address": A, "remote_address": B}
+    server = {**other, "local_address": B, "remote_address": A}
+    assert _peers(Endpoints(Directory()), client, server) == [(8, "nginx"), (7, "curl")]
+
+
+def test_an_address_that_was_translated_on_the_way_is_seen_through() -> None:
+    """The client of a Service knows another server address than the server; its own is the same to both."""
+    client = {**CLIENT_END, "local_address": A, "remote_address": C}
+    server = {**SERVER_END, "local_address": B, "remote_address": A, "local_port": 8080}
+    assert _peers(Endpoints(Directory()), client, server) == [(8, "nginx"), (7, "curl")]
+    # Not when the server's own client is known, or when it may be either of two.
+    direct = {
+        **CLIENT_END,
+        "cookie": 3,
+        "pid": 9,
+        "local_address": A,
+        "remote_address": B,
+        "remote_port": 8080,
+    }
+    assert _peers(Endpoints(Directory()), direct, server, client)[2] == (None, None)
+
+
+def test_the_other_end_is_known_for_a_while_after_its_close() -> None:
+    """A short connection's client may be gone when the server's first record is read."""
+    table = Endpoints(Directory())
+    _peers(table, CLIENT_END)
+    table.forget([1])
+    assert _peers(table, SERVER_END) == [(7, "curl")]
+
+
+def test_late_facts_name_connections_that_are_open() -> None:
+    """What lookups find out holds for the next batch, at both ends; untouched endpoints stay the same."""
+    directory = Directory()
+    table = Endpoints(directory)
+    stranger = {**CLIENT_END, "cookie": 9, "pid": 99, "local_port": 6000}
+    before = _resolve(
+        table, make_slots(*(turn(b"x", b"", **end) for end in (CLIENT_END, SERVER_END, stranger)))
+    )
+    table.refresh(directory.learn([ProcessFact(8, "nginx", "nginx-debug", ("nginx", "-g"))]))
+    after = _resolve(
+        table, make_slots(*(turn(b"x", b"", **end) for end in (CLIENT_END, SERVER_END, stranger)))
+    )
+    assert (after[1].executable, after[1].service) == ("nginx-debug", "nginx-debug")
+    assert dict(after[0].peer)["peer.service.name"] == "nginx-debug"
+    assert after[2] is before[2]
+
+
+def test_a_peer_elsewhere_is_named_by_its_address() -> None:
+    """Pods and Services of other nodes by IP, at the time when the connection was first seen."""
+    directory = Directory()
+    table = Endpoints(directory)
+    pod = {**CLIENT_END, "local_address": A, "remote_address": B}
+    service = {**CLIENT_END, "cookie": 2, "local_address": A, "remote_address": C}
+    assert _peers(table, pod, service) == [(None, None)] * 2
+    facts: list[Fact] = [
+        PodFact("u1", "web-0", "shop", addresses=("10.0.0.2",), owners=(("Deployment", "web"),), from_ns=1),
+        ServiceFact("s1", "front", "shop", ("10.96.0.1",), (ServicePort(80),), from_ns=1),
+    ]
+    table.refresh(directory.learn(facts))
+    assert _peers(table, pod, service) == [(None, "web"), (None, "front")]

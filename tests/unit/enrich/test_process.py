@@ -1,132 +1,116 @@
-"""Process names: from /proc, kept once learnt, and from a recording."""
+"""Which program a process runs, followed through forks and execs in the order of the ring."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from masdeepflow.enrich import process
-from masdeepflow.enrich.process import UNKNOWN, LiveProcesses, ProcessNames, RecordedProcesses, read_process
+from masdeepflow.enrich import process as module
+from masdeepflow.enrich.facts import ProcessFact
+from masdeepflow.enrich.process import Processes, is_life
+from masdeepflow.schema import Kind
+from tests.support.slots import cgroup, execute, fork, make_slots
 
-_GONE = 2**22 + 1  # beyond the largest PID
+if TYPE_CHECKING:
+    from masdeepflow.enrich.process import Program
 
-
-def _names_of(executable: Path, argv0: str) -> ProcessNames:
-    """Return the names that are read of a program while it runs."""
-    with subprocess.Popen([argv0, "60"], executable=executable) as running:
-        try:
-            _wait_for_exec(running.pid)
-            return read_process(running.pid)
-        finally:
-            running.kill()
+_CONTAINER = "0123456789abcdef" * 4
 
 
-def _wait_for_exec(pid: int) -> None:
-    # The new program counts as started a moment before its arguments can be read.
-    while not Path(f"/proc/{pid}/cmdline").read_bytes():
-        time.sleep(0.001)
+def _followed(*records: dict[str, object], processes: Processes | None = None) -> Processes:
+    """Return what is known after a batch of nothing but these records."""
+    processes = Processes() if processes is None else processes
+    processes.follow(make_slots(*records), np.zeros(len(records), np.intp))
+    processes.end_batch()
+    return processes
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count what is read from /proc: each PID gives names made of it, odd ones are gone."""
-    pids: list[int] = []
-
-    def read(pid: int) -> ProcessNames:
-        pids.append(pid)
-        return UNKNOWN if pid % 2 else ProcessNames(f"exe-{pid}", f"/bin/{pid}")
-
-    monkeypatch.setattr(process, "read_process", read)
-    return pids
+def _program(processes: Processes, pid: int) -> Program:
+    program = processes.program(pid, 0)
+    assert program is not None
+    return program
 
 
-def test_own_names_are_read_from_proc() -> None:
-    """The executable is a base name with links resolved, the command is argv[0]."""
-    names = read_process(os.getpid())
-    assert names.executable == Path(sys.executable).resolve().name
-    assert names.command
+def test_records_of_processes_are_told_from_turns() -> None:
+    """Kinds of connections come before, and others may come behind."""
+    kinds = np.array([*Kind, 10, 255], np.uint8)
+    wanted = {Kind.FORK, Kind.CGROUP, Kind.EXEC}
+    assert is_life(kinds).tolist() == [kind in wanted for kind in kinds.tolist()]
 
 
-def test_command_is_what_the_process_calls_itself(tmp_path: Path) -> None:
-    """A title such as nginx's shows, bytes that are no UTF-8 as what they are; no argv[0] is no command."""
-    sleep = tmp_path / "sleep me"
-    sleep.symlink_to("/bin/sleep")
-    assert _names_of(sleep, "nginx: worker process").command == "nginx: worker process"
-    assert _names_of(sleep, os.fsdecode(b"caf\xe9")).command == "caf\\xe9"
-    assert _names_of(sleep, "").command is None
-    assert _names_of(sleep, "x" * 5000).command == "x" * 1024
+def test_exec_tells_program_arguments_user_and_service() -> None:
+    """All that is known of a process of which nothing else is seen."""
+    program = _program(_followed(execute(7, b"/usr/bin/curl", b"-s", b"a b", service=b"shop", user=33)), 7)
+    assert (program.executable, program.arguments) == ("curl", ("/usr/bin/curl", "-s", "a b"))
+    assert (program.user, program.service) == (33, "shop")
+    assert program.member.container_id == ""
 
 
-def test_deleted_executable_keeps_its_name(tmp_path: Path) -> None:
-    """After an upgrade the old process is still the same service."""
-    program = tmp_path / "server"
-    program.write_bytes(Path("/bin/sleep").read_bytes())
-    program.chmod(0o755)
-    with subprocess.Popen([program, "60"]) as running:
-        _wait_for_exec(running.pid)
-        program.unlink()
-        names = read_process(running.pid)
-        running.kill()
-    assert names.executable == "server"
+def test_cgroup_comes_before_its_exec() -> None:
+    """It belongs to the next program of that process only."""
+    processes = _followed(
+        cgroup(7, f"docker/{_CONTAINER}"), execute(8, b"a"), execute(7, b"b"), execute(7, b"c")
+    )
+    assert _program(processes, 8).member.container_id == ""
+    assert _program(processes, 7).member.container_id == ""
+    processes = _followed(cgroup(7, f"system.slice/x/docker-{_CONTAINER}.scope"), execute(7, b"b"))
+    assert _program(processes, 7).member.container_id == _CONTAINER
 
 
-def test_process_that_is_gone_is_unknown() -> None:
-    """A process may end before its first turn is read: that is no error."""
-    assert read_process(_GONE) is UNKNOWN
+def test_children_run_what_their_parent_runs_until_they_exec() -> None:
+    """A server's workers are that server; what a shell starts is not the shell."""
+    processes = _followed(execute(7, b"nginx"), fork(8, 7), fork(9, 8), execute(9, b"sh"))
+    assert _program(processes, 8) is _program(processes, 7)
+    assert _program(processes, 9).executable == "sh"
 
 
-def test_kernel_thread_is_unknown() -> None:
-    """Kernel threads have no executable."""
-    assert read_process(2) is UNKNOWN
+def test_a_pid_that_is_used_again_is_the_new_process() -> None:
+    """Also when nothing is known of the parent: better no name than the old one's."""
+    processes = _followed(execute(7, b"curl"), fork(7, 1))
+    assert processes.program(7, 0) is None
 
 
-def test_names_are_read_once_per_process(reads: list[int]) -> None:
-    """/proc is asked once, and the answer outlives the process."""
-    live = LiveProcesses()
-    assert [live.names(4, "a") for _ in range(3)] == [ProcessNames("exe-4", "/bin/4")] * 3
-    assert reads == [4]
+def test_within_a_batch_a_process_is_what_it_was_at_that_place() -> None:
+    """A turn that was written before an exec is the old program's, even when both come in one batch."""
+    processes = _followed(execute(7, b"sh"))
+    processes.follow(make_slots(execute(7, b"curl"), execute(7, b"wget")), np.array([3, 5]))
+    names = [program and program.executable for program in (processes.program(7, at) for at in range(7))]
+    assert names == ["sh", "sh", "sh", "curl", "curl", "wget", "wget"]
+    processes.end_batch()
+    assert _program(processes, 7).executable == "wget"
 
 
-def test_another_comm_is_another_process(reads: list[int]) -> None:
-    """The comm tells a PID that was given to somebody else, or that has executed another program."""
-    live = LiveProcesses()
-    live.names(4, "sh")
-    live.names(4, "curl")
-    assert reads == [4, 4]
+def test_proc_names_only_what_no_exec_told() -> None:
+    """What was read late may be of the next process with that PID; what an exec said is sure."""
+    processes = Processes()
+    old = ProcessFact(7, "nginx", "nginx", ("nginx",), 0, cgroup=f"0::/docker/{_CONTAINER}\n")
+    assert processes.learn(old)
+    assert _program(processes, 7).member.container_id == _CONTAINER
+    assert processes.learn(ProcessFact(7, "nginx", "nginx2"))
+    _followed(execute(7, b"curl"), processes=processes)
+    assert not processes.learn(old)
+    assert _program(processes, 7).executable == "curl"
 
 
-def test_memory_stays_bounded_under_process_churn(reads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that starts a process a request does not make the agent grow."""
-    monkeypatch.setattr(process, "_LIMIT", 10)
-    live = LiveProcesses()
-    for pid in range(1000):
-        live.names(pid, "curl")
-    assert len(reads) == 1000
-    assert len(live._known) <= 10
-    assert live._fresh == []
+@pytest.mark.parametrize("argument", [b"\xff\xfe", b"\x1b[2J", b"", b"x" * 5000])
+def test_hostile_arguments_are_text(argument: bytes) -> None:
+    """Strangers choose them: any bytes give strings of bounded length."""
+    program = _program(_followed(execute(7, b"a", argument)), 7)
+    assert program.executable == "a"
+    assert all(len(text) <= 4 * 208 for text in program.arguments)
+    "".join(program.arguments).encode()
 
 
-def test_what_was_learnt_is_taken_once(reads: list[int]) -> None:
-    """A recording gets each name with the batch in which it was learnt, unknown ones too."""
-    live = LiveProcesses(keep_fresh=True)
-    live.names(4, "a")
-    live.names(5, "b")
-    live.names(4, "a")
-    assert live.take_fresh() == [(4, "a", ProcessNames("exe-4", "/bin/4")), (5, "b", UNKNOWN)]
-    assert live.take_fresh() == []
-    assert len(reads) == 2
-
-
-def test_recording_answers_as_the_live_run_did() -> None:
-    """What was learnt later replaces what was learnt before; what was never learnt is unknown."""
-    recorded = RecordedProcesses()
-    assert recorded.names(1, "a") is UNKNOWN
-    recorded.add(1, "a", ProcessNames("old", None))
-    recorded.add(1, "a", ProcessNames("new", None))
-    assert recorded.names(1, "a") == ProcessNames("new", None)
-    assert recorded.names(1, "b") is UNKNOWN
+def test_memory_is_bounded_under_process_churn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that came last are known; cgroups whose exec was lost do not pile up."""
+    monkeypatch.setattr(module, "_LIMIT", 16)
+    monkeypatch.setattr(module, "_WAITING_LIMIT", 16)
+    processes = Processes()
+    for pid in range(1, 500):
+        _followed(cgroup(10_000 + pid, "a"), execute(pid, b"sh"), processes=processes)
+    assert len(processes._programs) <= 16
+    assert len(processes._cgroups) <= 16
+    assert processes.program(499, 0) is not None
+    assert processes.program(1, 0) is None

@@ -17,7 +17,7 @@ from masdeepflow import __version__
 from masdeepflow.schema import Kind
 from masdeepflow.sinks.exposition import Exposition, registry
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
-from masdeepflow.sinks.metrics import Metrics
+from masdeepflow.sinks.metrics import Metrics, Service
 from tests.support.tables import CLIENT, MILLISECOND, SERVER, make_events, make_output, make_table
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _full() -> CollectorRegistry:
             ),
         )
     )
-    metrics.add_lost("nginx", "http", "server", 5, np.zeros(KERNEL_BUCKETS, np.int64))
+    metrics.add_lost(Service("nginx", "http", "server"), 5, np.zeros(KERNEL_BUCKETS, np.int64))
     metrics.add_bytes("nginx", 992, 1000)
     return registry(Exposition(metrics, lambda: {"ring_full": 5, "log": 0}, lambda: {"http": 0, "mysql": 2}))
 

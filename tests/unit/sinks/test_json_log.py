@@ -35,7 +35,11 @@ FULL: dict[str, Any] = {
     "queue_ns": 7000,
     "error": True,
     "truncated": True,
-    "end": replace(SERVER, pod="web-0", container="nginx"),
+    "end": replace(
+        SERVER,
+        attributes=(("container.name", "nginx"), ("k8s.pod.name", "web-0")),
+        peer=(("peer.process.pid", 7), ("peer.service.name", 'a "b"')),
+    ),
     "http.request.method": "GET",
     "url.path": "/path",
     "url.query": "a=b",
@@ -60,6 +64,7 @@ def test_transaction_is_one_object_with_all_that_is_known(logged: Logged) -> Non
         '"truncated":true,"network.transport":"tcp","client.address":"127.0.0.1","client.port":50000,'
         '"server.address":"127.0.0.1","server.port":80,"process.pid":80,"process.executable.name":"nginx",'
         '"process.command":"nginx: worker process","container.name":"nginx","k8s.pod.name":"web-0",'
+        '"peer.process.pid":7,"peer.service.name":"a \\"b\\"",'
         '"http.request.method":"GET","url.path":"/path","url.query":"a=b","http.response.status_code":500,'
         '"network.protocol.version":"1.1","server.name":"example.org",'
         '"user_agent.original":"curl/8 \\"quoted\\""}'

@@ -47,9 +47,18 @@ def test_requests_errors_and_percentiles_of_a_service() -> None:
     """Transactions are counted by service, protocol and role."""
     rows = [{"end": SERVER, "duration_ns": ms * MILLISECOND, "error": ms > 98} for ms in range(1, 101)]
     (summary,) = _written(*rows).services()
-    assert (summary.service, summary.protocol, summary.role) == NGINX
+    assert (summary.service, summary.protocol, summary.role) == NGINX[:3]
     assert (summary.requests, summary.errors) == (100, 2)
     assert [summary.p50_ms, summary.p95_ms, summary.p99_ms] == pytest.approx([50, 95, 99], rel=0.02)
+
+
+def test_a_service_is_counted_by_the_pod_it_runs_in() -> None:
+    """Metrics tell replicas apart, the summary adds them up."""
+    places = [("shop", "web-0", "nginx"), ("shop", "web-1", "nginx"), ("", "", "")]
+    ends = [replace(SERVER, namespace=space, pod=pod, container=name) for space, pod, name in places]
+    metrics = _written(*({"end": end, "duration_ns": MILLISECOND} for end in ends))
+    assert [service.resource for service in metrics.snapshot().services] == places
+    assert [summary.requests for summary in metrics.services()] == [3]
 
 
 def test_waiting_requests_count_when_they_end() -> None:
@@ -161,11 +170,12 @@ def test_whole_batches_are_counted_as_one_by_one(rows: list[_Row]) -> None:
             for end, method, status, error, duration in rows
         )
     )
-    requests, errors, durations = Counter[Service](), Counter[Service](), Counter[Series]()
+    requests, errors = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
+    durations = Counter[Series]()
     for end, method, status, error, duration in rows:
         service = Service(ends[end].service, "http", ends[end].role)
-        requests[service] += 1
-        errors[service] += error
+        requests[service[:3]] += 1
+        errors[service[:3]] += error
         labels = (method or "", str(status or ""))
         durations[Series("http", service, labels)] += duration >= 0
     services = _services(metrics)
@@ -181,7 +191,7 @@ def test_lost_turns_count() -> None:
     metrics = _written({"end": SERVER, "http.request.method": "GET", "duration_ns": MILLISECOND})
     histogram = np.zeros(KERNEL_BUCKETS, np.uint32)
     histogram[8 * (16 - 2)] = 9  # 64 ms
-    metrics.add_lost(*NGINX, 10, histogram)
+    metrics.add_lost(NGINX, 10, histogram)
     (summary,) = metrics.services()
     assert summary.requests == 11
     assert summary.p50_ms == pytest.approx(67, rel=0.13)
@@ -193,8 +203,8 @@ def test_lost_turns_count() -> None:
 def test_lost_turns_of_an_unknown_protocol_count() -> None:
     """Turns that are lost before any of their protocol was parsed are of no kind."""
     metrics = Metrics(service_limit=1)
-    metrics.add_lost("a", "tcp", "server", 3, np.zeros(KERNEL_BUCKETS, np.int64))
-    metrics.add_lost("b", "tcp", "", 4, np.zeros(KERNEL_BUCKETS, np.int64))
+    metrics.add_lost(Service("a", "tcp", "server"), 3, np.zeros(KERNEL_BUCKETS, np.int64))
+    metrics.add_lost(Service("b", "tcp", ""), 4, np.zeros(KERNEL_BUCKETS, np.int64))
     assert {key: one.requests for key, one in _services(metrics).items()} == {
         ("a", "tcp", "server"): 3,
         (OTHER, "tcp", ""): 4,
