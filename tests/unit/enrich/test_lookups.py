@@ -1,0 +1,67 @@
+"""All lookups as one."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from masdeepflow.enrich.directory import Wanted
+from masdeepflow.enrich.facts import ContainerFact, Fact, PodFact, ProcessFact, UsersFact
+from masdeepflow.enrich.lookups import Lookups
+
+
+class _Other:
+    """Stands where runtimes and the cluster stand: says what it is told to say, once."""
+
+    def __init__(self, *facts: Fact) -> None:
+        self.facts = list(facts)
+        self.asked: list[tuple[str, str]] = []
+        self.running = False
+
+    def start(self) -> None:
+        self.running = True
+
+    def ask(self, container_id: str, runtime: str) -> None:
+        self.asked.append((container_id, runtime))
+
+    def take(self) -> list[Fact]:
+        facts, self.facts = self.facts, []
+        return facts
+
+    def problems(self) -> dict[str, str]:
+        return {"docker": "it does not answer"}
+
+    def close(self) -> None:
+        self.running = False
+
+
+def test_first_comes_what_there_is() -> None:
+    """Users and running processes are known before the first record is read."""
+    lookups = Lookups()
+    lookups.start()
+    users, *processes = lookups.take()
+    lookups.close()
+    assert isinstance(users, UsersFact)
+    assert os.getppid() in [fact.pid for fact in processes if isinstance(fact, ProcessFact)]
+
+
+def test_what_is_wanted_goes_to_who_can_find_it_out() -> None:
+    """Processes to /proc, containers to the runtimes; what they say comes out as one."""
+    runtimes, cluster = _Other(ContainerFact("a")), _Other(PodFact("u", "web", "shop"))
+    lookups = Lookups(runtimes, cluster)
+    lookups.start()
+    assert [runtimes.running, cluster.running] == [True, True]
+    first = lookups.take()
+    assert first[-2:] == [ContainerFact("a"), PodFact("u", "web", "shop")]
+    wanted = Wanted()
+    wanted.pids, wanted.containers = [os.getppid()], [("a", "docker")]
+    lookups.ask(wanted)
+    found = lookups.take()
+    while not found:
+        time.sleep(0.001)
+        found = lookups.take()
+    assert [fact.pid for fact in found if isinstance(fact, ProcessFact)] == [os.getppid()]
+    assert runtimes.asked == [("a", "docker")]
+    assert lookups.problems() == {"docker": "it does not answer"}
+    lookups.close()
+    assert [runtimes.running, cluster.running] == [False, False]
