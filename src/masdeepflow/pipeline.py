@@ -43,7 +43,7 @@ _BASE = (
 class Pipeline:
     """Turns slots into `Output`; deterministic given the same batches, so that a replay equals the live run.
 
-    redact: applied to every table when set.
+    redact: applied to every table when set; command lines are left out then.
     """
 
     def __init__(
@@ -56,12 +56,18 @@ class Pipeline:
         self.registry = Registry(protocols)
         self.endpoints = Endpoints(directory)
         self._directory = directory
+        self.set_redact(redact)
         self.shown = shown
-        self.redact = redact
         self._announced = Announced()
         self.records = 0
         """Slots seen, those that only tell of processes not counted."""
         self._parsed_bytes = np.zeros(MAX_SERVICES + 1)  # since `take_parsed_bytes`; what can't be comes last
+
+    def set_redact(self, redact: Callable[[Table], None] | None) -> None:
+        """Redact tables from now on, or no longer."""
+        self._redact = redact
+        if self._directory.show_arguments(shown=redact is None):
+            self.endpoints.refresh_all()
 
     def learn(self, facts: Sequence[Fact]) -> None:
         """Take in what lookups found out: it holds from the next batch on."""
@@ -189,8 +195,8 @@ class Pipeline:
         table.shown = self._announced.mark(slots, parsed)
         if self.shown:
             table = _filtered(table, self.shown)
-        if self.redact is not None:
-            self.redact(table)
+        if self._redact is not None:
+            self._redact(table)
         return table
 
     def _events(self, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Events:

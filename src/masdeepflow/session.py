@@ -266,7 +266,8 @@ def _reload(pipeline: Pipeline, reload: Callable[[], Options] | None) -> None:
     except UsageError as error:
         _tell(f"masdeepflow: not reloaded: {error.message}")
         return
-    pipeline.shown, pipeline.redact = shown, _redaction(options)
+    pipeline.shown = shown
+    pipeline.set_redact(_redaction(options))
     _tell("reloaded: include, exclude and redact; other options need a restart")
 
 

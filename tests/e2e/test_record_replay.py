@@ -115,7 +115,7 @@ def _damaged(file: Path, public: Path, kind: str) -> Path:
         "end bit": bytes(last),
         "text": b"2026-01-01 nothing of interest\n" * 100,
         "zeros": bytes(4096),
-        "other version": whole.replace(b"recording 1", b"recording 9", 1),
+        "other version": whole.replace(b"recording 2", b"recording 9", 1),
         "more behind": whole + b"more",
     }
     bad.write_bytes(contents[kind])

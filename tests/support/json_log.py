@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENT_KEYS", "TRANSACTION_KEYS", "check_line", "check_order", "nanoseconds", "summary"]
 
+_WORKLOADS = ("deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob")
 _ENDPOINT_KEYS = {
     "network.transport",
     "client.address",
@@ -20,12 +21,37 @@ _ENDPOINT_KEYS = {
     "process.pid",
     "process.executable.name",
     "process.command",
+    "process.command_line",
+    "process.owner",
+    "service.name",
     "container.id",
     "container.name",
     "container.runtime",
+    "container.image.name",
     "k8s.pod.name",
+    "k8s.pod.uid",
     "k8s.namespace.name",
     "k8s.node.name",
+    "k8s.container.name",
+    *(f"k8s.{kind}.name" for kind in _WORKLOADS),
+    *(
+        f"peer.{name}"
+        for name in (
+            "service.name",
+            "process.pid",
+            "process.executable.name",
+            "container.id",
+            "container.name",
+            "container.runtime",
+            "k8s.pod.name",
+            "k8s.pod.uid",
+            "k8s.namespace.name",
+            "k8s.node.name",
+            "k8s.container.name",
+            "k8s.service.name",
+            *(f"k8s.{kind}.name" for kind in _WORKLOADS),
+        )
+    ),
 }
 _ALWAYS = {
     "timestamp",

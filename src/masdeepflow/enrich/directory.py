@@ -35,11 +35,12 @@ class Wanted:
 class Directory:
     """Names processes and addresses. Deterministic: what it answers depends on what it was fed only.
 
-    label_keys: pod labels that are shown.
+    label_keys: pod labels that are shown. show_arguments: whether command lines are: they may hold secrets.
     """
 
-    def __init__(self, label_keys: Sequence[str] = ()) -> None:
+    def __init__(self, label_keys: Sequence[str] = (), *, show_arguments: bool = True) -> None:
         self.processes = Processes()
+        self._show_arguments = show_arguments
         self._index = Index()
         self._label_keys = tuple(label_keys)
         self._containers: dict[str, ContainerFact] = {}
@@ -96,7 +97,15 @@ class Directory:
         if known is None:
             place = self._place(program)
             user = self._user(program)
-            known = identify(pid, comm, program, place, user=user, label_keys=self._label_keys)
+            known = identify(
+                pid,
+                comm,
+                program,
+                place,
+                user=user,
+                label_keys=self._label_keys,
+                show_arguments=self._show_arguments,
+            )
             self._keep(key, known)
         return known
 
@@ -139,6 +148,15 @@ class Directory:
         if len(self._asked) >= _WANTED:
             self._asked.clear()
         self._asked.add(what)
+        return True
+
+    def show_arguments(self, *, shown: bool) -> bool:
+        """Show command lines or not, from now on; return whether that is a change."""
+        if shown == self._show_arguments:
+            return False
+        self._show_arguments = shown
+        self._identities.clear()
+        self._by_subject.clear()
         return True
 
     def take_wanted(self) -> Wanted:

@@ -150,10 +150,16 @@ class Endpoints:
 
     def refresh(self, subjects: set[str]) -> None:
         """Name anew what facts about these subjects concern. Codes stay, endpoints are new objects."""
-        codes = set().union(*(self._by_subject.get(subject, ()) for subject in subjects))
-        for code in sorted(codes):
+        self._refresh(sorted(set().union(*(self._by_subject.get(subject, ()) for subject in subjects))))
+
+    def refresh_all(self) -> None:
+        """Name all endpoints anew."""
+        self._refresh(sorted(self._ends))
+
+    def _refresh(self, codes: list[int]) -> None:
+        for code in codes:
             self._name(code)
-        for code in sorted(codes):
+        for code in codes:
             end = self._ends[code]
             if end.flow is not None:
                 self._meet(code, end, end.flow)

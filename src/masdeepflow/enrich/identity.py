@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from masdeepflow.enrich.script import script_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -26,6 +28,7 @@ Attributes = tuple[tuple[str, str | int], ...]
 """Attribute name -> value, in the order in which sinks show them."""
 PEER = "peer."
 """Before the names of what is known of the other end."""
+_UNKNOWN = "(unknown)"
 _SHORT_ID = 12  # as docker ps shows it
 _NAME_BYTES = 256
 _COMMAND_BYTES = 512
@@ -72,13 +75,18 @@ def identify(  # noqa: PLR0913  # the parts of an identity
     *,
     user: str | None,
     label_keys: Sequence[str] = (),
+    show_arguments: bool = True,
 ) -> Identity:
-    """Put together what is known of a process."""
+    """Put together what is known of a process.
+
+    label_keys: pod labels that are shown. show_arguments: whether its command line is.
+    """
     executable = program.executable if program else None
-    service = _service(program, place) or executable or comm or "(unknown)"
+    arguments = program.arguments if program else ()
+    service = _service(program, place) or script_of(executable, arguments) or executable or comm or _UNKNOWN
     attributes = (
         ("service.name", service),
-        *_process_attributes(program, user),
+        *_process_attributes(arguments if show_arguments else (), user),
         *_container_attributes(program, place),
         *_pod_attributes(program, place, label_keys),
     )
@@ -147,9 +155,9 @@ def _container_name(program: Program | None, place: Place) -> str:
     return _cut(place.container.name if place.container else "") or identifier[:_SHORT_ID]
 
 
-def _process_attributes(program: Program | None, user: str | None) -> Iterator[tuple[str, str | int]]:
-    if program and len(program.arguments) > 1:
-        yield "process.command_line", _cut(" ".join(program.arguments), _COMMAND_BYTES)
+def _process_attributes(arguments: Sequence[str], user: str | None) -> Iterator[tuple[str, str | int]]:
+    if len(arguments) > 1:
+        yield "process.command_line", _cut(" ".join(arguments), _COMMAND_BYTES)
     if user is not None:
         yield "process.owner", user
 

@@ -1,0 +1,45 @@
+"""What an interpreter runs: a host full of `python3` says nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["script_of"]
+
+_INTERPRETER = re.compile(
+    r"(python|pypy|ruby|perl|php|node|nodejs|bun|deno|java|bash|dash|sh|busybox)[\d.]*", re.ASCII
+)
+_NAMES_PROGRAM = frozenset(["-m", "-jar", "--module"])
+_TAKES_VALUE = frozenset(
+    ["-cp", "-classpath", "--class-path", "-p", "--module-path", "-W", "-X", "-r", "--require"]
+)
+_IS_PROGRAM = frozenset(["-c", "-e", "--eval", "--command", "-"])
+
+
+def script_of(executable: str | None, arguments: Sequence[str]) -> str | None:
+    """Return the base name of the script, module, archive or class that an interpreter was told to run.
+
+    None for other executables, for programs given on the command line itself, and where nothing is given.
+    arguments: argv, its first the interpreter's own name.
+    """
+    if executable is None or not _INTERPRETER.fullmatch(executable):
+        return None
+    rest = iter(arguments[1:])
+    program = next(_program(rest), None)
+    return None if program is None else program.rstrip("/").rpartition("/")[2] or None
+
+
+def _program(rest: Iterator[str]) -> Iterator[str]:
+    for argument in rest:
+        if argument in _IS_PROGRAM:
+            return
+        if argument in _NAMES_PROGRAM:
+            yield from rest
+        elif argument in _TAKES_VALUE:
+            next(rest, None)
+        elif not argument.startswith("-"):
+            yield argument

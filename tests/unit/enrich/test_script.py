@@ -1,0 +1,42 @@
+"""What an interpreter was told to run."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masdeepflow.enrich.script import script_of
+
+
+@pytest.mark.parametrize(
+    ("executable", "arguments", "script"),
+    [
+        ("python3.11", "python3 /srv/shop/app.py --port 80", "app.py"),
+        ("python3.11", "python -u -X dev -m gunicorn.app", "gunicorn.app"),
+        ("python3.11", "/venv/bin/python /venv/bin/gunicorn app:app", "gunicorn"),
+        ("python3.11", "python -c print(1) app.py", None),
+        ("python3.11", "python", None),
+        ("node", "node --inspect server.js", "server.js"),
+        ("node", "node -r ./tracing.js /srv/server.js", "server.js"),
+        ("node", "node -e 1", None),
+        ("java", "java -Xmx1g -cp a.jar:b.jar org.shop.Main arg", "org.shop.Main"),
+        ("java", "java -jar /opt/shop.jar", "shop.jar"),
+        ("bash", "bash /usr/local/bin/loop", "loop"),
+        ("dash", "sh -c curl", None),
+        ("ruby", "ruby /app/", "app"),
+        ("nginx", "nginx -g daemon", None),
+        ("pythonista", "pythonista app.py", None),
+        (None, "python app.py", None),
+    ],
+)
+def test_an_interpreter_is_what_it_runs(executable: str | None, arguments: str, script: str | None) -> None:
+    """Script, module, archive or main class, past options and their values."""
+    assert script_of(executable, arguments.split()) == script
+
+
+@given(st.lists(st.text()))
+def test_any_arguments_give_a_base_name_or_none(arguments: list[str]) -> None:
+    """Whoever starts a process chooses them."""
+    script = script_of("python3", arguments)
+    assert script is None or (script and "/" not in script)
