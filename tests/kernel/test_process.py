@@ -43,7 +43,7 @@ def _records(probes: Probes) -> np.ndarray:
     return found
 
 
-def _run(probes: Probes, *arguments: str | bytes, **more: object) -> tuple[np.ndarray, int]:
+def _run(probes: Probes, *arguments: str | bytes | Path, **more: object) -> tuple[np.ndarray, int]:
     """Run a program to its end; return what the ring told of it, and its PID."""
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, **more) as process:  # type: ignore[call-overload]
         assert process.wait(30) == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from masdeepflow import filters, schema
-from masdeepflow.enrich.process import RecordedProcesses
+from masdeepflow.enrich.directory import Directory
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.protocols.plugins import PluginsError, load
@@ -88,7 +88,7 @@ def _beanstalkd(directory: Path) -> Protocol:
 def test_the_documented_example_works(tmp_path: Path) -> None:
     """As it stands in docs/new-protocol.md: beside our own protocols, with attributes of its own."""
     protocols = [*registry.load(), _beanstalkd(tmp_path)]
-    pipeline = Pipeline(protocols, RecordedProcesses(), filters.parse([], []))
+    pipeline = Pipeline(protocols, Directory(), filters.parse([], []))
     slots = make_slots(
         turn(b"put 0 0 60 5\r\nhello\r\n", b"INSERTED 17\r\n"),
         turn(b"delete 99\r\n", b"NOT_FOUND\r\n"),
