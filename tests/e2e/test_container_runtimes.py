@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from masdeepflow.enrich.cgroup import Membership, parse_proc
-from masdeepflow.enrich.containers import Runtimes, parse_socket
+from masdeepflow.enrich.containers.runtimes import Runtimes
+from masdeepflow.enrich.containers.sockets import parse_socket
 from masdeepflow.enrich.containers.worker import Pace
 from masdeepflow.enrich.facts import ContainerFact
 from tests.support.containers import (
