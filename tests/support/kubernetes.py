@@ -45,6 +45,7 @@ _FIELDS: dict[str, Callable[[Json], str]] = {
     "status.phase": lambda item: item["status"].get("phase", ""),
 }
 _TICK_S = 0.02
+_MANY = 1_000_000
 
 
 class Tls(NamedTuple):
@@ -71,7 +72,8 @@ class Faults:
     code: of every answer, 0 for none. retry_after: header with it. times: how many requests fail so, then no
     more; negative for all. silent: requests are taken and never answered, and watches say nothing more.
     garbage: sent in each watch once, in place of an event. forbidden: kinds that may not be listed.
-    slow_s: before each answer.
+    slow_s: before each answer. cut_after: objects of a first list, then the
+    connection is cut; 0 for never.
     """
 
     code: int = 0
@@ -81,6 +83,7 @@ class Faults:
     garbage: bytes = b""
     forbidden: set[str] = field(default_factory=set)
     slow_s: float = 0.0
+    cut_after: int = 0
 
 
 class _Event(NamedTuple):
@@ -174,6 +177,10 @@ class _Server:
         self.faults = Faults()
         self.requests: list[str] = []
         """Path and query of all requests, in order."""
+        self.authorized = 0
+        """How many requests brought a token."""
+        self.hook: Callable[[str], None] = lambda _: None
+        """Called with path and query of each request, before it is answered."""
         self._tls = tls
         self._http: ThreadingHTTPServer | None = None
         self._sockets: set[socket.socket] = set()
@@ -272,6 +279,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         double = self.server_double
         double.requests.append(self.path)
+        double.authorized += "Authorization" in self.headers
+        double.hook(self.path)
         split = urlsplit(self.path)
         try:
             double.admit(self.headers.get("Authorization", ""))
@@ -322,6 +331,8 @@ class ApiServer(_Server):
         self.streams = streams
         self.bookmark_s = bookmark_s
         self.store = _Store()
+        self.metadata_only = 0
+        """How many requests asked for metadata only."""
 
     def put(self, *items: Json) -> None:
         """Create or replace objects, which must have their kind's shape."""
@@ -337,6 +348,11 @@ class ApiServer(_Server):
     def compact(self) -> None:
         """Make all versions up to now too old to watch from."""
         self.store.compact()
+
+    def break_off(self, count: int) -> None:
+        """Cut the connection if `faults` ask for it after so many objects."""
+        if self.faults.cut_after and count >= self.faults.cut_after:
+            raise ConnectionAbortedError
 
     def kubeconfig(self, directory: Path) -> Path:
         """Write a kubeconfig for this server and return its path."""
@@ -374,6 +390,7 @@ class ApiServer(_Server):
             raise _Status(404, "NotFound", "the server could not find the requested resource")
         if kind in self.faults.forbidden:
             raise _Status(403, "Forbidden", f"{path.rpartition('/')[2]} is forbidden: User cannot list it")
+        self.metadata_only += reply.metadata_only()
         if query.get("watch") in {"true", "1"}:
             self._watch(kind, query, reply)
         else:
@@ -383,6 +400,7 @@ class ApiServer(_Server):
         store = self.store
         with store.changed:
             if token := query.get("continue", ""):
+                self.break_off(_MANY)
                 if token not in store.pages:
                     raise _Status(410, "Expired", "The provided continue parameter is too old")
                 version, items = store.pages.pop(token)
@@ -438,8 +456,9 @@ class _Watch:
     def _send_initial(self) -> None:
         with self._store.changed:
             items, self._version = self._store.of(self._kind), self._store.version
-        for item in filter(self._passes, items):
+        for count, item in enumerate(filter(self._passes, items), 1):
             self._send("ADDED", _shown(item, metadata=self._metadata))
+            self._double.break_off(count)
         self._send_bookmark({"k8s.io/initial-events-end": "true"})
 
     def _wait(self) -> list[_Event]:

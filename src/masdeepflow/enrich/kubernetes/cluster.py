@@ -6,10 +6,15 @@ A pod of this node is known in full, all others by address, name, namespace, uid
 from __future__ import annotations
 
 import asyncio
-import time
+import re
 from typing import TYPE_CHECKING, ClassVar
 
-from masdeepflow.enrich.kubernetes.connection import Server, configuration
+from masdeepflow.enrich.kubernetes.connection import (
+    SERVICE_ACCOUNT,
+    ConfigurationError,
+    Server,
+    configuration,
+)
 from masdeepflow.enrich.kubernetes.feed import Feed
 from masdeepflow.enrich.kubernetes.limits import Limits
 from masdeepflow.enrich.kubernetes.objects import Metadata
@@ -17,23 +22,18 @@ from masdeepflow.enrich.kubernetes.owners import INTERMEDIATE, Owners
 from masdeepflow.enrich.kubernetes.pods import Pods
 from masdeepflow.enrich.kubernetes.reflector import Pace, Reflector, Source
 from masdeepflow.enrich.kubernetes.services import Services
-from masdeepflow.enrich.kubernetes.state import ClusterState, Counters
+from masdeepflow.enrich.kubernetes.state import Counters, describe
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from masdeepflow.enrich.facts import PodFact, ServiceFact
     from masdeepflow.enrich.kubernetes.reflector import Keeper
+    from masdeepflow.enrich.kubernetes.state import ClusterState
 
-__all__ = ["RULES", "Cluster"]
+__all__ = ["Cluster"]
 
-RULES = (
-    {"apiGroups": ("",), "resources": ("pods", "services"), "verbs": ("list", "watch")},
-    {"apiGroups": ("apps",), "resources": ("replicasets",), "verbs": ("list", "watch")},
-    {"apiGroups": ("batch",), "resources": ("jobs",), "verbs": ("list", "watch")},
-)
-"""Rules of the ClusterRole that this needs, and nothing more."""
-
+_NODE = re.compile(r"[a-z0-9.-]{0,253}")
 _PODS = "/api/v1/pods"
 # A pod that ended keeps its address in the API, while another may have it: it leaves this selection instead.
 _ELSEWHERE = "spec.nodeName!={},spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
@@ -44,10 +44,10 @@ class Cluster:
 
     node: name of the Node that this host is; without it all pods are watched in full. kubeconfig: path of a
     file, else the Pod's service account is used. labels: keys of pod labels to keep. others: whether pods of
-    other nodes are watched too. service_account: directory with `token`, `ca.crt` and `namespace`.
+    other nodes are watched too. service_account: see `connection.SERVICE_ACCOUNT`.
 
     Raises:
-        ConfigurationError: there is no readable configuration; nothing was started.
+        ConfigurationError: there is no readable configuration, or `node` is no name; nothing was started.
     """
 
     def __init__(  # noqa: PLR0913  # options of the command line
@@ -58,14 +58,14 @@ class Cluster:
         labels: Collection[str] = (),
         others: bool = True,
         pace: Pace | None = None,
-        service_account: str = "/var/run/secrets/kubernetes.io/serviceaccount",
+        service_account: str = SERVICE_ACCOUNT,
     ) -> None:
+        if not _NODE.fullmatch(node):
+            raise ConfigurationError(f"{node!r} is not the name of a Node: see kubectl get nodes")
         self._server = Server(configuration(kubeconfig, service_account), "the Kubernetes API server")
         self._pace = pace or Pace()
         self._counters = Counters()
-        self._limits = Limits()
-        self._since = time.time()
-        self._connected = False
+        self._limits = Limits(self._counters)
         self._feed = Feed("kubernetes", self._watch, self._counters)
         self._owners = Owners(self._limits, self._want)
         self._pods = Pods(self._feed.offer, self._owners, self._limits, labels=labels, containers=True)
@@ -88,26 +88,9 @@ class Cluster:
 
     def state(self) -> ClusterState:
         """Return how it stands, from any thread."""
-        away = next((each.away for each in list(self._reflectors) if each.away), None)
-        if self._connected != (away is None):
-            self._connected, self._since = away is None, time.time()
-        counters = self._counters
-        return ClusterState(
-            self._connected,
-            self._since,
-            away or self._well(),
-            counters.events,
-            counters.reconnects,
-            counters.relists,
-            counters.dropped,
-            self._limits.cut,
-            len(self._pods) + len(self._others),
-            len(self._services),
-        )
-
-    def _well(self) -> str:
-        known = f"{len(self._pods) + len(self._others):,} pods and {len(self._services):,} Services"
-        return f"{self._server.where} tells of {known}"
+        links = [each.link for each in list(self._reflectors)]
+        pods = len(self._pods) + len(self._others)
+        return describe(links, self._server.where, self._counters, pods, len(self._services))
 
     def _first(self, node: str, *, others: bool) -> list[Reflector]:
         """Return what is watched from the start: an owner kind is only once a pod needs it."""
@@ -128,6 +111,7 @@ class Cluster:
         """Watch the metadata of a kind of owners from now on. Called in the thread, by a keeper."""
         source = Source(f"{kind}s", f"/apis/{INTERMEDIATE[kind]}/v1/{kind.lower()}s", metadata=True)
         reflector = self._reflector(source, _Owned(self._owners))
+        reflector.link.found()  # what is known is right, only less than it could be
         self._reflectors.append(reflector)
         if self._tasks:
             self._tasks.create_task(reflector.run())

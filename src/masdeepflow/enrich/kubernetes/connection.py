@@ -18,9 +18,19 @@ if TYPE_CHECKING:
 
     from lightkube.config.kubeconfig import SingleConfig
 
-__all__ = ["AwayError", "ConfigurationError", "GoneError", "Server", "TokenFile", "configuration", "refusal"]
+__all__ = [
+    "SERVICE_ACCOUNT",
+    "AwayError",
+    "ConfigurationError",
+    "GoneError",
+    "Server",
+    "TokenFile",
+    "configuration",
+]
 
-_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Directory with `token`, `ca.crt` and `namespace`, as it is in a pod."""
+
 _HOST = "KUBERNETES_SERVICE_HOST"
 _CONNECT_S = 10.0
 _MESSAGE = 300  # characters of what a server says that are repeated
@@ -58,7 +68,7 @@ class TokenFile(httpx2.Auth):
         yield request
 
 
-def configuration(kubeconfig: str = "", service_account: str = _SERVICE_ACCOUNT) -> SingleConfig:
+def configuration(kubeconfig: str = "", service_account: str = SERVICE_ACCOUNT) -> SingleConfig:
     """Return how to reach the API server: by a kubeconfig file, else as a pod of the cluster.
 
     Raises:
@@ -74,7 +84,7 @@ def configuration(kubeconfig: str = "", service_account: str = _SERVICE_ACCOUNT)
             )
         return _selected(KubeConfig.from_service_account(service_account))
     except (ConfigError, OSError, UnicodeError) as error:
-        raise ConfigurationError(f"cannot read the Kubernetes configuration: {error}") from error
+        raise ConfigurationError(f"cannot read {kubeconfig or service_account}: {error}") from error
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError, yaml.YAMLError) as error:
         where = kubeconfig or service_account
         raise ConfigurationError(f"{where} is not a Kubernetes configuration: {error!r}") from error
@@ -116,13 +126,3 @@ class Server:
         if isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError):
             return f"{self.where} broke off {what}: {str(error)[:_MESSAGE] or type(error).__name__}"
         return f"{self.where} is not reached: {str(error)[:_MESSAGE] or type(error).__name__}"
-
-
-def refusal(code: int, message: str, what: str, where: str) -> str:
-    """Return what an answer other than 200 means, with the remedy where there is one."""
-    said = f"{where} answers {code} to {what}: {message[:_MESSAGE]}"
-    if code == httpx2.codes.UNAUTHORIZED:
-        return f"{said}; the token is not accepted"
-    if code == httpx2.codes.FORBIDDEN:
-        return f"{said}; grant list and watch in a ClusterRole, see docs/kubernetes.md"
-    return said

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from masdeepflow.enrich.kubernetes.state import Counters
+
 __all__ = ["TEXT", "Limits", "addresses"]
 
 Item = TypeVar("Item")
@@ -18,16 +20,16 @@ TEXT = 256
 
 
 class Limits:
-    """Cuts, and counts in `cut` what it cut: texts, and lists with too many items."""
+    """Cuts texts, and lists with too many items, and counts each time."""
 
-    def __init__(self) -> None:
-        self.cut = 0
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
 
     def text(self, text: str) -> str:
         """Return at most `TEXT` characters."""
         if len(text) <= TEXT:
             return text
-        self.cut += 1
+        self._counters.cut += 1
         return text[:TEXT]
 
     def first(self, items: Iterable[Item], most: int) -> Iterator[Item]:
@@ -35,7 +37,7 @@ class Limits:
         left = iter(items)
         yield from islice(left, most)
         if next(left, None) is not None:
-            self.cut += 1
+            self._counters.cut += 1
 
 
 def addresses(texts: Iterable[str]) -> Iterator[str]:

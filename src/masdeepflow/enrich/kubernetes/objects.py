@@ -20,6 +20,7 @@ __all__ = [
     "Metadata",
     "ObjectMeta",
     "OwnerReference",
+    "Page",
     "Pod",
     "PodSpec",
     "PodStatus",
@@ -184,6 +185,13 @@ class ListMeta(_Object):
 
     resource_version: str = ""
     continue_: str | None = msgspec.field(name="continue", default=None)
+
+
+class Page(_Object):
+    """Part of a list. items: null where a list is empty, for some servers."""
+
+    items: list[msgspec.Raw] | None = None
+    metadata: ListMeta = msgspec.field(default_factory=ListMeta)
 
 
 class _BookmarkMeta(_Object):

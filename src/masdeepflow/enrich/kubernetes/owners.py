@@ -38,7 +38,8 @@ class Owners:
         self._want = want
         self._wanted: set[str] = set()
         self._owners: dict[str, Owner] = {}  # uid of a ReplicaSet or Job -> its owner
-        self._waiting: dict[str, dict[str, Callable[[str, Owner], None]]] = {}  # -> of pods by uid
+        self._waiting: dict[str, dict[str, Callable[[str, Owner], None]]] = {}  # uid -> of pods by uid
+        self._awaited: dict[str, str] = {}  # uid of a pod -> uid of the owner whose owner it waits for
 
     def chain(self, pod: ObjectMeta, learnt: Callable[[str, Owner], None]) -> tuple[Owner, ...]:
         """Return the owners of a pod, from the pod outwards.
@@ -62,14 +63,17 @@ class Owners:
             del self._owners[next(iter(self._owners))]
         self._owners[owned.uid] = owner
         for uid, learnt in self._waiting.pop(owned.uid, {}).items():
+            del self._awaited[uid]
             learnt(uid, owner)
 
-    def forget(self, pod: ObjectMeta) -> None:
-        """Wait no longer on behalf of a pod that is gone."""
-        reference = controller(pod)
-        waiting = self._waiting.get(reference.uid) if reference else None
-        if reference and waiting and waiting.pop(pod.uid, None) and not waiting:
-            del self._waiting[reference.uid]
+    def forget(self, pod: str) -> None:
+        """Wait no longer on behalf of a pod (uid) that is gone."""
+        owner = self._awaited.pop(pod, None)
+        if owner:
+            waiting = self._waiting[owner]
+            del waiting[pod]
+            if not waiting:
+                del self._waiting[owner]
 
     def _second(
         self, reference: OwnerReference, pod: ObjectMeta, learnt: Callable[[str, Owner], None]
@@ -81,7 +85,9 @@ class Owners:
             return "Deployment", sys.intern(self._limits.text(name))
         known = self._owners.get(reference.uid)
         if known is None:
+            self.forget(pod.uid)
             self._waiting.setdefault(reference.uid, {})[pod.uid] = learnt
+            self._awaited[pod.uid] = reference.uid
             self._watch(reference.kind)
         return known
 

@@ -64,7 +64,7 @@ class Pods:
     def deleted(self, pod: Pod) -> None:
         """Take a pod as it was in the end."""
         fact = self._known.pop(pod.metadata.uid, None)
-        self._owners.forget(pod.metadata)
+        self._owners.forget(pod.metadata.uid)
         if fact and not fact.gone_ns:
             self._end(fact, _end(pod) or self._clock())
 
@@ -72,6 +72,7 @@ class Pods:
         """Let all go that are not among those there."""
         for uid in [uid for uid in self._known if uid not in uids]:
             fact = self._known.pop(uid)
+            self._owners.forget(uid)
             if not fact.gone_ns:
                 self._end(fact, self._clock())
 
@@ -107,6 +108,8 @@ class Pods:
         known = self._known.get(fact.uid)
         if known is None:
             return fact
+        if known.owners[:1] == fact.owners:  # all that is known now, when it was more before
+            fact = msgspec.structs.replace(fact, owners=known.owners)
         if known.gone_ns and fact.gone_ns:
             return msgspec.structs.replace(fact, gone_ns=known.gone_ns)
         moved = known.addresses and fact.addresses and known.addresses != fact.addresses

@@ -15,32 +15,31 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import httpx2
 import msgspec
 
+from masdeepflow.enrich.kubernetes.answers import Reader, accept, lines, refuse, whole
 from masdeepflow.enrich.kubernetes.backoff import Backoff
-from masdeepflow.enrich.kubernetes.connection import AwayError, GoneError, Server, refusal
-from masdeepflow.enrich.kubernetes.lines import lines
+from masdeepflow.enrich.kubernetes.connection import AwayError, GoneError
 from masdeepflow.enrich.kubernetes.objects import (
     INITIAL_EVENTS_END,
     Bookmark,
-    ListMeta,
-    Status,
     WatchEvent,
 )
+from masdeepflow.enrich.kubernetes.state import Link
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from masdeepflow.enrich.kubernetes.connection import Server
+    from masdeepflow.enrich.kubernetes.objects import ObjectMeta
     from masdeepflow.enrich.kubernetes.state import Counters
 
 __all__ = ["Keeper", "Pace", "Reflector", "Source"]
 
 _PAGE = 250
-_ERROR_BYTES = 64 * 1024
-_BRIEF_S = 1.0  # a watch that ends sooner and brought nothing is a failure
+_BRIEF_S = 1.0  # a watch that ends sooner is a failure, or else it would be tried again at once
 _REFUSED = {httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_CONTENT}  # unknown parameters
 _METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
 _EVENT = msgspec.json.Decoder(WatchEvent)
 _BOOKMARK = msgspec.json.Decoder(Bookmark)
-_STATUS = msgspec.json.Decoder(Status)
 
 
 class Keeper(Protocol):
@@ -92,14 +91,14 @@ class Pace:
 class Reflector:
     """Keeps a `Keeper` in step with a `Source`.
 
-    away: why it is not, None while it is; a sentence from the start.
+    link: whether it is in step, and if not, why.
     """
 
     def __init__(
         self, source: Source, keeper: Keeper, counters: Counters, pace: Pace, server: Server
     ) -> None:
         self.source = source
-        self.away: str | None = f"{server.where} was not asked yet for {source.what}"
+        self.link = Link(f"{server.where} was not asked yet for {source.what}")
         self._keeper = keeper
         self._counters = counters
         self._pace = pace
@@ -109,11 +108,10 @@ class Reflector:
         self._version = ""
         self._streams = True  # whether the server sends the first list as a watch, as far as is known
         self._listed: set[str] | None = None  # uids in the first list, until it is whole
-        self._item: msgspec.json.Decoder[Any] = msgspec.json.Decoder(keeper.model)
-        self._page: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_page_of(keeper.model))
+        self._reader = Reader(keeper.model, source.what, server, counters)
 
     async def run(self) -> None:
-        """Watch until cancelled. What fails is told in `away` and tried again, with a new connection."""
+        """Watch until cancelled. What fails is told in `link` and tried again, with a new connection."""
         while True:
             wait_s = await self._try()
             await asyncio.sleep(wait_s)
@@ -129,7 +127,7 @@ class Reflector:
             self._counters.relists += 1
             return self._backoff.wait_s()
         except Exception as error:  # noqa: BLE001  # whatever a server or plugin does, the watch goes on
-            self.away = self._server.explain(error, self.source.what)
+            self.link.lost(self._server.explain(error, self.source.what))
             self._counters.reconnects += 1
             return self._backoff.wait_s(getattr(error, "retry_after_s", 0))
 
@@ -144,19 +142,20 @@ class Reflector:
         initial = not self._version
         self._listed = set() if initial else None
         start = time.monotonic()
-        seen = self._counters.events
         headers = self.source.headers("PartialObjectMetadata")
         params = self._watch_params()
         async with client.stream("GET", self.source.path, params=params, headers=headers) as answer:
             if initial and answer.status_code in _REFUSED:
                 self._streams = False
                 return
-            await self._check(answer)
+            await accept(answer, f"the list of {self.source.what}", self._server)
             if not initial:
                 self._arrived()
             async for line in lines(answer.aiter_bytes(), self._counters):
                 self._event(line)
-        if self._counters.events == seen and time.monotonic() - start < _BRIEF_S:
+        if self._listed is not None:
+            raise AwayError(f"{self._where} ends before the list of {self.source.what} is whole")
+        if time.monotonic() - start < _BRIEF_S:
             raise AwayError(f"{self._where} ends the watch of {self.source.what} at once")
 
     def _watch_params(self) -> Mapping[str, str | int]:
@@ -176,7 +175,7 @@ class Reflector:
         return {"fieldSelector": self.source.fields} if self.source.fields else {}
 
     def _arrived(self) -> None:
-        self.away = None
+        self.link.found()
         self._backoff.reset()
 
     def _event(self, line: bytes) -> None:
@@ -186,20 +185,11 @@ class Reflector:
             self._counters.dropped += 1
             raise AwayError(f"{self._where} sends garbage in the watch of {self.source.what}") from error
         if event.type == "ERROR":
-            self._fail(event.object)
+            refuse(event.object, 0, f"the watch of {self.source.what}", self._server)
         elif event.type == "BOOKMARK":
             self._bookmark(event.object)
         else:
             self._change(event)
-
-    def _fail(self, status: msgspec.Raw) -> None:
-        try:
-            read = _STATUS.decode(status)
-        except msgspec.DecodeError:
-            read = Status()
-        if read.code == httpx2.codes.GONE:
-            raise GoneError
-        raise AwayError(refusal(read.code, read.message, f"the watch of {self.source.what}", self._where))
 
     def _bookmark(self, item: msgspec.Raw) -> None:
         try:
@@ -214,95 +204,49 @@ class Reflector:
 
     def _complete(self, uids: set[str], version: str) -> None:
         """Take note that a list is whole."""
+        if not version:
+            raise AwayError(f"{self._where} gives the list of {self.source.what} no version")
         self._listed = None
         self._version = version
         self._keeper.synced(uids)
         self._arrived()
 
     def _change(self, event: WatchEvent) -> None:
-        try:
-            item = self._item.decode(event.object)
-        except msgspec.DecodeError:
-            self._counters.dropped += 1
+        item = self._reader.item(event.object)
+        if item is None:
             return
-        self._counters.events += 1
         if event.type == "DELETED":
             self._keeper.deleted(item)
         else:
             self._keeper.seen(item)
+        self._note(item.metadata, there=event.type != "DELETED")
+
+    def _note(self, meta: ObjectMeta, *, there: bool) -> None:
+        """Take note of an object's version, or of its place in the first list."""
         if self._listed is None:
-            self._version = item.metadata.resource_version or self._version
+            self._version = meta.resource_version or self._version
             self._backoff.reset()
-        elif event.type == "DELETED":
-            self._listed.discard(item.metadata.uid)
+        elif there:
+            self._listed.add(meta.uid)
         else:
-            self._listed.add(item.metadata.uid)
+            self._listed.discard(meta.uid)
 
     async def _list(self, client: httpx2.AsyncClient) -> None:
         uids: set[str] = set()
-        meta = ListMeta(continue_="")
-        while meta.continue_ is not None:
-            page = await self._get_page(client, meta.continue_)
-            for item in page.items or ():
-                self._counters.events += 1
+        token: str | None = ""
+        while token is not None:
+            items, meta = self._reader.page(await self._get_page(client, token))
+            for item in items:
                 uids.add(item.metadata.uid)
                 self._keeper.seen(item)
-            meta = page.metadata
-            meta.continue_ = meta.continue_ or None
+            token = meta.continue_ or None
         self._complete(uids, meta.resource_version)
 
-    async def _get_page(self, client: httpx2.AsyncClient, token: str) -> Any:  # noqa: ANN401  # of `_page_of`
+    async def _get_page(self, client: httpx2.AsyncClient, token: str) -> bytes:
         params: dict[str, str | int] = {"limit": _PAGE, **self._selector()}
         if token:
             params["continue"] = token
         headers = self.source.headers("PartialObjectMetadataList")
         async with client.stream("GET", self.source.path, params=params, headers=headers) as answer:
-            await self._check(answer)
-            body = await answer.aread()
-        try:
-            return self._page.decode(body)
-        except msgspec.DecodeError as error:
-            self._counters.dropped += 1
-            raise AwayError(
-                f"{self._where} answers with garbage to the list of {self.source.what}"
-            ) from error
-
-    async def _check(self, answer: httpx2.Response) -> None:
-        """Raise what an answer other than 200 means."""
-        if answer.status_code == httpx2.codes.OK:
-            return
-        if answer.status_code == httpx2.codes.GONE:
-            raise GoneError
-        message = await _message(answer)
-        sentence = refusal(answer.status_code, message, f"the list of {self.source.what}", self._where)
-        raise AwayError(sentence, _retry_after_s(answer))
-
-
-def _page_of(model: type) -> type:
-    """Return the type of a list of objects."""
-    return msgspec.defstruct(
-        f"{model.__name__}Page",
-        [
-            ("items", list[model] | None, None),  # type: ignore[valid-type]  # made here
-            ("metadata", ListMeta, msgspec.field(default_factory=ListMeta)),
-        ],
-    )
-
-
-async def _message(answer: httpx2.Response) -> str:
-    """Return what the server says of an error, from a `Status` or the first bytes."""
-    body = b""
-    async for part in answer.aiter_bytes():
-        body += part
-        if len(body) > _ERROR_BYTES:
-            break
-    try:
-        return _STATUS.decode(body).message
-    except msgspec.DecodeError:
-        return body[:_ERROR_BYTES].decode("utf-8", "replace").strip()
-
-
-def _retry_after_s(answer: httpx2.Response) -> float:
-    """Return the seconds of a Retry-After (RFC 9110, section 10.2.3); 0 without one or for a date."""
-    value = answer.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else 0.0
+            await accept(answer, f"the list of {self.source.what}", self._server)
+            return await whole(answer.aiter_bytes(), self.source.what, self._server)

@@ -70,7 +70,7 @@ class Services:
             uid=text(meta.uid),
             name=text(meta.name),
             namespace=sys.intern(text(meta.namespace)),
-            addresses=tuple(dict.fromkeys(self._limits.first(addresses(_ips(service)), _ADDRESSES))),
+            addresses=tuple(self._limits.first(dict.fromkeys(addresses(_ips(service))), _ADDRESSES)),
             ports=tuple(ports),
             from_ns=unix_ns(meta.creation_timestamp),
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["ClusterState", "Counters"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ClusterState", "Counters", "Link", "describe"]
 
 
 class ClusterState(NamedTuple):
@@ -37,3 +41,43 @@ class Counters:
     reconnects: int = 0
     relists: int = 0
     dropped: int = 0
+    cut: int = 0
+
+
+@dataclass(slots=True)
+class Link:
+    """Whether something is in step with a server. away: why it is not, None while it is. since: Unix time."""
+
+    away: str | None
+    since: float = field(default_factory=time.time)
+
+    def lost(self, why: str) -> None:
+        """Take note that it is not in step."""
+        if self.away is None:
+            self.since = time.time()
+        self.away = why
+
+    def found(self) -> None:
+        """Take note that it is."""
+        if self.away is not None:
+            self.since = time.time()
+        self.away = None
+
+
+def describe(links: Sequence[Link], where: str, counters: Counters, pods: int, services: int) -> ClusterState:
+    """Return the state of all links together. where: the server, for the sentence."""
+    lost = [link for link in links if link.away]
+    since = min(link.since for link in lost) if lost else max(link.since for link in links)
+    well = f"{where} tells of {pods:,} pods" + (f" and {services:,} Services" if services else "")
+    return ClusterState(
+        not lost,
+        since,
+        lost[0].away or well if lost else well,
+        counters.events,
+        counters.reconnects,
+        counters.relists,
+        counters.dropped,
+        counters.cut,
+        pods,
+        services,
+    )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from masdeepflow.enrich.kubernetes.cluster import Cluster
+from masdeepflow.enrich.kubernetes.connection import ConfigurationError
 from tests.support.kubernetes import ApiServer, make_tls
+from tests.support.kubernetes_churn import Churn
 from tests.support.kubernetes_objects import epoch_ns, job, pod, replica_set, service
 from tests.support.kubernetes_watcher import Watcher
 from tests.unit.enrich.kubernetes.conftest import PACE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.unit.enrich.kubernetes.conftest import WatchCluster
 
@@ -133,3 +136,63 @@ def test_a_service_account_is_used_in_a_pod(tmp_path: Path, monkeypatch: pytest.
             api.service_account(tmp_path)
             watcher.until_connected()
             assert watcher.name_at("10.0.0.1") == "a"
+
+
+@pytest.mark.parametrize("name", ["n1,spec.nodeName=n2", "N 1", "n\n", "x" * 300])
+def test_what_is_no_node_name_is_refused_at_once(api: ApiServer, tmp_path: Path, name: str) -> None:
+    """It would become part of a request."""
+    with pytest.raises(ConfigurationError, match="is not the name of a Node"):
+        Cluster(name, kubeconfig=str(api.kubeconfig(tmp_path)))
+
+
+def test_without_a_node_name_all_pods_are_known_in_full(api: ApiServer, watch_cluster: WatchCluster) -> None:
+    """Containers of this host are among theirs."""
+    api.put(pod("a", "10.0.0.1", containers={"c": "c1"}))
+    api.put(pod("b", "10.0.0.2", containers={"c": "c2"}, node="n2"))
+    watcher = watch_cluster(api, node="")
+    watcher.until_connected()
+    assert watcher.index.pod_of_container("c1")
+    assert watcher.index.pod_of_container("c2")
+
+
+def test_other_nodes_can_be_left_out(api: ApiServer, watch_cluster: WatchCluster) -> None:
+    """Nothing of them is asked for."""
+    api.put(pod("a", "10.0.0.1"), pod("b", "10.0.0.2", node="n2"))
+    watcher = watch_cluster(api, others=False)
+    watcher.until_connected()
+    assert watcher.name_at("10.0.0.1") == "a"
+    assert watcher.name_at("10.0.0.2") == ""
+    assert not any("%21%3D" in path for path in api.requests)
+
+
+def test_a_kind_that_may_not_be_listed_leaves_the_others(api: ApiServer, watch_cluster: WatchCluster) -> None:
+    """And is told with its remedy."""
+    api.faults.forbidden = {"Service"}
+    api.put(pod("a", "10.0.0.1"), service("s", "10.96.0.1"))
+    watcher = watch_cluster(api)
+    watcher.until(lambda: "403 to the list of Services" in watcher.state().sentence)
+    watcher.until(lambda: watcher.name_at("10.0.0.1") == "a")
+    assert not watcher.state().connected
+
+
+def test_churn_of_5000_pods_with_dropped_watches_ends_in_step(
+    api: ApiServer, watch_cluster: WatchCluster
+) -> None:
+    """50 changes a second, addresses that are given away again, cuts, an outage, and versions that are gone."""
+    churn = Churn(api, 5000)
+    watcher = watch_cluster(api, node="n0")
+    watcher.until_connected()
+    for second in range(6):
+        for _ in range(50):
+            churn.change()
+            watcher.take()
+            time.sleep(0.01)
+        [api.cut, api.compact, api.stop, api.start, api.cut, api.cut][second]()
+    api.put(pod("last", "10.255.0.1"))
+    watcher.until(lambda: watcher.name_at("10.255.0.1") == "last")
+    watcher.until_connected()
+    watcher.until(lambda: churn.differences(watcher.index) == [])
+    state = watcher.state()
+    assert state.pods == 5001
+    assert state.reconnects > 0
+    assert state.dropped == state.cut == 0
