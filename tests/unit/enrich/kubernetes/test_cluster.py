@@ -178,7 +178,7 @@ def test_a_kind_that_may_not_be_listed_leaves_the_others(api: ApiServer, watch_c
 def test_churn_of_5000_pods_with_dropped_watches_ends_in_step(
     api: ApiServer, watch_cluster: WatchCluster
 ) -> None:
-    """50 changes a second, addresses that are given away again, cuts, an outage, and versions that are gone."""
+    """50 changes a second, addresses that are given away again, cuts, an outage, versions that are gone."""
     churn = Churn(api, 5000)
     watcher = watch_cluster(api, node="n0")
     watcher.until_connected()
