@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["neighbours", "word_of", "words"]
+__all__ = ["neighbours", "payloads", "word_of", "words"]
 
 
 def words(slots: np.ndarray) -> NDArray[np.int64]:
@@ -49,3 +49,12 @@ def _neighbours(dtype: np.dtype[np.void], names: tuple[str, ...]) -> tuple[int, 
 
 def _fields(dtype: np.dtype[np.void]) -> dict[str, tuple[np.dtype[np.generic], int]]:
     return cast("dict[str, tuple[np.dtype[np.generic], int]]", dtype.fields)
+
+
+def payloads(slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> list[bytes]:
+    """Return the captured bytes of `side`, `request` or `response`, of `rows` (m,) of slots (n,)."""
+    payload = slots[side][rows]
+    data, width = payload.tobytes(), payload.shape[1]
+    ends = np.minimum(slots[f"{side}_length"][rows], width) + width * np.arange(len(rows))
+    starts = range(0, len(data), width)
+    return [data[start:end] for start, end in zip(starts, ends.tolist(), strict=True)]

@@ -6,13 +6,17 @@ when it is resumed once more.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
+import io
 import random
 import socket
 from typing import TYPE_CHECKING
 
+import asyncpg
 import MySQLdb
+import psycopg
 import pymysql
 
 from masdeepflow.traffic_gen.mysql_wire import Command
@@ -34,6 +38,7 @@ __all__ = ["SCENARIOS", "Where"]
 
 _HTTP: Address = ("127.0.80.80", 80)
 _MYSQL: Address = ("127.0.33.6", 3306)
+_POSTGRESQL: Address = ("127.0.54.32", 5432)
 _HEAD_END = b"\r\n\r\n"
 _CLOSE = b"Host: golden\r\nConnection: close\r\n\r\n"
 
@@ -307,3 +312,166 @@ def _mock(directory: Path) -> Iterator[Where]:
         yield _MYSQL
         run(TRAFFIC_GEN, "mysql-client", "--host", host, "--port", port)
         yield _MYSQL
+
+
+_QUERIES = [
+    "INSERT INTO item VALUES (1, 'it''s')",
+    "SELECT name FROM item WHERE id = 1; UPDATE item SET name = 'one'; SELECT 2",
+    "SELECT * FROM nowhere",
+    "DROP TABLE IF EXISTS nowhere",
+    "",
+]
+
+
+@_scenario("postgresql/psql")
+def _psql(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield _POSTGRESQL
+        commands = [f"--command={text}" for text in _QUERIES]
+        run(*server.psql(*commands))
+        run(*server.psql("--file=-"), input=b"\\copy item from stdin\n7\tseven\n8\teight\n\\.\n")
+        run(*server.psql("--command=COPY item TO STDOUT", "--command=\\lo_import /etc/hostname"))
+        run(*server.psql("--command=SELECT 1", user="nobody"))
+        run(*server.psql("--command=SELECT 'after a password'", user="scram", password="scram"))  # noqa: S106  # the role's name
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/psql-unix")
+def _psql_unix(directory: Path) -> Iterator[Where]:
+    del directory
+    where = frozenset({"psql", "postgres"})
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield where
+        where_to = (f"--host={server.directory}", f"--port={server.port}", "--username=postgres", "shop")
+        run("psql", "--no-psqlrc", "--command=SELECT 'over unix'", "--command=SELEC 1", *where_to)
+        yield where
+
+
+@_scenario("postgresql/psycopg")
+def _psycopg(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield _POSTGRESQL
+        # The fourth execution of a statement is prepared, those behind it use that.
+        options = {"autocommit": True, "prepare_threshold": 3}
+        with psycopg.connect(server.uri(application_name="golden"), **options) as session:  # type: ignore[arg-type]
+            for number in range(6):
+                session.execute("SELECT name FROM item WHERE id = %s", (number,))
+            with contextlib.suppress(psycopg.Error):
+                session.execute("SELECT * FROM nowhere WHERE id = %s", (1,))
+            with session.pipeline():
+                for number in range(2):
+                    session.execute("INSERT INTO item VALUES (%s, %s)", (number, "x"))
+            with contextlib.suppress(psycopg.Error), session.pipeline():
+                session.execute("SELECT 1")
+                session.execute("SELEC 2")
+                session.execute("SELECT 3")
+            with session.cursor().copy("COPY item FROM STDIN") as copy:
+                copy.write_row((300, "z"))
+            with session.transaction(), session.cursor("fetched") as cursor:
+                cursor.execute("SELECT * FROM item")
+                cursor.fetchmany(2)
+        yield _POSTGRESQL
+
+
+async def _use_asyncpg() -> None:
+    host, port = _POSTGRESQL
+    session = await asyncpg.connect(host=host, port=port, user="postgres", database="shop", ssl=False)
+    for number in range(3):
+        await session.fetch("SELECT name FROM item WHERE id = $1", number)
+    await session.executemany("INSERT INTO item VALUES ($1, $2)", [(number, "x") for number in range(2)])
+    with contextlib.suppress(asyncpg.PostgresError):
+        await session.fetch("SELECT * FROM nowhere")
+    async with session.transaction():
+        async for _ in session.cursor("SELECT generate_series(1, 5)", prefetch=2):
+            pass
+    await session.add_listener("news", lambda *_: None)
+    await session.execute("NOTIFY news, 'hello'")
+    await session.copy_records_to_table("item", records=[(100, "a"), (101, "b")])
+    await session.copy_from_query("SELECT * FROM item", output=io.BytesIO())
+    await session.close()
+
+
+@_scenario("postgresql/asyncpg")
+def _asyncpg(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.postgresql(_POSTGRESQL):
+        yield _POSTGRESQL
+        asyncio.run(_use_asyncpg())
+        yield _POSTGRESQL
+
+
+def _pgbench(mode: str) -> Iterator[Where]:
+    with servers.postgresql(_POSTGRESQL) as server:
+        run(*server.pgbench("--initialize", "--init-steps=dtg", "--quiet"))
+        yield _POSTGRESQL
+        run(*server.pgbench(f"--protocol={mode}", "--transactions=1", "--random-seed=1"))
+        run(*server.pgbench(f"--protocol={mode}", "--transactions=2", "--random-seed=1", "--select-only"))
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/pgbench-simple")
+def _pgbench_simple(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _pgbench("simple")
+
+
+@_scenario("postgresql/pgbench-extended")
+def _pgbench_extended(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _pgbench("extended")
+
+
+@_scenario("postgresql/pgbench-prepared")
+def _pgbench_prepared(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _pgbench("prepared")
+
+
+@_scenario("postgresql/tls")
+def _postgresql_tls(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield _POSTGRESQL
+        run(*server.psql("--command=SELECT 'secret'", sslmode="require"))
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/http-on-5432")
+def _http_on_5432(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _POSTGRESQL):
+        yield _POSTGRESQL
+        run("curl", "--silent", f"{_url(_POSTGRESQL)}/SELECT")
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/mysql-on-5432")
+def _mysql_on_5432(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _POSTGRESQL) as server:
+        yield _POSTGRESQL
+        run(*server.client, "--execute=SELECT 1")
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/redis-on-5432")
+def _redis_on_5432(directory: Path) -> Iterator[Where]:
+    host, port = _POSTGRESQL
+    with servers.redis(directory, _POSTGRESQL):
+        yield _POSTGRESQL
+        run("redis-cli", "-h", host, "-p", port, "SET", "key", "SELECT 1")
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/tls-on-5432")
+def _tls_on_5432(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _POSTGRESQL, tls=True):
+        yield _POSTGRESQL
+        run("curl", "--silent", "--insecure", f"https://{_POSTGRESQL[0]}:{_POSTGRESQL[1]}/secret")
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/random-on-5432")
+def _random_on_5432(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(5432, _POSTGRESQL)

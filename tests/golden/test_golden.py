@@ -11,7 +11,7 @@ from tests.golden.capture import lines_of, recording_of, replayed
 from tests.golden.scenarios import SCENARIOS
 from tests.support import json_log
 
-_FOREIGN = {"http": "http", "mysql": "mysql"}
+_FOREIGN = {"http": "http", "mysql": "mysql", "postgresql": "postgresql"}
 """What is on another protocol's port -> what it has to be recognised as; all else is nobody's."""
 _SAME_ON_BOTH_SIDES = (
     "http.request.method",
@@ -70,7 +70,7 @@ def test_a_port_says_nothing_about_the_protocol(name: str) -> None:
     assert {found["protocol"] for found in _transactions(name)} == {expected}
 
 
-@pytest.mark.parametrize("name", ["http/tls-on-80", "mysql/tls", "mysql/compressed"])
+@pytest.mark.parametrize("name", ["http/tls-on-80", "mysql/tls", "mysql/compressed", "postgresql/tls"])
 def test_what_cannot_be_read_does_not_leak(name: str) -> None:
     """Neither the recording nor the lines hold what went over TLS or compressed."""
     assert "secret" not in lines_of(name).read_text()

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
+import signal
 import socket
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.ports import LOOPBACK, free_port, wait_listening
-from tests.support.programs import Program, run
+from tests.support.programs import Program, run, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Serve = Callable[[socket.socket], object]
 
-__all__ = ["MariaDb", "Nginx", "mariadb", "nginx", "prometheus", "redis", "scripted", "tls_files"]
+__all__ = [
+    "MariaDb",
+    "Nginx",
+    "PostgreSql",
+    "mariadb",
+    "nginx",
+    "postgresql",
+    "prometheus",
+    "redis",
+    "scripted",
+    "tls_files",
+]
 
 _NGINX = """
 user root;
@@ -176,6 +190,99 @@ def _mariadbd(server: MariaDb, data: Path, certificate: Path, key: Path) -> list
         "--innodb-buffer-pool-size=16M",
         "--innodb-log-file-size=8M",
     ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PostgreSql:
+    """User `postgres` needs no password, user `scram` has the password `scram`. Offers TLS.
+
+    directory: of the Unix socket.
+    """
+
+    port: int
+    directory: Path
+    address: str = LOOPBACK
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket."""
+        return self.directory / f".s.PGSQL.{self.port}"
+
+    def uri(self, user: str = "postgres", database: str = "shop", **parameters: str) -> str:
+        """Return the address of a database over TCP, without TLS unless the parameters say otherwise."""
+        more = "&".join(f"{key}={value}" for key, value in ({"sslmode": "disable"} | parameters).items())
+        return f"postgresql://{user}@{self.address}:{self.port}/{database}?{more}"
+
+    def psql(self, *more: object, **parameters: str) -> tuple[object, ...]:
+        """Return the command line of psql, over TCP."""
+        return ("psql", "--no-psqlrc", *more, self.uri(**parameters))
+
+    def pgbench(self, *more: object) -> tuple[object, ...]:
+        """Return the command line of pgbench, over TCP."""
+        return ("pgbench", "--no-vacuum", *more, self.uri())
+
+
+_POSTGRESQL = """
+listen_addresses = '{address}'
+port = {port}
+unix_socket_directories = '{directory}'
+ssl = on
+ssl_cert_file = '{certificate}'
+ssl_key_file = '{key}'
+fsync = off
+shared_buffers = 16MB
+max_connections = 40
+autovacuum = off
+"""
+_ACCESS = """
+host all scram all scram-sha-256
+local all all trust
+host all all all trust
+"""
+_ROLES = "CREATE ROLE scram LOGIN PASSWORD 'scram'"
+_ITEMS = "CREATE TABLE item (id int PRIMARY KEY, name text)"
+
+
+@contextlib.contextmanager
+def postgresql(address: tuple[str, int] | None = None) -> Iterator[PostgreSql]:
+    """Run PostgreSQL with a new cluster that has the database `shop` with the table `item`.
+
+    It refuses to run as root, and runs as the user `postgres` in a directory of its own.
+    address: where it listens; else on a free port of 127.0.0.1.
+    """
+    host, port = address or (LOOPBACK, free_port())
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        data = directory / "data"
+        server = PostgreSql(port, directory, host)
+        certificate, key = tls_files(directory)
+        for path in directory, certificate, key:
+            shutil.chown(path, "postgres", "postgres")
+        # All of its databases are copies of template0, whose text is ASCII unless the locale says otherwise.
+        form = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", f"--pgdata={data}")
+        made = run("initdb", *form, user="postgres", cwd=directory)
+        assert made.code == 0, made.stdout + made.stderr
+        (data / "postgresql.conf").write_text(
+            _POSTGRESQL.format(address=host, port=port, directory=directory, certificate=certificate, key=key)
+        )
+        (data / "pg_hba.conf").write_text(_ACCESS)
+        command = ("postgres", "-D", data)
+        with Program(directory, *command, user="postgres", cwd=directory) as program, _interrupted(program):
+            wait_listening(port, host)
+            until(lambda: run(*server.psql(database="postgres"), "--command=SELECT 1").code == 0)
+            run(*server.psql(database="postgres"), "--command=CREATE DATABASE shop", f"--command={_ROLES}")
+            run(*server.psql(), f"--command={_ITEMS}")
+            yield server
+
+
+@contextlib.contextmanager
+def _interrupted(program: Program) -> Iterator[None]:
+    """End PostgreSQL without waiting for its clients (fast shutdown)."""
+    try:
+        yield
+    finally:
+        program.process.send_signal(signal.SIGINT)
+        program.process.wait(30)
 
 
 def tls_files(directory: Path) -> tuple[Path, Path]:

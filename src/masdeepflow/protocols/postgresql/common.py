@@ -1,0 +1,210 @@
+"""The common turns, on columns: one query or execution, and its whole answer.
+
+Which turns these are is decided for each distinct request and response, with the code that follows
+connections turn by turn: so both give the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from masdeepflow.batch import payloads
+from masdeepflow.columns import row_hash
+from masdeepflow.protocols.postgresql.asked import Asked, ask
+from masdeepflow.protocols.postgresql.connection import Connection, Turn
+from masdeepflow.protocols.postgresql.parsed import Coded, Commons
+from masdeepflow.protocols.postgresql.replies import UNSEEN
+from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, read_request, unknown_statement
+from masdeepflow.recall import Recall
+from masdeepflow.schema import Flag, Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from masdeepflow.protocols.postgresql.connection import Connections
+    from masdeepflow.protocols.postgresql.replies import Reply
+
+__all__ = ["Common"]
+
+_ODD = int(Flag.CONTINUED | Flag.SERVER_FIRST)
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, so that nothing is lost when it is multiplied: keeps what is mixed into a hash apart."""
+_KINDS = re.compile(r"Q|P?B?D?E?S?")
+_ASKED = re.compile(r"QS|P?B?D?[Ee]S")
+
+
+class _Plain(NamedTuple):
+    """A request that asks one thing which needs no more than its answer.
+
+    shape: kinds of what it asks, `e` for an Execute that may not be there. command: what it shows, None if it
+    executes `statement`, which was parsed in an earlier turn. parsed: the statement without a name that it
+    parses.
+    """
+
+    shape: str
+    command: Command | None
+    statement: str
+    parsed: Command | None
+
+
+def _read_plain(data: bytes, total: int) -> _Plain | None:
+    """Return a request as the columns need it, None if its connection has to be followed turn by turn."""
+    request = read_request(data, total)
+    kinds = "".join(message.kind for message in request.messages)
+    if not kinds or request.broken or not _KINDS.fullmatch(kinds):
+        return None
+    by_kind = {message.kind: message for message in request.messages}
+    parse, bind, execute = (by_kind.get(kind) for kind in "PBE")
+    statements: dict[str, Command] = {}
+    asked = ask(request, total, statements, {})
+    shape = "".join(one.kind if one.certain else "e" for one in asked)
+    shown = [one.command for one in asked if one.command]
+    if not _ASKED.fullmatch(shape) or len(shown) != 1 or (parse and parse.name):
+        return None
+    if bind and (bind.portal or (execute and execute.portal) or bool(bind.name) == bool(parse)):
+        return None
+    if kinds == "Q" or parse:
+        return _Plain(shape, shown[0], "", parse and parse.command)
+    return None if shown[0].truncated or not bind else _Plain(shape, None, bind.name or "", None)
+
+
+def _read_reply(shape: str, data: bytes, total: int) -> Reply | None:
+    """Return the reply to a request of a shape, None if that is not all that the response tells."""
+    waiting = [Asked(kind.upper(), _ONE if kind in "QEe" else None, certain=kind != "e") for kind in shape]
+    connection = Connection(waiting=waiting, turn=-1)
+    found = connection.follow(Turn(0, b"", data, 0, Kind.TURN, 0, 0, 0, total, 0, 0, 0, 0))
+    alone = len(found) == 1 and found[0].command is _ONE and not connection.busy
+    return found[0].reply if alone else None
+
+
+_ONE = HIDDEN._replace(text="")
+
+
+def _keys(slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+    """Return a hash (m,), uint64, of one side of `rows` (m,): of the bytes, and of how many there are."""
+    keys = slots[f"{side}_hash"][rows]
+    if not keys.all():
+        none = np.flatnonzero(keys == 0)
+        keys[none] = row_hash(slots[side][rows[none]], slots[f"{side}_length"][rows[none]])
+    keys += slots[f"{side}_bytes"][rows] * _SPREAD
+    return keys
+
+
+class Common:
+    """Reads the common turns; each distinct request, and each distinct response to a shape of it, once."""
+
+    def __init__(self) -> None:
+        """Start with nothing remembered."""
+        self._requests: Recall[_Plain | None] = Recall()
+        self._replies: Recall[Reply | None] = Recall()
+        self._shapes: dict[str, int] = {}
+
+    def read(
+        self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.intp], connections: Connections
+    ) -> Commons:
+        """Return the transactions of the common turns of slots (n,).
+
+        owner: intp (n,), index into `cookies`. Left out are all turns of connections with a turn that is not
+        common, as those have to be followed in their order.
+        """
+        known = [connections.get(cookie) for cookie in cookies]
+        odd = np.array([one is not None and one.busy for one in known], bool)
+        common = (slots["kind"] == Kind.TURN) & ((slots["flags"] & _ODD) == 0) & (slots["response_bytes"] > 0)
+        requests, shapes = self._read_requests(slots)
+        common &= shapes[requests.codes] >= 0
+        odd[owner[~common]] = True
+        rows = np.flatnonzero(common & ~odd[owner])
+        replies = self._read_replies(slots, rows, shapes[requests.codes[rows]])
+        fits = np.array([reply is not None for reply in replies.values], bool)[replies.codes]
+        odd[owner[rows[~fits]]] = True
+        kept = ~odd[owner[rows]]
+        rows = rows[kept]
+        found = Coded(replies.codes[kept], [reply or UNSEEN for reply in replies.values])
+        commands = _commands(requests, rows, owner, known)
+        self._learn(requests, rows, owner, cookies, connections)
+        databases = [None if one is None else one.namespace for one in known]
+        namespaces = Coded(owner[rows].astype(np.int32), databases)
+        return Commons(rows, commands, found, namespaces)
+
+    def _read_requests(self, slots: np.ndarray) -> tuple[Coded[_Plain | None], NDArray[np.int64]]:
+        """Return the requests of slots (n,), and of each distinct one the number of its shape, or -1."""
+
+        def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Plain | None]]:
+            first, codes = np.unique(keys[missing], return_index=True, return_inverse=True)[1:]
+            rows = missing[first]
+            columns = payloads(slots, "request", rows), slots["request_bytes"][rows].tolist()
+            return codes.astype(np.int32), list(map(_read_plain, *columns))
+
+        keys = _keys(slots, "request", np.arange(len(slots)))
+        requests = Coded(*self._requests.encode(keys, read))
+        shapes = [-1 if plain is None else self._number(plain.shape) for plain in requests.values]
+        return requests, np.array(shapes, np.int64)
+
+    def _number(self, shape: str) -> int:
+        """Return the number of a shape; there are fewer than a hundred."""
+        return self._shapes.setdefault(shape, len(self._shapes))
+
+    def _read_replies(
+        self, slots: np.ndarray, rows: NDArray[np.intp], shapes: NDArray[np.int64]
+    ) -> Coded[Reply | None]:
+        """Return the replies of rows (m,) to requests of shapes (m,)."""
+
+        def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Reply | None]]:
+            first, codes = np.unique(keys[missing], return_index=True, return_inverse=True)[1:]
+            some = rows[missing[first]]
+            names = map(list(self._shapes).__getitem__, shapes[missing[first]].tolist())
+            columns = names, payloads(slots, "response", some), slots["response_bytes"][some].tolist()
+            return codes.astype(np.int32), list(map(_read_reply, *columns))
+
+        keys = _keys(slots, "response", rows)
+        keys ^= (shapes + 1).astype(np.uint64) * _SPREAD
+        return Coded(*self._replies.encode(keys, read))
+
+    def _learn(
+        self,
+        requests: Coded[_Plain | None],
+        rows: NDArray[np.intp],
+        owner: NDArray[np.intp],
+        cookies: list[int],
+        connections: Connections,
+    ) -> None:
+        """Remember the last statement without a name that each connection parsed in rows (m,)."""
+        parses = np.array([plain is not None and plain.parsed is not None for plain in requests.values], bool)
+        if not parses.any():
+            return
+        rows = rows[parses[requests.codes[rows]]][::-1]
+        owners, last = np.unique(owner[rows], return_index=True)
+        for place, code in zip(owners.tolist(), requests.codes[rows[last]].tolist(), strict=True):
+            plain = requests.values[code]
+            if plain and plain.parsed:
+                connections.remember(cookies[place], plain.parsed)
+
+
+def _commands(
+    requests: Coded[_Plain | None],
+    rows: NDArray[np.intp],
+    owner: NDArray[np.intp],
+    known: list[Connection | None],
+) -> Coded[Command | None]:
+    """Return what rows (m,) show; statements are looked up once for each pair of connection and request."""
+    codes = requests.codes[rows]
+    looked_up = np.array([plain is not None and plain.command is None for plain in requests.values], bool)
+    commands = [plain and plain.command for plain in requests.values]
+    if not looked_up.any():
+        return Coded(codes, commands)
+    places = np.flatnonzero(looked_up[codes])
+    pairs, found = np.unique(owner[rows[places]] * len(commands) + codes[places], return_inverse=True)
+    codes = codes.copy()
+    codes[places] = found + len(commands)
+    for pair in pairs.tolist():
+        place, code = divmod(pair, len(requests.values))
+        commands.append(_statement(known[place], requests.values[code]))
+    return Coded(codes, commands)
+
+
+def _statement(connection: Connection | None, plain: _Plain | None) -> Command:
+    name = plain.statement if plain else ""
+    return (connection and connection.statements.get(name)) or unknown_statement(name)
