@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from masdeepflow.protocols.registry import load
+
 _RUNS = 1000
 _ROOT = Path(__file__).parents[2]
 _HARNESSES = sorted(Path(__file__).parent.glob("fuzz_*.py"))
@@ -36,10 +38,5 @@ def test_invariant_holds(harness: Path, tmp_path: Path) -> None:
 
 def test_every_protocol_has_a_harness() -> None:
     """A protocol without a fuzzer is not done."""
-    protocols = _ROOT / "src" / "masdeepflow" / "protocols"
-    named = {
-        path.name.removesuffix(".py")
-        for path in protocols.iterdir()
-        if path.name not in ("__init__.py", "base.py", "registry.py", "__pycache__")
-    }
+    named = {protocol.name for protocol in load()}
     assert named == {path.stem.removeprefix("fuzz_") for path in _HARNESSES}
