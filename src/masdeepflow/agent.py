@@ -57,8 +57,8 @@ def _no_events() -> Events:
     )
 
 
-def _tick(watermark_ns: int, records: int, *, behind: bool = False) -> Output:
-    return Output([], _no_events(), watermark_ns, records, behind)
+def _tick(watermark_ns: int, records: int, offset_ns: int) -> Output:
+    return Output([], _no_events(), watermark_ns, records, offset_ns=offset_ns)
 
 
 class Ledger:
@@ -223,7 +223,7 @@ class Agent:
         self._sinks = sinks
         self._metrics = metrics
         self._clock = WallClock()
-        self._watermark_ns = 0
+        self._settled_ns = 0  # the watermark by the clock of the stamps
         self._updated_ns = 0
         self._looked_ns = time.monotonic_ns()
         self._previous_s = time.monotonic()
@@ -263,8 +263,9 @@ class Agent:
             self.ledger.look(self._probes)
         records = self._drain()
         settled = now - (_IDLE_NS + _SLACK_NS if swept else _SLACK_NS)
-        self._watermark_ns = max(self._watermark_ns, settled + self._clock.offset_ns())
-        self._write(_tick(self._watermark_ns, self._pipeline.records))
+        self._settled_ns = max(self._settled_ns, settled)
+        offset = self._clock.offset_ns()
+        self._write(_tick(self._settled_ns + offset, self._pipeline.records, offset))
         if now - self._updated_ns > _SECOND_NS:
             self._updated_ns = now
             self.ledger.update(self._probes)
@@ -277,7 +278,8 @@ class Agent:
         if facts:
             self._pipeline.learn(facts)
             if self.recorder is not None:
-                self.recorder.write(Frame(_NO_SLOTS, self._clock.offset_ns(), self._watermark_ns, facts))
+                offset = self._clock.offset_ns()
+                self.recorder.write(Frame(_NO_SLOTS, offset, self._settled_ns + offset, facts))
 
     def _drain(self) -> int:
         total = 0
@@ -296,15 +298,16 @@ class Agent:
             return 0
         behind = ring.pending() > ring.capacity // 2
         offset = self._clock.offset_ns()
+        watermark = self._settled_ns + offset
         tables, events = self._pipeline.process(slots, offset)
         if self._lookups is not None:
             self._lookups.ask(self._pipeline.take_wanted())
         if self.recorder is not None:
             found = self.ledger.take_fresh(), self.ledger.take_moved()
-            self.recorder.write(Frame(slots, offset, self._watermark_ns, [], *found))
+            self.recorder.write(Frame(slots, offset, watermark, [], *found))
         del slots
         ring.release(count)
-        self._write(Output(tables, events, self._watermark_ns, self._pipeline.records, behind))
+        self._write(Output(tables, events, watermark, self._pipeline.records, behind, offset))
         return count
 
     def _write(self, output: Output) -> None:
@@ -345,8 +348,10 @@ def replay(
         _add_found(metrics, pipeline, frame)
         tables, events = pipeline.process(frame.slots, frame.offset_ns)
         for sink in sinks:
-            sink.write(_tick(frame.watermark_ns, pipeline.records))
-            sink.write(Output(tables, events, frame.watermark_ns, pipeline.records))
+            sink.write(_tick(frame.watermark_ns, pipeline.records, frame.offset_ns))
+            sink.write(
+                Output(tables, events, frame.watermark_ns, pipeline.records, offset_ns=frame.offset_ns)
+            )
     end = recording.end or End({})
     _add_found(metrics, pipeline, end)
     summary = _summary(pipeline, end.lost, metrics)

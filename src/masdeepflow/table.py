@@ -241,6 +241,8 @@ class Output:
     watermark_ns: Unix time; no later batch holds a row whose line belongs before it.
     records: slots read so far. behind: True while the ring fills faster than it is read: sinks should save
         effort.
+    offset_ns: Unix time minus the clock of the stamps, in all times of the batch and in the watermark. It
+        changes a little all the time, and much when somebody sets the wall clock.
     """
 
     tables: list[Table]
@@ -248,3 +250,4 @@ class Output:
     watermark_ns: int
     records: int
     behind: bool = False
+    offset_ns: int = 0

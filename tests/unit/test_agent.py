@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -21,8 +22,10 @@ from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.recording import Recorder, Recording
 from masdeepflow.schema import Kind, Role
+from masdeepflow.sinks.json_log import JsonLog
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
 from masdeepflow.sinks.metrics import Metrics
+from masdeepflow.sinks.text import TextLog
 from tests.support.probes import FakeProbes, FakeRing
 from tests.support.slots import MILLISECOND, make_slots, turn
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from masdeepflow.enrich.facts import Fact
     from masdeepflow.enrich.lookups import Lookups
     from masdeepflow.kernel.probes import Probes
+    from masdeepflow.sinks.line_writer import LineWriter
     from masdeepflow.summary import Summary
     from masdeepflow.table import Output
 
@@ -195,14 +199,60 @@ def test_watermark_is_of_the_time_before_the_ring_was_read(bench: Bench) -> None
     assert time.time_ns() - bench.sink.outputs[-1].watermark_ns >= 55 * MILLISECOND
 
 
-def test_watermark_never_goes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither when sweeps come and go nor when somebody sets the clock."""
+def test_watermark_never_goes_back(bench: Bench) -> None:
+    """By the clock of the stamps: when there is something to sweep again, what was promised holds."""
     bench.agent.poll()
-    monkeypatch.setattr(bench.agent._clock, "offset_ns", lambda: 0)
     bench.probes.swept = True
     bench.agent.poll()
-    first, second = (out.watermark_ns for out in bench.sink.outputs)
+    first, second = (out.watermark_ns - out.offset_ns for out in bench.sink.outputs)
     assert second == first
+
+
+class _Lines:
+    """A writer that keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def full(self) -> bool:
+        """Never."""
+        return False
+
+    def offer(self, lines: list[str]) -> bool:
+        """Keep them."""
+        self.lines += lines
+        return True
+
+
+@pytest.mark.parametrize("log", [TextLog, JsonLog])
+@pytest.mark.parametrize("hours", [-3, 3, -30_000])
+def test_setting_the_clock_neither_holds_lines_nor_mixes_them(
+    monkeypatch: pytest.MonkeyPatch, hours: int, log: type[TextLog | JsonLog]
+) -> None:
+    """Lines come within three polls and in the order of what happened, whatever the wall clock does."""
+    now, offset = 10**12, 1_767_000_000 * 10**9
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+    monkeypatch.setattr(time, "time_ns", lambda: now + offset)
+    monkeypatch.setattr("masdeepflow.clock._REFRESH_NS", 0)
+    bench = Bench(FakeProbes(swept=True))
+    lines = _Lines()
+    bench.agent = Agent(bench.kernel, bench.pipeline, [log(cast("LineWriter", lines))], bench.metrics)
+    for number in range(0, 400, 2):
+        # The later of two is written first; the clock is set between them.
+        for which, at in ((number + 1, now - 1000), (number, now - 2000)):
+            stamps = {"request_first_ns": at, "request_last_ns": at}
+            answered = {"response_first_ns": at + 1000, "response_last_ns": at + 1000}
+            bench.probes.ring.add(turn(b"GET /%d HTTP/1.1\r\n\r\n" % which, OK, **stamps, **answered))
+            bench.agent.poll()
+            now += 10 * MILLISECOND
+            if which == 201:
+                offset += hours * 3600 * 10**9
+    for _ in range(3):
+        bench.agent.poll()
+        now += 20 * MILLISECOND
+    found = [int(match[1]) for line in lines.lines if (match := re.search(r"(?:GET |path\":\")/(\d+)", line))]
+    assert found == sorted(found)
+    assert len(found) == 400
 
 
 def test_batches_carry_the_watermark_before_them(bench: Bench) -> None:
@@ -514,14 +564,15 @@ def _said(sink: Collecting) -> list[object]:
     said: list[object] = []
     watermark = 0
     for out in sink.outputs:
+        settled = out.watermark_ns - out.offset_ns
         if out.tables or len(out.events):
-            said.append((watermark, out.watermark_ns))
+            said.append((watermark, settled, out.offset_ns))
             for table in out.tables:
                 ends = [table.endpoints[code] for code in table.endpoint.tolist()]
                 names = [(end.local, end.executable, end.command, end.service) for end in ends]
                 said.append((table.protocol, table.start_ns.tolist(), table.request_text.to_list(), names))
             said.append((out.events.kind.tolist(), out.events.time_ns.tolist()))
-        watermark = out.watermark_ns
+        watermark = settled
     return said
 
 

@@ -63,11 +63,11 @@ class JsonLog(LineLog):
         self._hold_events(events, np.flatnonzero(~closing))
         for table in output.tables:
             rows = np.flatnonzero(~table.still_open)
-            self._held.add(table.start_ns[rows], rows, partial(self._transactions, table))
+            self._add(table.start_ns[rows], rows, partial(self._transactions, table))
         self._hold_events(events, np.flatnonzero(closing))
 
     def _hold_events(self, events: Events, rows: NDArray[np.intp]) -> None:
-        self._held.add(events.time_ns[rows], rows, partial(self._connections, events))
+        self._add(events.time_ns[rows], rows, partial(self._connections, events))
 
     def _transactions(self, table: Table, rows: NDArray[np.intp]) -> list[str]:
         fragments = self._fragments.of(table.endpoint[rows], table.endpoints)

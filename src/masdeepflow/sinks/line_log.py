@@ -10,12 +10,18 @@ from masdeepflow.sinks.reorder import Reorder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from masdeepflow.sinks.line_writer import LineWriter
-    from masdeepflow.sinks.reorder import Due
+    from masdeepflow.sinks.reorder import Due, Render
     from masdeepflow.summary import Summary
     from masdeepflow.table import Output
 
 __all__ = ["LineLog"]
+
+_STEP_NS = 100_000_000  # slewing changes less between two looks at the clock, adjtimex(2)
+_FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 
 
 class LineLog(ABC):
@@ -24,16 +30,32 @@ class LineLog(ABC):
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
         self._held = Reorder()
+        self._offset_ns = self._steps_ns = 0
 
     def write(self, output: Output) -> None:
         """Hold the batch; write what is due, or only count it while the writer is full."""
+        self._follow_clock(output.offset_ns)
         self._hold(output)
-        self._emit(self._held.due(output.watermark_ns))
+        watermark = output.watermark_ns - self._steps_ns
+        self._emit(self._held.due(max(_FIRST, min(watermark, _LAST))))  # recordings may hold anything
 
     def close(self, summary: Summary) -> None:
         """Write what is held and whatever ends the log."""
         self._emit(self._held.rest())
         self._finish(summary)
+
+    def _add(self, times: NDArray[np.int64], rows: NDArray[np.intp], render: Render) -> None:
+        """Hold rows (n,) whose lines belong to Unix times (n,) of the batch at hand: as `Reorder.add`."""
+        self._held.add(times - self._steps_ns, rows, render)
+
+    def _follow_clock(self, offset_ns: int) -> None:
+        """Sum up what the wall clock was set by: hours skipped or repeated must not hold lines, or mix them.
+
+        While it only runs a little fast or slow, lines are in order of the time that they show.
+        """
+        if abs(offset_ns - self._offset_ns) > _STEP_NS:
+            self._steps_ns += offset_ns - self._offset_ns
+        self._offset_ns = offset_ns
 
     def _emit(self, slices: Iterator[Due]) -> None:
         for due in slices:
@@ -44,7 +66,7 @@ class LineLog(ABC):
 
     @abstractmethod
     def _hold(self, output: Output) -> None:
-        """Add the rows that give lines, those that come first at equal times before the others."""
+        """Add the rows that give lines (`_add`), those that come first at equal times before the others."""
 
     @abstractmethod
     def _finish(self, summary: Summary) -> None:

@@ -50,13 +50,13 @@ class TextLog(LineLog):
         self._hold_events(events, np.flatnonzero(~closing))
         for table in output.tables:
             rows = np.flatnonzero(_requests(table))
-            self._held.add(table.start_ns[rows], rows, partial(self._request_lines, table))
+            self._add(table.start_ns[rows], rows, partial(self._request_lines, table))
             rows = np.flatnonzero(_responses(table))
-            self._held.add(table.end_ns[rows], rows, partial(self._response_lines, table))
+            self._add(table.end_ns[rows], rows, partial(self._response_lines, table))
         self._hold_events(events, np.flatnonzero(closing))
 
     def _hold_events(self, events: Events, rows: NDArray[np.intp]) -> None:
-        self._held.add(events.time_ns[rows], rows, partial(self._event_lines, events))
+        self._add(events.time_ns[rows], rows, partial(self._event_lines, events))
 
     def _request_lines(self, table: Table, rows: NDArray[np.intp]) -> list[str]:
         fragments = self._fragments.of(table.endpoint[rows], table.endpoints)

@@ -26,7 +26,7 @@ class _Starts(LineLog):
 
     def _hold(self, output: Output) -> None:
         for table in output.tables:
-            self._held.add(table.start_ns, np.arange(len(table)), partial(self._lines, table))
+            self._add(table.start_ns, np.arange(len(table)), partial(self._lines, table))
 
     def _lines(self, table: Table, rows: NDArray[np.intp]) -> list[str]:
         self.rendered += len(rows)
