@@ -1,0 +1,1 @@
+"""What deploy/ holds, checked with Helm itself and the schemas of Kubernetes."""
