@@ -22,14 +22,14 @@ class Refused(Exception):  # noqa: N818  # the same
 
 
 class Client(Protocol):
-    """A connection to a runtime, open from its construction to the end of its `with` block.
+    """A connection to a runtime, open while its `with` block lasts; entering it raises what a call raises.
 
     Calls take bounded time and memory whatever the runtime answers. They raise `Unavailable` when there is no
     sense in asking on. One thread asks; `changes` may run on another, and `cancel` is called from any.
     """
 
     runtime: str
-    """`docker`, `podman`, `containerd` or `cri-o`; empty if it is another."""
+    """`docker`, `podman`, `containerd` or `cri-o`; empty if it is another. Known in the block."""
 
     def running(self) -> Iterator[ContainerFact]:
         """Yield what runs, with texts of any length.

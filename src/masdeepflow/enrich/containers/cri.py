@@ -47,10 +47,6 @@ class CriClient:
     """A client of `path`; see `Client`.
 
     answer_s: how long an answer may take in all.
-
-    Raises:
-        Unavailable: nothing answers there, or nothing of what is asked here.
-
     """
 
     def __init__(self, path: Path, answer_s: float) -> None:
@@ -65,11 +61,12 @@ class CriClient:
             ("grpc.use_local_subchannel_pool", 1),
         ]
         self._channel = grpc.insecure_channel(f"unix:{path}", options)
+        self._cri = self._containerd = False
+        self.runtime = ""
+
+    def __enter__(self) -> Self:
         try:
             name = self._runtime_name()
-            self._cri = name is not None
-            self._containerd = name in {None, "containerd"}
-            self.runtime = {None: "containerd", "containerd": "containerd", "cri-o": "cri-o"}.get(name, "")
             if name is None:
                 self._namespaces()
         except Refused as error:
@@ -78,8 +75,9 @@ class CriClient:
         except BaseException:
             self.cancel()
             raise
-
-    def __enter__(self) -> Self:
+        self._cri = name is not None
+        self._containerd = name in {None, "containerd"}
+        self.runtime = {None: "containerd", "containerd": "containerd", "cri-o": "cri-o"}.get(name, "")
         return self
 
     def __exit__(

@@ -75,10 +75,6 @@ class DockerClient:
     """A client of `path`; see `Client`. Every request has a connection of its own.
 
     answer_s: how long an answer may take in all.
-
-    Raises:
-        Unavailable: nothing answers there, or not as Docker does.
-
     """
 
     def __init__(self, path: Path, answer_s: float) -> None:
@@ -86,15 +82,16 @@ class DockerClient:
         self._answer_s = answer_s
         self._open: set[_Deadline] = set()
         self._cancelled = False
+        self.runtime = ""
+        self._since = time.time()
+
+    def __enter__(self) -> Self:
         try:
             version = self._get("/version", {}, _Version)
         except Refused as error:
             raise Unavailable(str(error)) from error
         names = [component.name for component in version.components or ()] if version else []
         self.runtime = "podman" if any("Podman" in name for name in names) else "docker"
-        self._since = time.time()
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -64,7 +64,8 @@ class Runtimes:
         for worker in workers:
             worker.stop()
         end = time.monotonic() + _CLOSE_S
-        self._watch.join(_CLOSE_S)
+        if self._watch.ident is not None:  # it was started
+            self._watch.join(_CLOSE_S)
         for worker in workers:
             worker.join(max(0.0, end - time.monotonic()))
 

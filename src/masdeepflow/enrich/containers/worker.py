@@ -145,16 +145,16 @@ class Worker:
     def _session(self) -> None:
         if not self.socket.is_there():
             raise Unavailable("is gone")
-        with self._connect() as client:
+        client = self._connect()
+        with self._turn:
+            self._client, self._lost = client, ""
+        try:
+            if not self._stopping:
+                with client:
+                    self._serve(client)
+        finally:
             with self._turn:
-                self._client, self._lost = client, ""
-                if self._stopping:
-                    return
-            try:
-                self._serve(client)
-            finally:
-                with self._turn:
-                    self._client = None
+                self._client = None
 
     def _serve(self, client: Client) -> None:
         self.runtime = client.runtime
