@@ -166,11 +166,12 @@ class Directory:
 
     def remote(self, address: str, port: int, transport: str, time_ns: int) -> Attributes:
         """Return what is known of who had an address at a time (Unix), as attributes of the other end."""
-        pod = self._index.pod_at(address, time_ns)
+        pod = self._index.pod_at(address, time_ns) or self._index.host_port(address, port, transport)
         if pod is not None:
             owner = pod.owners[-1][1] if pod.owners else pod.name
             return peer_of((("service.name", owner), *pod_attributes(pod)))
         service = self._index.service_at(address, port, transport, time_ns)
         if service is not None:
             return peer_of((("service.name", service.name), *service_attributes(service)))
-        return ()
+        node = self._index.node_at(address)
+        return peer_of((("k8s.node.name", node),)) if node else ()

@@ -58,6 +58,7 @@ class PodFact(msgspec.Struct, frozen=True, tag="pod"):
 
     owners: (kind, name) from the pod outwards: (("ReplicaSet", "web-5d9"), ("Deployment", "web")).
     containers: container id without its `containerd://` -> container name.
+    host_ports: (node's address, port, `tcp` or `udp`) that lead to it alone.
     from_ns: Unix time since which the addresses are its own. gone_ns: Unix time when it ended, 0 while it is
     there.
     """
@@ -73,6 +74,7 @@ class PodFact(msgspec.Struct, frozen=True, tag="pod"):
     containers: dict[str, str] = {}
     from_ns: int = 0
     gone_ns: int = 0
+    host_ports: tuple[tuple[str, int, str], ...] = ()
 
 
 class ServicePort(msgspec.Struct, frozen=True):

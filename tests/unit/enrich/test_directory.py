@@ -119,6 +119,26 @@ def test_an_address_is_its_owners_at_that_time() -> None:
     assert directory.remote("192.0.2.1", 80, "tcp", 35 * SECOND) == ()
 
 
+def test_a_node_is_named_by_its_address_and_what_it_leads_to_by_port() -> None:
+    """A pod by its port of the host, a Service by its node port, else the node alone."""
+    directory = _directory()
+    address = "192.168.0.1"
+    exporter = PodFact(
+        "u1",
+        "exporter-x",
+        "ops",
+        node="n1",
+        addresses=(address,),
+        host_network=True,
+        host_ports=((address, 9100, "tcp"),),
+    )
+    front = ServiceFact("s1", "front", "shop", ports=(ServicePort(80, node_port=30080),))
+    assert address in directory.learn([exporter, front])
+    assert dict(directory.remote(address, 9100, "tcp", SECOND))["peer.k8s.pod.name"] == "exporter-x"
+    assert dict(directory.remote(address, 30080, "tcp", SECOND))["peer.k8s.service.name"] == "front"
+    assert dict(directory.remote(address, 22, "tcp", SECOND)) == {"peer.k8s.node.name": "n1"}
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes and containers come and go; what is kept of them does not grow."""
     for limit in ("_IDENTITIES", "_CONTAINERS", "_WANTED"):

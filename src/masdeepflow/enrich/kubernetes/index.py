@@ -6,13 +6,13 @@ No clock, no I/O: the same facts in the same order give the same answers, live a
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from masdeepflow.enrich.facts import PodFact, ServiceFact
 from masdeepflow.enrich.kubernetes.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from masdeepflow.enrich.facts import Fact, ServicePort
 
@@ -22,21 +22,19 @@ RETENTION_NS = 300 * 1_000_000_000
 """How long what is gone still answers for its own period, in the time of the facts."""
 
 Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 _GONE = 10_000  # pods and Services that are gone and still kept
+_EPHEMERAL = 32768  # first of net.ipv4.ip_local_port_range
 _CONTAINERS = 64  # ids kept of one pod: each restart of a container gives it a new one
 
 
 class Changes(NamedTuple):
-    """What a fact gave a new answer for.
-
-    containers: ids. pods: uids. addresses: of pods, Services and nodes. node_ports: (port, transport).
-    """
+    """What has a new answer: container ids, pod uids, and addresses of pods, Services and nodes."""
 
     containers: tuple[str, ...] = ()
     pods: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
-    node_ports: tuple[tuple[int, str], ...] = ()
 
 
 NOTHING = Changes()
@@ -56,8 +54,9 @@ class Index:
         self._ids: dict[str, tuple[str, ...]] = {}  # pod uid -> ids of all its containers, the oldest first
         self._pod_addresses: History[PodFact] = History()
         self._service_addresses: History[ServiceFact] = History()
-        self._nodes: dict[str, dict[str, str]] = {}  # address -> uid of a pod in the host's network -> node
-        self._node_ports: dict[tuple[int, str], dict[str, None]] = {}  # -> uids of Services, the newest last
+        self._nodes: _Claims[str, str] = _Claims()  # address -> node, by pods in the host's network
+        self._node_ports: _Claims[tuple[int, str], ServiceFact] = _Claims()
+        self._host_ports: _Claims[tuple[str, int, str], PodFact] = _Claims()
         self._gone: deque[tuple[int, str]] = deque()
 
     def __len__(self) -> int:
@@ -90,26 +89,35 @@ class Index:
         return next(self._pod_addresses.at(address, time_ns), None)
 
     def service_at(self, address: str, port: int, transport: str, time_ns: int) -> ServiceFact | None:
-        """Return the Service with a cluster, external or load balancer's address at a Unix time in ns.
+        """Return the Service at a cluster, external, load balancer's or node's address, at a Unix time in ns.
 
         Several may share an external address: the one with the port answers. Where there is but one, it
-        answers for every port: who connects to a wrong port of a Service still means the Service.
+        answers for every port: who connects to a wrong port of a Service still means the Service. At a node's
+        address, that of the node port answers.
         """
         found = list(self._service_addresses.at(address, time_ns))
         for service in found:
             if any(_is(each, port, transport) for each in service.ports):
                 return service
-        return found[0] if len(found) == 1 else None
+        if found:
+            return found[0] if len(found) == 1 else None
+        return self.node_port(port, transport) if self.node_at(address) else None
 
     def node_port(self, port: int, transport: str) -> ServiceFact | None:
         """Return the Service that all nodes serve at a port. transport: `tcp` or `udp`."""
-        uids = self._node_ports.get((port, transport))
-        return self._services[next(reversed(uids))] if uids else None
+        return self._node_ports.last((port, transport))
+
+    def host_port(self, address: str, port: int, transport: str) -> PodFact | None:
+        """Return the pod that alone is reached at a port of a node's address, as far as pods declare theirs.
+
+        Ports that clients are given theirs from (32768 and up) are nobody's: what comes from there may be any
+        process of the node.
+        """
+        return self._host_ports.last((address, port, transport)) if port < _EPHEMERAL else None
 
     def node_at(self, address: str) -> str | None:
         """Return the name of the node with an address, learnt from the pods in its network."""
-        nodes = self._nodes.get(address)
-        return next(iter(nodes.values())) if nodes else None
+        return self._nodes.last(address)
 
     def _apply_pod(self, fact: PodFact) -> Changes:
         old = self._pods.get(fact.uid)
@@ -117,14 +125,22 @@ class Index:
             return NOTHING
         self._pods[fact.uid] = fact
         before = old.addresses if old else ()
+        there = () if fact.gone_ns else fact.addresses
         if fact.host_network:
-            self._keep_node(fact, before)
+            self._nodes.claim(fact.uid, fact.node, before, there if fact.node else ())
         else:
             self._pod_addresses.keep(fact, before)
+        ports = self._keep_host_ports(fact, old)
         containers = self._keep_containers(fact)
         if fact.gone_ns:
             self._retire(fact)
-        return Changes(containers, (fact.uid,), _union(before, fact.addresses))
+        return Changes(containers, (fact.uid,), _union(before, (*fact.addresses, *ports)))
+
+    def _keep_host_ports(self, fact: PodFact, old: PodFact | None) -> list[str]:
+        before = old.host_ports if old else ()
+        after = () if fact.gone_ns else fact.host_ports
+        self._host_ports.claim(fact.uid, fact, before, after)
+        return [address for address, _, _ in (*before, *after)]
 
     def _apply_service(self, fact: ServiceFact) -> Changes:
         old = self._services.get(fact.uid)
@@ -133,10 +149,13 @@ class Index:
         self._services[fact.uid] = fact
         before = old.addresses if old else ()
         self._service_addresses.keep(fact, before)
-        node_ports = self._keep_node_ports(fact, old)
+        ports_before = _node_ports(old) if old else ()
+        ports = () if fact.gone_ns else _node_ports(fact)
+        self._node_ports.claim(fact.uid, fact, ports_before, ports)
         if fact.gone_ns:
             self._retire(fact)
-        return Changes(addresses=_union(before, fact.addresses), node_ports=node_ports)
+        nodes = self._nodes if ports_before != ports else ()
+        return Changes(addresses=_union(before, (*fact.addresses, *nodes)))
 
     def _keep_containers(self, fact: PodFact) -> tuple[str, ...]:
         """Add the ids of a fact to those of its pod; a restarted container's old id answers on."""
@@ -148,34 +167,6 @@ class Index:
             self._ids[fact.uid] = kept
             self._containers.update(dict.fromkeys(kept, fact.uid))
         return ids
-
-    def _keep_node(self, fact: PodFact, before: Iterable[str]) -> None:
-        for address in before:
-            self._forget_node(address, fact.uid)
-        if fact.node and not fact.gone_ns:
-            for address in fact.addresses:
-                self._nodes.setdefault(address, {})[fact.uid] = fact.node
-
-    def _forget_node(self, address: str, uid: str) -> None:
-        nodes = self._nodes.get(address, {})
-        nodes.pop(uid, None)
-        if not nodes:
-            self._nodes.pop(address, None)
-
-    def _keep_node_ports(self, fact: ServiceFact, old: ServiceFact | None) -> tuple[tuple[int, str], ...]:
-        before = _node_ports(old) if old else ()
-        for key in before:
-            self._forget_node_port(key, fact.uid)
-        after = () if fact.gone_ns else _node_ports(fact)
-        for key in after:
-            self._node_ports.setdefault(key, {})[fact.uid] = None
-        return _union(before, after)
-
-    def _forget_node_port(self, key: tuple[int, str], uid: str) -> None:
-        uids = self._node_ports.get(key, {})
-        uids.pop(uid, None)
-        if not uids:
-            self._node_ports.pop(key, None)
 
     def _retire(self, fact: PodFact | ServiceFact) -> None:
         """Note that an object is gone, and forget those that have been for long."""
@@ -194,6 +185,34 @@ class Index:
         if service and service.gone_ns == gone_ns:
             del self._services[uid]
             self._service_addresses.drop(service)
+
+
+class _Claims(Generic[Key, Value]):
+    """Who claims a key now, each with a value; the last of them has it."""
+
+    def __init__(self) -> None:
+        self._claims: dict[Key, dict[str, Value]] = {}  # -> uid -> value
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._claims)
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def claim(self, uid: str, value: Value, before: Iterable[Key], after: Iterable[Key]) -> None:
+        """Let `uid` claim other keys than before."""
+        for key in before:
+            claims = self._claims.get(key, {})
+            claims.pop(uid, None)
+            if not claims:
+                self._claims.pop(key, None)
+        for key in after:
+            self._claims.setdefault(key, {})[uid] = value
+
+    def last(self, key: Key) -> Value | None:
+        """Return the value of who claimed a key last."""
+        claims = self._claims.get(key)
+        return next(reversed(claims.values())) if claims else None
 
 
 def _union(before: Iterable[Key], after: Iterable[Key]) -> tuple[Key, ...]:

@@ -12,7 +12,9 @@ import msgspec
 
 __all__ = [
     "INITIAL_EVENTS_END",
+    "TRANSPORTS",
     "Bookmark",
+    "ContainerPort",
     "ContainerState",
     "ContainerStatus",
     "ListMeta",
@@ -35,6 +37,9 @@ __all__ = [
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 """Annotation of the bookmark behind the last object that was there when a watch began."""
+
+TRANSPORTS = {"TCP": "tcp", "UDP": "udp"}
+"""Kubernetes' protocols -> `network.transport`. SCTP is not watched."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -107,8 +112,22 @@ class _Ip(_Object):
     ip: str = ""
 
 
+class ContainerPort(_Object):
+    """host_port: of the node, the container's own in the host's network; 0 for none. host_ip: "" for all."""
+
+    host_port: int = 0
+    host_ip: str = msgspec.field(name="hostIP", default="")
+    protocol: str = "TCP"
+
+
+class _Container(_Object):
+    ports: list[ContainerPort] | None = None
+
+
 class PodSpec(_Object):
     """node_name: empty before the pod is scheduled."""
+
+    containers: list[_Container] | None = None
 
     node_name: str = ""
     host_network: bool | None = None
@@ -119,6 +138,7 @@ class PodStatus(_Object):
 
     phase: str = ""
     start_time: datetime | None = None
+    host_ip: str = msgspec.field(name="hostIP", default="")
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: list[_Ip] | None = msgspec.field(name="podIPs", default=None)
     conditions: list[_Condition] | None = None

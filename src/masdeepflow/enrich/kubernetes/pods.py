@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from ipaddress import ip_address
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +12,7 @@ import msgspec
 
 from masdeepflow.enrich.facts import PodFact
 from masdeepflow.enrich.kubernetes.limits import addresses
-from masdeepflow.enrich.kubernetes.objects import ContainerStatus, Pod, unix_ns
+from masdeepflow.enrich.kubernetes.objects import TRANSPORTS, ContainerStatus, Pod, unix_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -24,6 +25,8 @@ __all__ = ["Pods"]
 _SECOND_NS = 1_000_000_000  # what Kubernetes' times are cut to
 _ADDRESSES = 8
 _CONTAINERS = 64
+_PORTS = 64
+_ALL = ("", "0.0.0.0", "::")  # noqa: S104  # as pods declare it
 _ENDED = ("Succeeded", "Failed")
 
 
@@ -99,6 +102,7 @@ class Pods:
             labels={key: text(value) for key, value in (meta.labels or {}).items() if key in self._labels},
             owners=self._owners.chain(meta, self._owned),
             containers=self._names(pod) if self._containers else {},
+            host_ports=tuple(self._limits.first(_host_ports(pod), _PORTS)),
             from_ns=_begin(pod),
             gone_ns=(_end(pod) or self._clock()) if status.phase in _ENDED else 0,
         )
@@ -140,6 +144,19 @@ def _statuses(pod: Pod) -> Iterator[ContainerStatus]:
         status.init_container_statuses or (),
         status.ephemeral_container_statuses or (),
     )
+
+
+def _host_ports(pod: Pod) -> Iterator[tuple[str, int, str]]:
+    """Yield the node's address, port and transport of each port that leads to the pod alone."""
+    for container in pod.spec.containers or ():
+        for each in container.ports or ():
+            transport = TRANSPORTS.get(each.protocol)
+            ip = each.host_ip if each.host_ip not in _ALL else pod.status.host_ip
+            if transport and each.host_port:
+                # A loopback address is another one on every node.
+                for address in addresses([ip]):
+                    if not ip_address(address).is_loopback:
+                        yield address, each.host_port, transport
 
 
 def _sandboxed(pod: Pod) -> int:

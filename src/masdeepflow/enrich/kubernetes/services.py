@@ -11,7 +11,7 @@ import msgspec
 
 from masdeepflow.enrich.facts import ServiceFact, ServicePort
 from masdeepflow.enrich.kubernetes.limits import addresses
-from masdeepflow.enrich.kubernetes.objects import Service, unix_ns
+from masdeepflow.enrich.kubernetes.objects import TRANSPORTS, Service, unix_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -22,7 +22,6 @@ __all__ = ["Services"]
 
 _ADDRESSES = 64
 _PORTS = 256
-_TRANSPORTS = {"TCP": "tcp", "UDP": "udp"}
 
 
 class Services:
@@ -88,6 +87,6 @@ def _ips(service: Service) -> Iterator[str]:
 
 def _ports(service: Service) -> Iterator[ServicePort]:
     for each in service.spec.ports or ():
-        transport = _TRANSPORTS.get(each.protocol)
+        transport = TRANSPORTS.get(each.protocol)
         if transport:
             yield ServicePort(each.port, transport, each.node_port)

@@ -65,11 +65,11 @@ def test_what_is_not_known_is_none() -> None:
 def test_a_fact_tells_what_it_changes() -> None:
     """Containers, uid and addresses, those that the pod had before included."""
     index = Index()
-    assert index.apply(_WEB) == (("c1", "c2"), ("u1",), ("10.0.0.1", "fd00::1"), ())
+    assert index.apply(_WEB) == (("c1", "c2"), ("u1",), ("10.0.0.1", "fd00::1"))
     assert index.apply(replace(_WEB)) is NOTHING
     moved = replace(_WEB, addresses=("10.0.0.2",), from_ns=_NOW + _S)
     assert index.apply(moved).addresses == ("10.0.0.1", "fd00::1", "10.0.0.2")
-    assert index.apply(_SHOP) == ((), (), ("10.96.0.1", "203.0.113.1"), ((30080, "tcp"), (30053, "udp")))
+    assert index.apply(_SHOP) == ((), (), ("10.96.0.1", "203.0.113.1"))
     assert index.apply(ContainerFact("c1")) is NOTHING
 
 
@@ -127,14 +127,37 @@ def test_a_node_port_names_its_service_while_it_has_it() -> None:
     index = _index(_SHOP)
     assert _name(index.node_port(30080, "tcp")) == "shop"
     assert index.node_port(30080, "udp") is None
-    assert index.apply(replace(_SHOP, ports=(ServicePort(80),))).node_ports == (
-        (30080, "tcp"),
-        (30053, "udp"),
-    )
+    index.apply(replace(_SHOP, ports=(ServicePort(80),)))
     assert index.node_port(30080, "tcp") is None
     index.apply(_SHOP)
     index.apply(replace(_SHOP, gone_ns=_NOW + _S))
     assert index.node_port(30080, "tcp") is None
+
+
+def test_a_node_port_is_the_services_at_every_nodes_address() -> None:
+    """And at no other; a change of node ports changes what nodes' addresses mean."""
+    index = _index(_PROXY)
+    assert "192.168.0.1" in index.apply(_SHOP).addresses
+    assert "192.168.0.1" not in index.apply(replace(_SHOP, name="store")).addresses
+    assert _name(index.service_at("192.168.0.1", 30080, "tcp", _NOW)) == "store"
+    assert index.service_at("192.168.0.1", 80, "tcp", _NOW) is None
+    assert index.service_at("192.168.0.2", 30080, "tcp", _NOW) is None
+
+
+def test_a_port_of_the_host_names_its_pod() -> None:
+    """Declared by a pod in the host's network, or led to one that is not; while it is there."""
+    ports = (("192.168.0.1", 9100, "tcp"), ("192.168.0.1", 50000, "tcp"))
+    exporter = replace(_PROXY, name="exporter", host_ports=ports)
+    index = Index()
+    assert index.apply(exporter).addresses == ("192.168.0.1",)
+    assert _name(index.host_port("192.168.0.1", 9100, "tcp")) == "exporter"
+    assert index.host_port("192.168.0.1", 9100, "udp") is None
+    assert index.host_port("192.168.0.2", 9100, "tcp") is None
+    assert index.host_port("192.168.0.1", 50000, "tcp") is None
+    index.apply(replace(exporter, gone_ns=_NOW + _S))
+    assert index.host_port("192.168.0.1", 9100, "tcp") is None
+    assert "192.168.0.1" in index.apply(replace(_WEB, host_ports=ports)).addresses
+    assert _name(index.host_port("192.168.0.1", 9100, "tcp")) == "web-5d9-x"
 
 
 def test_what_is_gone_answers_for_a_while_and_is_then_forgotten() -> None:
@@ -166,6 +189,7 @@ def test_churn_leaves_nothing_behind() -> None:
             uid=f"u{number}",
             addresses=(f"10.0.{generator.randrange(20)}.{generator.randrange(250)}",),
             containers={f"c{number}": "c"},
+            host_ports=(("192.168.0.1", number % 1000, "tcp"),),
             from_ns=born,
         )
         index.apply(pod)
@@ -179,4 +203,4 @@ def test_churn_leaves_nothing_behind() -> None:
     index.apply(replace(_PROXY, gone_ns=_NOW + 10_000_000 * _S))
     assert len(index) == 1
     assert (len(index._containers), len(index._pod_addresses), len(index._nodes)) == (0, 0, 0)
-    assert len(index._pod_addresses._former) == 0
+    assert (len(index._pod_addresses._former), len(index._host_ports)) == (0, 0)

@@ -230,3 +230,16 @@ def test_init_and_debug_containers_are_the_pods_too() -> None:
         ephemeralContainerStatuses=[main | {"name": "debug", "containerID": ""}],
     )
     assert _Kept(containers=True).seen(item).containers == {"c1": "main", "c2": "init"}
+
+
+def test_ports_of_the_host_lead_to_a_pod() -> None:
+    """At the node's address, or at the one that the port is bound to; on loopback to none that others see."""
+    item = pod("x", "10.0.0.1")
+    item["spec"]["containers"][0]["ports"] = [
+        {"containerPort": 80, "hostPort": 8080, "hostIP": "0.0.0.0"},  # noqa: S104  # as it is declared
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "192.168.0.9"},
+        {"containerPort": 54, "hostPort": 54, "hostIP": "127.0.0.1"},
+        {"containerPort": 443},
+        {"containerPort": 9, "hostPort": 9, "protocol": "SCTP"},
+    ]
+    assert _Kept().seen(item).host_ports == (("192.168.0.1", 8080, "tcp"), ("192.168.0.9", 53, "udp"))
