@@ -175,6 +175,8 @@ static __always_inline void set_unix(struct connection *c, struct sock *sk, bool
 	if (u->peer) {
 		struct unix_sock *peer = (struct unix_sock *)u->peer;
 		bpf_probe_read_kernel(&peer_named, sizeof(peer_named), __builtin_preserve_access_index(&peer->addr));
+		bpf_probe_read_kernel(c->slot.remote_address, sizeof(__u64),
+				      __builtin_preserve_access_index(&peer->sk.__sk_common.skc_cookie.counter));
 	}
 	if (!named && !peer_named) {
 		c->slot.flags |= FLAG_ROLE_GUESSED;

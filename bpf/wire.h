@@ -100,7 +100,7 @@ struct slot {
 	__u16 remote_port;
 	__u32 netns;
 	__u8 local_address[16];        /* IPv4 in the first four bytes */
-	__u8 remote_address[16];
+	__u8 remote_address[16];       /* AF_UNIX: the peer's cookie, 0 if it has not moved a byte yet */
 	char comm[16];                 /* of the process, not of the thread */
 	__u64 cgroup_id;
 	__u32 tid;

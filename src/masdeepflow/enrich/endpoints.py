@@ -34,6 +34,7 @@ _UNCLOSED_LIMIT = 4096  # UDP and Unix sockets, whose end nothing tells; the ker
 # pair fits in 64.
 _PID_SHIFT = np.uint64(42)
 _COOKIE_MASK = np.uint64((1 << 42) - 1)
+_NO_COOKIES = (0, 0)
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
 _OPENING = frozenset((int(Kind.CONNECT), int(Kind.ACCEPT)))
@@ -42,10 +43,15 @@ _TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Trans
 
 
 class _End(NamedTuple):
-    """What an endpoint was made of. flow: None where the other end can't be found by addresses."""
+    """What an endpoint was made of.
+
+    flow: None where the other end can't be found by addresses. cookies: of a Unix socket and of its peer, 0
+    where unknown.
+    """
 
     identity: Identity
     flow: Flow | None
+    cookies: tuple[int, int]
     remote: tuple[str, int] | None
     opened_ns: int
 
@@ -58,6 +64,7 @@ class Endpoints:
         self._flows = Flows()
         self._ends: dict[int, _End] = {}
         self._by_subject: dict[str, set[int]] = {}
+        self._by_socket: dict[int, int] = {}
         self._keys = np.zeros(0, np.uint64)
         self._codes = np.zeros(0, np.int32)
         self._all: list[Endpoint | None] = []
@@ -125,18 +132,30 @@ class Endpoints:
         self._ends[code] = end
         for subject in _subjects(end):
             self._by_subject.setdefault(subject, set()).add(code)
-        if end.flow is not None:
-            self._meet(code, end, end.flow)
+        self._meet(code, end)
         return code
 
-    def _meet(self, code: int, end: _End, flow: Flow) -> None:
+    def _meet(self, code: int, end: _End) -> None:
         """Make two ends on this host each other's peers; an end elsewhere is named by its address."""
-        other = self._flows.add(flow, code)
+        other = self._other(code, end)
         if other is not None:
             self._set_peer(code, self._ends[other].identity.peer)
             self._set_peer(other, end.identity.peer)
-        else:
-            self._set_peer(code, self._flows.gone(flow) or self._remote(end, flow))
+        elif end.flow is not None:
+            self._set_peer(code, self._flows.gone(end.flow) or self._remote(end, end.flow))
+
+    def _other(self, code: int, end: _End) -> int | None:
+        if end.flow is not None:
+            return self._flows.add(end.flow, code)
+        own, peer = end.cookies
+        if not own:
+            return None
+        self._by_socket[own] = code
+        other = self._by_socket.get(peer)
+        if other is not None:
+            # Of two ends of a Unix connection, only the one that comes second knows the first.
+            self._ends[other] = self._ends[other]._replace(cookies=(peer, own))
+        return other
 
     def _remote(self, end: _End, flow: Flow) -> Attributes:
         if end.remote is None:
@@ -160,9 +179,7 @@ class Endpoints:
         for code in codes:
             self._name(code)
         for code in codes:
-            end = self._ends[code]
-            if end.flow is not None:
-                self._meet(code, end, end.flow)
+            self._meet(code, self._ends[code])
 
     def _name(self, code: int) -> None:
         endpoint, end = self._all[code], self._ends[code]
@@ -271,6 +288,8 @@ class Endpoints:
         self._forget_subjects(code, end)
         if end.flow is not None:
             self._flows.remove(end.flow, code, end.identity.peer)
+        elif self._by_socket.get(end.cookies[0]) == code:
+            del self._by_socket[end.cookies[0]]
 
     def _describe(self, seen: _Seen, position: int, offset_ns: int) -> tuple[Endpoint, _End]:
         comm = sys.intern(seen.comm.decode("utf-8", "backslashreplace"))
@@ -293,9 +312,14 @@ class Endpoints:
             server_port=server.port,
             **_names(identity),
         )
-        return endpoint, _End(
-            identity, _flow(endpoint, seen.netns), _remote_of(ends[1]), _opened(seen) + offset_ns
+        end = _End(
+            identity,
+            _flow(endpoint, seen.netns),
+            _cookies(seen) if transport == "unix" else _NO_COOKIES,
+            _remote_of(ends[1]),
+            _opened(seen) + offset_ns,
         )
+        return endpoint, end
 
     def _unix_ends(self, seen: _Seen, role: str) -> tuple[_Side, _Side]:
         if seen.kind in _OPENING and seen.request_length:
@@ -380,6 +404,10 @@ def _flow(endpoint: Endpoint, netns: int) -> Flow | None:
 
 def _remote_of(side: _Side) -> tuple[str, int] | None:
     return None if side.address is None or side.port is None else (side.address, side.port)
+
+
+def _cookies(seen: _Seen) -> tuple[int, int]:
+    return seen.cookie, int.from_bytes(seen.remote_address[:8], "little")
 
 
 def _opened(seen: _Seen) -> int:

@@ -375,6 +375,30 @@ def test_an_address_that_was_translated_on_the_way_is_seen_through() -> None:
     assert _peers(Endpoints(Directory()), direct, server, client)[2] == (None, None)
 
 
+def test_two_ends_of_a_unix_connection_are_each_others_peers() -> None:
+    """The end that comes second knows the cookie of the first; late facts reach both."""
+    directory = Directory()
+    table = Endpoints(directory)
+    client = {
+        "transport": Transport.UNIX,
+        "cookie": 5,
+        "pid": 7,
+        "comm": b"psql",
+        "remote_address": bytes(16),
+    }
+    server = {**client, "role": Role.SERVER, "cookie": 6, "pid": 8, "comm": b"postgres"}
+    client, server = (
+        {**end, "remote_address": [peer, *bytes(15)]} for end, peer in ((client, 0), (server, 5))
+    )
+    assert _peers(table, client) == [(None, None)]
+    assert _peers(table, server) == [(7, "psql")]
+    assert _peers(table, client) == [(8, "postgres")]
+    table.refresh(directory.learn([ProcessFact(8, "postgres", "postgres", service="orders")]))
+    assert _peers(table, client) == [(8, "orders")]
+    table.forget([5, 6])
+    assert not table._by_socket
+
+
 def test_the_other_end_is_known_for_a_while_after_its_close() -> None:
     """A short connection's client may be gone when the server's first record is read."""
     table = Endpoints(Directory())
