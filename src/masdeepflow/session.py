@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from masdeepflow import summary
+from masdeepflow import discovery, summary
 from masdeepflow.agent import Agent, replay
 from masdeepflow.cli import options as cli_options
 from masdeepflow.cli.errors import HostError, UsageError
 from masdeepflow.enrich.directory import Directory
-from masdeepflow.enrich.lookups import Lookups
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.recording import Recorder, Recording, RecordingError
@@ -118,20 +117,23 @@ def _load_probes(options: Options) -> Probes:
         raise HostError(host.why_not(error)) from error
 
 
-def _listen(
-    options: Options,
-    agent: Agent,
-    metrics: Metrics,
-    lost: Callable[[], dict[str, int]],
-    failures: Callable[[], dict[str, int]],
-) -> HttpServer | None:
+class _Told(NamedTuple):
+    """What the HTTP server tells beside the metrics: see `exposition.Exposition`."""
+
+    lost: Callable[[], dict[str, int]]
+    failures: Callable[[], dict[str, int]]
+    lookups: Callable[[], dict[str, str]]
+
+
+def _listen(options: Options, agent: Agent, metrics: Metrics, told: _Told) -> HttpServer | None:
     if options.listen == "off":
         return None
     from masdeepflow.sinks import exposition, listen  # noqa: PLC0415  # heavy
 
+    shown = exposition.Exposition(metrics, *told)
     routes = {
-        "/metrics": listen.metrics_app(exposition.registry(exposition.Exposition(metrics, lost, failures))),
-        "/healthz": listen.health_app(lambda: time.monotonic() - agent.polled_s),
+        "/metrics": listen.metrics_app(exposition.registry(shown)),
+        "/healthz": listen.health_app(lambda: time.monotonic() - agent.polled_s, told.lookups),
     }
     try:
         host, port = listen.parse_address(options.listen)
@@ -185,14 +187,15 @@ def run_live(
         raise UsageError(f"--ring-mib is a power of two, not {options.ring_mib}")
     shown = cli_options.shown(options)
     # All that takes long comes before the probes: what happens until the first poll has to fit in the ring.
-    pipeline = Pipeline(_protocols(options), Directory(), shown, _redaction(options))
+    directory = Directory(options.pod_label)
+    pipeline = Pipeline(_protocols(options), directory, shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, _ = _log_sink(options.log)
     if options.listen != "off":
         importlib.import_module("masdeepflow.sinks.exposition")
         importlib.import_module("masdeepflow.sinks.listen")
     # Its threads come first: they are in no hurry.
-    lookups = Lookups()
+    lookups = discovery.lookups(options)
     lookups.start()
     _be_prompt()
     # What is there now stays: the collector need not walk it again and again.
@@ -205,13 +208,12 @@ def run_live(
                 recorder = _recorder(record_to, probes)
                 undo.callback(recorder.abandon)
                 agent.record(recorder)
-            listener = _listen(
-                options,
-                agent,
-                metrics,
+            told = _Told(
                 lambda: {**agent.ledger.lost(), "log": log_lost()},
                 pipeline.registry.failures,
+                lookups.problems,
             )
+            listener = _listen(options, agent, metrics, told)
             undo.pop_all()  # from here on the recording ends with the run
         try:
             return _watch(agent, pipeline, options, reload, log_lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.support.programs import clean_environment, run
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import StartAgent
+    from tests.support.programs import Agent
     from tests.support.servers import MariaDb, Nginx
 
 pytestmark = [pytest.mark.root, pytest.mark.server]
@@ -54,12 +55,18 @@ def test_a_thousand_processes_that_live_for_milliseconds_are_named(
     )
 
 
+def _asking(agent: Agent) -> list[dict[str, Any]]:
+    return [one for one in agent.transactions if one.get("db.query.text") == "SELECT 7"]
+
+
 def test_both_ends_of_a_unix_socket_name_each_other(mariadb: MariaDb, start_agent: StartAgent) -> None:
     """A connection without addresses has peers all the same."""
-    agent = start_agent("--log", "json", ports=[])
-    done = run("mariadb", "--no-defaults", f"--socket={mariadb.socket}", "--user=root", "--execute=SELECT 7")
+    agent = start_agent("--log", "json", "--include", "comm=mariadb", "--include", "comm=mariadbd")
+    client = ("mariadb", "--no-defaults", f"--socket={mariadb.socket}", "--user=root", "--skip-ssl")
+    done = run(*client, "--execute=SELECT 7")
     assert done.code == 0, done.stderr
-    found = [one for one in agent.settle().transactions if one.get("db.query.text") == "SELECT 7"]
+    agent.wait_for(lambda _: len(_asking(agent)) == 2)
+    found = _asking(agent)
     assert {(one["role"], one["service.name"], one["peer.service.name"]) for one in found} == {
         ("client", "mariadb", "mariadbd"),
         ("server", "mariadbd", "mariadb"),

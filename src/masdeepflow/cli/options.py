@@ -42,11 +42,18 @@ class Options:
     payload_bytes: int = 208
     ring_mib: int = _RING_MIB
     queue_time: bool = True
+    runtimes: bool = True
+    runtime_socket: tuple[str, ...] = ()
+    host_root: Path = Path("/")
+    kubernetes: str = "auto"
+    kubeconfig: str = ""
+    node_name: str = ""
+    pod_label: tuple[str, ...] = ()
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options) if field.name != "config")
 """Names that a configuration file may have."""
-LISTS = ("include", "exclude")
+LISTS = ("include", "exclude", "runtime_socket", "pod_label")
 """Those whose value there is a list."""
 
 
@@ -140,6 +147,38 @@ _HOST = (
         default=True,
         help="Measure how long requests wait to be read (queue_ns).",
     ),
+    _option(
+        "--runtimes/--no-runtimes",
+        default=True,
+        help="Ask Docker, Podman, containerd and CRI-O for the names of containers.",
+    ),
+    _option(
+        "--runtime-socket",
+        multiple=True,
+        metavar="[RUNTIME=]PATH",
+        help="A runtime's socket beside the usual ones; RUNTIME is docker, podman, containerd or cri-o.",
+    ),
+    _option(
+        "--host-root",
+        type=click.Path(path_type=Path),
+        default="/",
+        help="Where the host's root directory is, for an agent in a container.",
+    ),
+    _option(
+        "--kubernetes",
+        type=click.Choice(["auto", "api", "off"]),
+        default="auto",
+        help="Who is asked for pods and Services; auto asks the API server where a service account or "
+        "--kubeconfig is.",
+    ),
+    _option("--kubeconfig", default="", metavar="FILE", help="How to reach the API server from outside."),
+    _option(
+        "--node-name",
+        default="",
+        metavar="NAME",
+        help="This host's node; taken from NODE_NAME if that is set.",
+    ),
+    _option("--pod-label", multiple=True, metavar="KEY", help="A pod label to show as k8s.pod.label.KEY."),
 )
 
 

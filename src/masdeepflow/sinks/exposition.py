@@ -80,6 +80,7 @@ class Exposition(Collector):
     """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
 
     lost: reason -> count, and failures: protocol -> batches that its parser failed at; never decreasing.
+    lookups: who is asked for names -> why that is in vain, empty where it is not.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class Exposition(Collector):
         metrics: Metrics,
         lost: Callable[[], Mapping[str, int]] = _no_counts,
         failures: Callable[[], Mapping[str, int]] = _no_counts,
+        lookups: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._metrics = metrics
         self._lost = lost
         self._failures = failures
+        self._lookups = lookups
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -116,6 +119,12 @@ class Exposition(Collector):
                 "masdeepflow_parser_errors", "Batches that a parser failed at: a defect", labels=["protocol"]
             ),
             self._failures(),
+        )
+        yield _by_label(
+            GaugeMetricFamily(
+                "masdeepflow_lookup_up", "Whether who is asked for names answers", labels=["source"]
+            ),
+            {source: not problem for source, problem in self._lookups().items()},
         )
         yield from _coverage(snapshot)
         yield from _agent()

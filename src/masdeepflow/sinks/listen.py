@@ -117,16 +117,29 @@ def metrics_app(registry: CollectorRegistry) -> WSGIApplication:
     return app
 
 
-def health_app(idle_s: Callable[[], float]) -> WSGIApplication:
+def _no_problems() -> dict[str, str]:
+    return {}
+
+
+def health_app(
+    idle_s: Callable[[], float], problems: Callable[[], Mapping[str, str]] = _no_problems
+) -> WSGIApplication:
     """Return what serves `/healthz`: 200 while the reader polls, 503 when it has not for 5 s.
 
-    idle_s: seconds since the reader last polled.
+    idle_s: seconds since the reader last polled. problems: who does not answer -> why; names go missing then,
+    but no record, so the agent is well all the same.
     """
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         idle = idle_s()
         alive = idle < STALLED_S
-        body = {"status": "ok" if alive else "stalled", "seconds_since_poll": round(idle, 3)}
+        body: dict[str, object] = {
+            "status": "ok" if alive else "stalled",
+            "seconds_since_poll": round(idle, 3),
+        }
+        amiss = {name: sentence for name, sentence in problems().items() if sentence}
+        if amiss:
+            body["problems"] = amiss
         status = http.HTTPStatus.OK if alive else http.HTTPStatus.SERVICE_UNAVAILABLE
         return _respond(environ, start_response, status, json.dumps(body) + "\n", content_type=_JSON)
 

@@ -36,9 +36,21 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "payload_bytes": (500, 100),
     "ring_mib": (4, 8),
     "queue_time": (False, True),
+    "runtimes": (False, True),
+    "runtime_socket": (("docker=/a",), ("/b", "cri-o=/c")),
+    "host_root": (Path("/host"), Path("/")),
+    "kubernetes": ("off", "api"),
+    "kubeconfig": ("/a", "/b"),
+    "node_name": ("node-1", "node-2"),
+    "pod_label": (("app",), ("tier", "app.kubernetes.io/name")),
 }
 """Option -> two values, the first other than the default wherever there is another."""
-FLAGS = {"redact": ["--no-redact"], "queue_time": ["--no-queue-time"], "insecure_listen": list[str]()}
+FLAGS = {
+    "redact": ["--no-redact"],
+    "queue_time": ["--no-queue-time"],
+    "runtimes": ["--no-runtimes"],
+    "insecure_listen": list[str](),
+}
 
 
 def _arguments(name: str, value: Any) -> list[str]:  # noqa: ANN401  # as the option has it

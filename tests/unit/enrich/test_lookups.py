@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from masdeepflow.enrich import lookups as module
 from masdeepflow.enrich.directory import Wanted
 from masdeepflow.enrich.facts import ContainerFact, Fact, PodFact, ProcessFact, UsersFact
+from masdeepflow.enrich.kubernetes.state import ClusterState
 from masdeepflow.enrich.lookups import Lookups
 
+if TYPE_CHECKING:
+    import pytest
 
-class _Other:
+
+F = TypeVar("F", bound=Fact)
+
+
+class _Other(Generic[F]):
     """Stands where runtimes and the cluster stand: says what it is told to say, once."""
 
-    def __init__(self, *facts: Fact) -> None:
+    def __init__(self, *facts: F) -> None:
         self.facts = list(facts)
         self.asked: list[tuple[str, str]] = []
         self.running = False
@@ -24,12 +33,15 @@ class _Other:
     def ask(self, container_id: str, runtime: str) -> None:
         self.asked.append((container_id, runtime))
 
-    def take(self) -> list[Fact]:
+    def take(self) -> list[F]:
         facts, self.facts = self.facts, []
         return facts
 
     def problems(self) -> dict[str, str]:
         return {"docker": "it does not answer"}
+
+    def state(self) -> ClusterState:
+        return ClusterState(connected=self.running, since=0.0, sentence="nobody is there")
 
     def close(self) -> None:
         self.running = False
@@ -62,6 +74,27 @@ def test_what_is_wanted_goes_to_who_can_find_it_out() -> None:
         found = lookups.take()
     assert [fact.pid for fact in found if isinstance(fact, ProcessFact)] == [os.getppid()]
     assert runtimes.asked == [("a", "docker")]
-    assert lookups.problems() == {"docker": "it does not answer"}
+    assert lookups.problems() == {"docker": "it does not answer", "kubernetes": ""}
     lookups.close()
     assert [runtimes.running, cluster.running] == [False, False]
+    assert lookups.problems()["kubernetes"] == "nobody is there"
+
+
+def test_a_container_that_nobody_knew_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runtime may have been away; what is told, or has been unknown for long, is asked for no more."""
+    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
+    runtimes = _Other[ContainerFact]()
+    lookups = Lookups(runtimes)
+    wanted = Wanted()
+    wanted.containers = [("a", "docker"), ("b", "")]
+    lookups.ask(wanted)
+    lookups.take()
+    assert runtimes.asked == [("a", "docker"), ("b", "")] * 2
+    runtimes.facts = [ContainerFact("a")]
+    lookups.take()
+    assert runtimes.asked[4:] == [("b", "")]
+    monkeypatch.setattr(module, "_PATIENCE_S", -1.0)
+    lookups.ask(wanted)
+    del runtimes.asked[:]
+    lookups.take()
+    assert runtimes.asked == []
