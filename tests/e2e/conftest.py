@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import containers, servers
 from tests.support.ports import free_port, wait_listening
-from tests.support.programs import TRAFFIC_GEN, Agent, Program
+from tests.support.programs import TRAFFIC_GEN, Agent, Program, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +45,15 @@ def cri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[containers.Cri]:
     """Run one containerd for all tests that leave it running and remove their pods."""
     with containers.containerd_cri(tmp_path_factory.mktemp("containerd")) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[servers.PostgreSql]:
+    """Run one PostgreSQL, with the tables of pgbench, for all tests."""
+    with servers.postgresql() as server:
+        made = run(*server.pgbench("--initialize", "--init-steps=dtg", "--quiet"))
+        assert made.code == 0, made.stderr
+        yield server
 
 
 @pytest.fixture
