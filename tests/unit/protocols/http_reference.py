@@ -304,10 +304,10 @@ class Reference:
             return []
         if not slot["flags"] & Flag.CONTINUED:
             requests(connection, slot)
-        reported, hidden, switched = responses(connection, slot)
+        reported, more, switched = responses(connection, slot)
         if switched:
             connection.queue = []
-        reported += given_up(connection, slot, hidden=hidden)
+        reported += given_up(connection, slot, more=more)
         for transaction in reported:
             finish(transaction, row, slot)
         if slot["kind"] != Kind.OPEN:
@@ -335,14 +335,15 @@ class Reference:
             self.connections[cookie] = connection
 
 
-def given_up(connection: Connection, slot: np.void, *, hidden: bool) -> list[Transaction]:
+def given_up(connection: Connection, slot: np.void, *, more: str) -> list[Transaction]:
     """Return the requests that are reported without a response."""
+    hidden = more != "nothing"
     closed, in_flight = bool(slot["flags"] & Flag.CLOSED), slot["kind"] == Kind.OPEN
     crowded = len(connection.queue) > 64
     if not (hidden or in_flight or closed or slot["response_bytes"] == 0 or crowded):
         return []
     for transaction in connection.queue:
-        transaction.truncated |= hidden
+        transaction.truncated |= more == "cut"
         transaction.answered = hidden
         transaction.error = closed and not hidden and not in_flight
     taken, connection.queue = connection.queue, []
@@ -384,29 +385,38 @@ def requests(connection: Connection, slot: np.void) -> None:
     if connection.queue:
         connection.queue[-1].request_bytes += min([*starts, total])
     connection.queue += fresh
-    if connection.queue and position is not None and position < total:
-        rest = data[position:]
-        only_empty_lines = len(data) == total and not rest.strip(b"\r\n")
-        if not only_empty_lines:
-            connection.queue[-1].truncated = True
+    if connection.queue and position is not None and position < total and goes_on(data, position, total):
+        connection.queue[-1].truncated = True
     connection.body_left = 0 if position is None else max(position - total, 0)
     only_body = total and total <= skipped
     if not connection.queue and not only_body:
         unseen = Transaction(0, None, int(slot["request_first_ns"]), int(slot["queue_ns"]), total)
-        unseen.truncated = total > 0
+        unseen.truncated = goes_on(data, skipped, total)
         connection.queue.append(unseen)
 
 
-def responses(connection: Connection, slot: np.void) -> tuple[list[Transaction], bool, bool]:
-    """Return the transactions answered, whether more responses are out of sight, and whether HTTP is over."""
+def goes_on(data: bytes, position: int, total: int) -> bool:
+    """Whether what begins at `position` is not seen up to the end of its line, though more was sent."""
+    while position < len(data) and data[position] in b"\r\n":
+        position += 1
+    return total > len(data) and 0x0A not in data[position:]
+
+
+def responses(connection: Connection, slot: np.void) -> tuple[list[Transaction], str, bool]:
+    """Return the transactions answered, what there may be of more responses, and whether HTTP is over.
+
+    That is `nothing`, `something` (a line that is no status line, or what a body of unknown length may have
+    hidden) or `cut` (bytes beyond the prefix).
+    """
     data, total = slot["response"][: slot["response_length"]].tobytes(), int(slot["response_bytes"])
     position: int | None = connection.response_left
     counted = connection.response_left
     answered: list[Transaction] = []
-    switched = False
+    switched, no_status = False, False
     while connection.queue and position is not None and position < len(data):
         status = status_line(data[position:])
         if status is None:
+            no_status = b"\n" in data[position:]
             position = None
             break
         first = connection.queue[0]
@@ -428,7 +438,9 @@ def responses(connection: Connection, slot: np.void) -> tuple[list[Transaction],
     if connection.queue:
         connection.queue[0].response_bytes += max(total - counted, 0)
     connection.response_left = 0 if position is None else max(position - total, 0)
-    return answered, position is None or position < total, switched
+    if position is not None and position >= total:
+        return answered, "nothing", switched
+    return answered, "cut" if total > len(data) and not no_status else "something", switched
 
 
 def cut(slots: np.ndarray, request: int, response: int) -> np.ndarray:

@@ -220,8 +220,8 @@ CAPTURES: list[tuple[str, bytes, bytes, Row]] = [
         OK,
         {},
     ),
-    ("response that is none", GET, b"+OK\r\n", {"url.path": "/", "truncated": True}),
-    ("status of two digits", GET, b"HTTP/1.1 20\r\n\r\n", {"url.path": "/", "truncated": True}),
+    ("response that is none", GET, b"+OK\r\n", {"url.path": "/", "truncated": False}),
+    ("status of two digits", GET, b"HTTP/1.1 20\r\n\r\n", {"url.path": "/", "truncated": False}),
 ]
 
 
@@ -481,9 +481,9 @@ def test_server_first() -> None:
 
 
 def test_request_out_of_sight() -> None:
-    """A response behind bytes that are no request is counted, truncated and without a request."""
+    """A response behind bytes that are no request is counted, without a request."""
     row = one(b"rest of an upload that began before the agent", OK)
-    assert row["truncated"]
+    assert not row["truncated"]
     assert "request" not in row
     assert row["http.response.status_code"] == 200
 
@@ -801,3 +801,35 @@ def test_recognised_requests_are_reported(turns: list[dict[str, object]]) -> Non
 def test_fuzz_harness(data: bytes) -> None:
     """The fuzz harness holds its invariant on a few inputs, so that it does not rot."""
     check(data)
+
+
+BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+LONG = ROOM * b"x"
+
+
+@pytest.mark.parametrize(
+    ("request_", "response", "truncated"),
+    [
+        (b"HELLO\r\n\r\n", BAD, False),
+        (b"GET / HTTP/9.9\r\nX: " + LONG + b"\r\n\r\n", BAD, False),
+        (b"GET  /two-spaces HTTP/1.1\r\n\r\n", BAD, False),
+        (b"no line end", BAD, False),
+        (LONG + b"x", BAD, True),
+        (b"\r\n\r\n" + LONG, BAD, True),
+        (GET + b"HELLO\r\n\r\n", OK + BAD, False),
+        (GET + b"HELLO\r\n\r\n" + LONG, OK + BAD, False),
+        (GET + LONG, OK + BAD, True),
+        (b"POST / HTTP/1.1\r\nContent-Length: 300\r\n\r\n" + 300 * b"x" + GET, OK + OK, True),
+        (GET, b"HELLO\r\n" + LONG, False),
+        (GET, b"HELLO", False),
+        (GET, LONG, True),
+        (GET + GET, OK + b"HELLO\r\n" + LONG, False),
+        (GET + GET, OK + LONG, True),
+        (GET + GET, b"HTTP/1.1 200 OK\r\n\r\nto the end", False),
+    ],
+)
+def test_only_what_the_prefix_cuts_is_truncated(request_: bytes, response: bytes, *, truncated: bool) -> None:
+    """A line that is visible whole and is none is not truncated: nothing more is to be had of it."""
+    slots = make_slots(turn(request_, response, flags=Flag.CLOSED))
+    assert parse(turn(request_, response, flags=Flag.CLOSED))[-1]["truncated"] is truncated
+    check_equal([slots])

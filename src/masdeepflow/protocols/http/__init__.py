@@ -192,14 +192,23 @@ def _single(
     requests = _Coded(requests.codes[chosen], requests.values)
     responses = _Coded(responses.codes[chosen], responses.values)
     answered = slots["response_bytes"][chosen] > 0
+    truncated = answered & (responses.integers("status") == ABSENT)
+    if truncated.any():
+        truncated[truncated] = _is_cut(slots[rows[truncated]])
     over = (slots["kind"][chosen] == Kind.TURN) & ((slots["flags"][chosen] & Flag.CLOSED) > 0)
     return _Transactions(
         rows,
         requests,
         responses,
         unanswered=over & ~answered,
-        truncated=answered & (responses.integers("status") == ABSENT),
+        truncated=truncated,
     )
+
+
+def _is_cut(slots: np.ndarray) -> NDArray[np.bool_]:
+    """Return whether the first line of each response (n,) goes on behind its prefix."""
+    line_end = find_byte(slots["response"], slots["response_length"], _LINE_FEED)
+    return (slots["response_length"] < slots["response_bytes"]) & (line_end < 0)
 
 
 def _merge(single: _Transactions, exchanges: list[Exchange]) -> tuple[_Transactions, NDArray[np.intp]]:

@@ -23,6 +23,7 @@ from masdeepflow.protocols.http.heads import (
     read_response,
 )
 from masdeepflow.schema import Flag, Kind
+from masdeepflow.table import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,7 +64,8 @@ class Exchange:
     row: the turn that ended it. request_bytes, response_bytes: its share of its turns' bytes; what can't be
     told apart is counted with the last request or response that is visible.
     answered: a final response came, visible or not. unanswered: the connection was closed before one did.
-    truncated: what belongs here is beyond the prefix: its status line, or requests behind it.
+    truncated: what belongs here is beyond the prefix, whole or in part: its head, its status line, or
+        requests behind it. A line that is visible whole and is none is not truncated.
     """
 
     row: int
@@ -181,11 +183,11 @@ def _take_requests(connection: _Connection, turn: Turn) -> None:
         waiting[-1].request_bytes += min(starts[0], turn.request_bytes)
     for (start, request), stop in zip(heads, starts[1:], strict=True):
         waiting.append(_exchange(turn, request, stop - start))
-    if waiting and _more_behind(turn, end):
-        waiting[-1].truncated = True
+    if waiting and UNKNOWN < end < turn.request_bytes:
+        waiting[-1].truncated |= _is_cut(turn.request, end, turn.request_bytes)
     if not waiting and not 0 < turn.request_bytes <= skipped:
         waiting.append(_exchange(turn, NO_REQUEST, turn.request_bytes))
-        waiting[-1].truncated = turn.request_bytes > 0
+        waiting[-1].truncated = _is_cut(turn.request, skipped, turn.request_bytes)
     connection.request_left = max(end - turn.request_bytes, 0)
 
 
@@ -209,11 +211,12 @@ def _read_requests(data: bytes, skipped: int) -> tuple[list[tuple[int, Request]]
     return heads, end if heads or skipped else UNKNOWN
 
 
-def _more_behind(turn: Turn, end: int) -> bool:
-    """Whether the turn's request bytes go on behind `end`. Empty lines do not count (RFC 9112, 2.2)."""
-    if not UNKNOWN < end < turn.request_bytes:
-        return False
-    return len(turn.request) < turn.request_bytes or bool(turn.request[end:].strip(b"\r\n"))
+def _is_cut(data: bytes, start: int, total: int) -> bool:
+    """Whether the line at `start` goes on behind `data`, the first of `total` bytes.
+
+    Empty lines before it do not count (RFC 9112 section 2.2).
+    """
+    return len(data) < total and b"\n" not in data[start:].lstrip(b"\r\n")
 
 
 def _take_responses(connection: _Connection, turn: Turn) -> list[Exchange]:
@@ -221,9 +224,11 @@ def _take_responses(connection: _Connection, turn: Turn) -> list[Exchange]:
     waiting, total = connection.waiting, turn.response_bytes
     ended: list[Exchange] = []
     start = end = connection.response_left
+    cut = len(turn.response) < total
     while waiting and UNKNOWN < end < len(turn.response):
         exchange, rest = waiting[0], turn.response[end:]
         response = read_response(rest)
+        cut &= response.status != ABSENT or b"\n" not in rest
         length = message_end(rest, exchange.request.method, response.status)
         end = UNKNOWN if length == UNKNOWN else end + length
         if not _is_final(response.status):
@@ -234,19 +239,18 @@ def _take_responses(connection: _Connection, turn: Turn) -> list[Exchange]:
         exchange.response_bytes += max(stop - start, 0)
         start = stop
     connection.response_left = max(end - total, 0)
-    return ended + _take_hidden(waiting, total - start, hidden=end < total, switched=_left_http(ended))
-
-
-def _take_hidden(waiting: list[Exchange], rest: int, *, hidden: bool, switched: bool) -> list[Exchange]:
-    """Give `rest` bytes of response to what still waits; return it if its responses are beyond the prefix."""
-    if switched or (waiting and waiting[0].request.method is None):
+    if _left_http(ended) or (waiting and waiting[0].request.method is None):
         waiting.clear()
     if waiting:
-        waiting[0].response_bytes += max(rest, 0)
-    if not hidden:
-        return []
+        waiting[0].response_bytes += max(total - start, 0)
+    return ended + (_take_hidden(waiting, cut=cut) if end < total else [])
+
+
+def _take_hidden(waiting: list[Exchange], *, cut: bool) -> list[Exchange]:
+    """Return what still waits though bytes came that may answer it; cut: they are beyond the prefix."""
     for exchange in waiting:
-        exchange.answered = exchange.truncated = True
+        exchange.answered = True
+        exchange.truncated |= cut
     return _take_all(waiting)
 
 
