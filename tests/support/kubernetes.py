@@ -150,6 +150,13 @@ class _Store:
             self.compacted = self.version
             self.changed.notify_all()
 
+    def trim(self, most: int) -> None:
+        """Forget the oldest changes, as a server does in time."""
+        with self.changed:
+            if len(self.events) > most:
+                self.compacted = self.events[-most].version - 1
+                del self.events[:-most]
+
     def bump(self) -> None:
         """Take a version for a change of a kind that nobody watches."""
         with self.changed:

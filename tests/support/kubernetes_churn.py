@@ -1,15 +1,25 @@
-"""A cluster in which pods come and go, and addresses are given away again at once."""
+"""A cluster in which pods come and go, and addresses are given away again at once.
+
+    python -m tests.support.kubernetes_churn PODS CHANGES_A_SECOND
+
+serves one until it is ended, and prints the path of a kubeconfig for it.
+"""
 
 from __future__ import annotations
 
 import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.kubernetes import ApiServer
 from tests.support.kubernetes_objects import Json, epoch_ns, pod, replica_set, service
 
 if TYPE_CHECKING:
     from masdeepflow.enrich.kubernetes.index import Index
-    from tests.support.kubernetes import ApiServer
 
 __all__ = ["Churn"]
 
@@ -21,11 +31,13 @@ _SERVICES = 200
 class Churn:
     """So many pods on a hundred nodes, in Deployments of 25, and some Services. The same each time.
 
-    Each change is one of the server's: a pod goes, or another takes its address.
+    Each change is one of the server's: a pod goes, or another takes its address. full: whether pods have all
+    that real ones have, about 8 KB.
     """
 
-    def __init__(self, api: ApiServer, pods: int) -> None:
+    def __init__(self, api: ApiServer, pods: int, *, full: bool = False) -> None:
         self._api = api
+        self._full = full
         self._random = random.Random(pods)  # noqa: S311  # not for secrets
         self._made = 0
         self._free: list[str] = []
@@ -46,7 +58,7 @@ class Churn:
         number = self._made
         self._made += 1
         owner = self._owners[number % len(self._owners)]
-        return pod(
+        made = pod(
             f"{owner['metadata']['name']}-{number:05x}",
             address,
             node=f"n{number % _NODES}",
@@ -55,6 +67,7 @@ class Churn:
             owner=owner,
             start=number,
         )
+        return _filled(made) if self._full else made
 
     def change(self) -> None:
         """Do one change."""
@@ -79,3 +92,51 @@ class Churn:
         ]
         kept = [index.pod_by_uid(item["metadata"]["uid"]) for item in self.gone]
         return wrong + [fact.name for fact in kept if fact and not fact.gone_ns]
+
+
+def _filled(item: Json) -> Json:
+    """Return a pod with the variables, mounts, conditions and managed fields that real ones come with."""
+    names = [f"SOME_SETTING_{number}" for number in range(30)]
+    containers = [
+        each
+        | {
+            "env": [{"name": name, "value": f"value-of-{name.lower()}"} for name in names],
+            "resources": {"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "100m"}},
+            "volumeMounts": [{"name": f"v{number}", "mountPath": f"/mnt/{number}"} for number in range(5)],
+        }
+        for each in item["spec"]["containers"]
+    ]
+    volumes = [{"name": f"v{number}", "configMap": {"name": f"settings-{number}"}} for number in range(5)]
+    kinds = ("PodScheduled", "Initialized", "PodReadyToStartContainers", "ContainersReady", "Ready")
+    since = item["status"]["startTime"]
+    conditions = [{"type": kind, "status": "True", "lastTransitionTime": since} for kind in kinds]
+    fields = {
+        "f:spec": {"f:containers": {f'k:{{"name":"{name}"}}': {".": {}, "f:value": {}} for name in names}},
+        "f:status": {f"f:{kind}": {".": {}, "f:lastTransitionTime": {}, "f:status": {}} for kind in kinds},
+    }
+    managers = [
+        {"manager": name, "operation": "Update", "apiVersion": "v1", "time": since, "fieldsType": "FieldsV1"}
+        | {"fieldsV1": fields}
+        for name in ("kube-controller-manager", "kubelet")
+    ]
+    return item | {
+        "metadata": item["metadata"] | {"managedFields": managers},
+        "spec": item["spec"]
+        | {"containers": containers, "volumes": volumes, "serviceAccountName": "default"},
+        "status": item["status"] | {"conditions": conditions, "qosClass": "Burstable"},
+    }
+
+
+def _serve(pods: int, changes_a_second: int) -> None:
+    with ApiServer() as api, tempfile.TemporaryDirectory() as directory:
+        churn = Churn(api, pods, full=True)
+        print(api.kubeconfig(Path(directory)), flush=True)  # noqa: T201  # for who started this
+        while True:
+            time.sleep(1 / changes_a_second)
+            churn.change()
+            api.store.trim(10_000)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    _serve(int(sys.argv[1]), int(sys.argv[2]))
