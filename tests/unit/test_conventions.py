@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from masdeepflow.kernel.privileges import CAPABILITIES
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "masdeepflow"
@@ -94,3 +97,11 @@ def test_no_file_says_where_packages_come_from() -> None:
     """Which package index is used is the machine's own business: lock files hold hashes, not addresses."""
     assert SOURCES
     assert [_name(path) for path in SOURCES if INDEX.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_marker_of_root_names_the_capabilities_that_the_agent_needs() -> None:
+    """Those that `run` fails without, and no others."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]
+    (text,) = (marker for marker in options["ini_options"]["markers"] if marker.startswith("root:"))
+    needed = {capability.name for capability in CAPABILITIES if capability.required}
+    assert set(re.findall(r"CAP_[A-Z_]+", text)) == needed
