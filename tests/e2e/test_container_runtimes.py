@@ -23,6 +23,7 @@ from tests.support.containers import (
     plain_container,
     pod_container,
     pod_sandbox,
+    podman_service,
     run_container,
 )
 from tests.support.programs import until
@@ -94,6 +95,22 @@ def test_a_docker_container_is_known_by_its_cgroup_and_its_name(docker: Docker) 
             image=BUSYBOX,
             labels={"com.example.team": "shop", "empty": ""},
         )
+
+
+@pytest.mark.server("podman")
+def test_a_container_of_podman_is_known_as_such(tmp_path: Path) -> None:
+    """It speaks the Docker API; its path says that it is another's."""
+    with (
+        podman_service(tmp_path) as podman,
+        run_container(podman, *SLEEP, options=["--name=web", "--label=a=b"]) as web,
+        _asking(f"podman={podman.socket}") as known,
+    ):
+        assert _membership(web) == Membership(web.id, "podman")
+        fact = known.get(web)
+        assert (fact.name, fact.runtime, fact.image, fact.labels["a"]) == ("web", "podman", BUSYBOX, "b")
+        with run_container(podman, *SLEEP, options=["--name=later"]) as later:
+            known.runtimes.ask(later.id, "podman")
+            assert known.get(later).name == "later"
 
 
 def test_what_docker_starts_and_renames_is_followed(docker: Docker) -> None:

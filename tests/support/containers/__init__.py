@@ -1,8 +1,8 @@
-"""Real container runtimes, started by hand: Docker by `docker_daemon`, containerd by `containerd_cri`.
+"""Real container runtimes, started by hand: `docker_daemon`, `containerd_cri`, `podman_service`.
 
 What the host must offer: root; the cgroup controllers that runc asks for below /sys/fs/cgroup, as v2, v1 or
 hybrid (runc joins the v1 controllers that are mounted and, on a hybrid host, /sys/fs/cgroup/unified too);
-bridges, veth pairs and NAT in the kernel; the Debian packages docker.io, containerd,
+bridges, veth pairs and NAT in the kernel; the Debian packages docker.io, containerd, podman,
 containernetworking-plugins, busybox-static and iptables. Where overlayfs is not to be had, Docker takes vfs
 and containerd its native snapshotter.
 
@@ -17,6 +17,7 @@ from tests.support.containers.cri import Cri, Pod, containerd_cri, plain_contain
 from tests.support.containers.docker import Container, Docker, docker_daemon, run_container
 from tests.support.containers.images import BUSYBOX, PAUSE, busybox_image, image
 from tests.support.containers.namespaces import Namespaces
+from tests.support.containers.podman import podman_service
 
 __all__ = [
     "BUSYBOX",
@@ -33,5 +34,6 @@ __all__ = [
     "plain_container",
     "pod_container",
     "pod_sandbox",
+    "podman_service",
     "run_container",
 ]

@@ -13,9 +13,10 @@ from tests.support.programs import Program, run, until
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Namespaces"]
+__all__ = ["PRIVATE", "Namespaces"]
 
-_RUN = Path("/run/containerd")
+PRIVATE = Path("/run/containerd")
+"""A file system in memory, of these namespaces only."""
 
 
 class Namespaces:
@@ -28,8 +29,8 @@ class Namespaces:
         self._mounts = _mount_namespace(self._holder.pid)
         self._run("ip", "link", "set", "lo", "up")
         # Sockets of shims and state of runc are there whatever a daemon is told: names would clash.
-        _RUN.mkdir(exist_ok=True)
-        self._run("mount", "-t", "tmpfs", "tmpfs", _RUN)
+        PRIVATE.mkdir(exist_ok=True)
+        self._run("mount", "-t", "tmpfs", "tmpfs", PRIVATE)
 
     def _run(self, *command: object) -> None:
         done = run(*self.enter, *command)

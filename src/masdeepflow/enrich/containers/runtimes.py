@@ -98,11 +98,19 @@ class Runtimes:
         return taken
 
     def problems(self) -> dict[str, str]:
-        """Return socket -> one sentence, for each that should answer and does not."""
-        found = {str(path): worker.problem for path, worker in self._workers.copy().items() if worker.problem}
+        """Return socket -> one sentence, for each that should answer and does not.
+
+        That is one which was asked for by name, has answered before, or was asked something. Docker brings a
+        containerd along, and who has no pods need not hear that the package to ask it is missing.
+        """
+        found = {}
         for socket in self._sockets:
-            if socket.expected and socket.path not in self._workers:
-                found[str(socket.path)] = f"{socket.runtime}: {socket.path} is not there"
+            worker = self._workers.get(socket.path)
+            if worker is None:
+                if socket.expected:
+                    found[str(socket.path)] = f"{socket.runtime}: {socket.path} is not there"
+            elif worker.problem and (socket.expected or worker.runtime or worker.counts.asked):
+                found[str(socket.path)] = worker.problem
         return found
 
     @property

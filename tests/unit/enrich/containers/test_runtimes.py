@@ -145,6 +145,18 @@ def test_usual_sockets_that_are_not_there_are_no_problem(tmp_path: Path) -> None
         assert runtimes.problems() == {}
 
 
+def test_a_usual_socket_that_does_not_answer_is_a_problem_once_it_is_asked(tmp_path: Path) -> None:
+    """Until then nobody misses anything."""
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "docker.sock"
+    path.touch()
+    with _runtimes(root=tmp_path) as runtimes:
+        until(lambda: runtimes._workers[path].problem)
+        assert runtimes.problems() == {}
+        runtimes.ask(A, "docker")
+        assert list(runtimes.problems()) == [str(path)]
+
+
 def test_closing_does_not_wait_for_a_runtime_that_hangs(tmp_path: Path) -> None:
     """Its threads end, because their calls are cancelled."""
     hanging = threading.Event()
