@@ -1,7 +1,8 @@
 """Keeps personal data out of telemetry: SQL literals, values of URL queries, quotations in error messages.
 
 Lexical rules: MySQL Reference Manual, chapter "Language Structure" (literal values, identifiers, comments);
-where PostgreSQL's differ, the reading that hides more wins.
+of standard SQL, PostgreSQL Documentation, chapter "Lexical Structure". Where settings that nobody sees decide,
+the reading that hides more wins.
 """
 
 from __future__ import annotations
@@ -39,14 +40,29 @@ _SQL_TOKEN = re.compile(
     re.DOTALL,
 )
 
+# In standard SQL a backslash escapes nothing, unless a setting says otherwise: with one before a quote it is
+# open where the literal ends, so the rest goes. Comments nest: likewise behind the second start.
+_STANDARD_QUOTED = r"""'[^'\\]*+(?:(?:\\(?!')|'')[^'\\]*+)*(?:'|\\'.*+|\\?\Z)"""
+_STANDARD_PREFIXED = "|".join(rf"{prefix}(?<![\w$]{prefix}){_STANDARD_QUOTED}" for prefix in "bBnNxX")
+_ESCAPED = "|".join(rf"{prefix}(?<![\w$]{prefix}){_SINGLE_QUOTED}" for prefix in "eE")
+_STANDARD_TOKEN = re.compile(
+    r"(?P<identifier>\"[^\"]*+\"?)|(?P<comment>/\*(?:(?!/\*).)*?\*/|/\*.*+)|(?P<line>--[^\n]*+)"
+    r"|(?P<dollar>\$(?<![\w$]\$)(?:[^\W\d]\w*+)?\$)(?:.*?(?P=dollar)|.*+)"
+    rf"|{_ESCAPED}|{_STANDARD_PREFIXED}|{_STANDARD_QUOTED}|{_DIGITS}|{_ZERO}|{_FRACTION}",
+    re.DOTALL,
+)
 
-def redact_sql(text: str) -> str:
+
+def redact_sql(text: str, *, standard: bool = False) -> str:
     """Return the statement with its literals replaced by `?`, those that are cut off at the end included.
 
     Identifiers and keywords stay; the text of comments goes, as clients put trace and user ids there.
+    standard: its rules are standard SQL's, as PostgreSQL has them.
     """
     cut = text.endswith(_ELLIPSIS)
     whole = text.removesuffix(_ELLIPSIS) if cut else text
+    if standard:
+        return _STANDARD_TOKEN.sub(_replacement, whole) + _ELLIPSIS * cut
     special = _SPECIAL.search(whole)
     redacted = _SQL_TOKEN.sub(_replacement, whole) if special else _ANY_LITERAL.sub("?", whole)
     return redacted + _ELLIPSIS if cut else redacted

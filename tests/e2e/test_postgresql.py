@@ -33,6 +33,7 @@ _STATEMENTS = 100
 _NO_TABLE, _SYNTAX = "42P01", "42601"
 _CLIENTS, _TRANSACTIONS = 4, 50
 _TPC_B = ["BEGIN", "UPDATE", "SELECT", "UPDATE", "UPDATE", "INSERT", "END"]
+_REDACTED = ["SELECT ?, ?, ?, ?", "SELECT ?::int", "SELECT ?"]
 _BALANCE = "SELECT abalance FROM pgbench_accounts WHERE aid = "
 
 
@@ -338,6 +339,7 @@ def test_literals_are_redacted(postgresql: PostgreSql, start_agent: StartAgent) 
         [
             "SELECT 'secret', $$secret$$, E'it\\'s secret', 4711",
             "SELECT 'secret'::int",
+            "SELECT 'C:\\', 'secret'",
             "INSERT INTO item VALUES (4711, 'secret'), (4711, 'secret')",
         ],
     )

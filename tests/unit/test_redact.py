@@ -120,6 +120,31 @@ def test_no_cut_literal_survives(tokens: list[str], length: int) -> None:
     assert "471" not in redact_sql(text + "…")
 
 
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("SELECT 'a', 'it''s', 7, 1.5e3 FROM t1", "SELECT ?, ?, ?, ? FROM t1"),
+        (r"SELECT 'C:\dir', 'b'", "SELECT ?, ?"),
+        (r"SELECT 'C:\', 's3cret'", "SELECT ?"),
+        (r"SELECT E'a\'s3cret', 'b', e'\\', 5", "SELECT ?, ?, ?, ?"),
+        ("SELECT U&'s3cret', B'01', x'ff'", "SELECT U&?, ?, ?"),
+        ("SELECT $1, $$s3cret$$, $x$s3cret $y$ $x$, $x$s3cr", "SELECT $1, ?, ?, ?"),
+        ("SELECT a # 's3cret\n', b #> '{s3cret}'", "SELECT a # ?, b #> ?"),
+        ("SELECT 1 /* a /* b */ s3cret */, 2", "SELECT ? /* ? */"),
+        ("SELECT 1 /* a */, 2 -- s3cret\n, 3", "SELECT ? /* ? */, ? -- ?\n, ?"),
+        (
+            """SELECT "id", "a ""b'" FROM "users" WHERE "x" = 's3cret'""",
+            """SELECT "id", "a ""b'" FROM "users" WHERE "x" = ?""",
+        ),
+        ("SELECT `'s3cret'", "SELECT `?"),
+        ("SELECT 's3cr…", "SELECT ?…"),
+    ],
+)
+def test_statements_of_standard_sql(text: str, redacted: str) -> None:
+    """A backslash escapes only in E'', `#` is an operator, comments nest; where it is open, the rest goes."""
+    assert redact_sql(text, standard=True) == redacted
+
+
 @given(st.text(alphabet="01.eExX+-a_$@'\"\\`/*#!? \n…"))
 def test_any_text_can_be_redacted(text: str) -> None:
     """Nothing raises, and the mark of a cut neither goes nor comes."""

@@ -46,6 +46,15 @@ def test_literals_leave_statement_and_line() -> None:
     assert table.request_text.values == ["MySQL Query: SELECT * FROM users WHERE name = ? AND id = ?"]
 
 
+def test_the_system_tells_how_its_strings_end() -> None:
+    """PostgreSQL's end at a quote behind a backslash, MySQL's do not."""
+    statement = r"SELECT 'a\', 'secret'"
+    line = {"request_text": f"PostgreSQL Query: {statement}", "db.query.text": statement}
+    table = _redacted(**line, **{"db.system.name": "postgresql"})
+    assert "secret" not in _shown(table)
+    assert table.request_text.values == ["PostgreSQL Query: SELECT ?"]
+
+
 def test_a_colon_in_a_statement_is_part_of_it() -> None:
     """Only the label in front of the line is not the statement."""
     assert _sql("SELECT 'a: b', 5").request_text.values == ["MySQL Query: SELECT ?, ?"]
