@@ -1,8 +1,8 @@
 """Keeps personal data out of telemetry: SQL literals, values of URL queries, quotations in error messages.
 
 Lexical rules: MySQL Reference Manual, chapter "Language Structure" (literal values, identifiers, comments);
-of standard SQL, PostgreSQL Documentation, chapter "Lexical Structure". Where settings that nobody sees decide,
-the reading that hides more wins.
+of standard SQL, PostgreSQL Documentation, chapter "Lexical Structure". Where settings decide that nobody
+sees, the reading that hides more wins.
 """
 
 from __future__ import annotations
