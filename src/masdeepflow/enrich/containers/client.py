@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
     from masdeepflow.enrich.facts import ContainerFact
 
-__all__ = ["Client", "Refused", "Unavailable"]
+__all__ = ["LIST_PATIENCE", "Client", "Refused", "Unavailable"]
+
+
+LIST_PATIENCE = 6
+"""Times as long as any other answer a list may take: on a busy host with hundreds of containers it does."""
 
 
 class Unavailable(Exception):  # noqa: N818  # it is a state, which passes

@@ -15,12 +15,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from masdeepflow.enrich.containers.client import Refused, Unavailable
+from masdeepflow.enrich.containers.client import LIST_PATIENCE, Refused, Unavailable
 from masdeepflow.enrich.containers.wire import containerd_pb2, cri_pb2
 from masdeepflow.enrich.facts import ContainerFact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -32,6 +32,7 @@ Answer = TypeVar("Answer", bound="Message")
 
 _ANSWER_MOST = 16 << 20
 _IMAGES_MOST = 1024
+_NAMESPACES_MOST = 64
 _RUNTIME = "runtime.v1.RuntimeService"
 _IMAGE = "runtime.v1.ImageService"
 _CONTAINERS = "containerd.services.containers.v1.Containers"
@@ -108,17 +109,14 @@ class CriClient:
 
         """
         if self._cri:
-            sandboxes = {found.id: found for found in self._sandboxes(cri_pb2.PodSandboxFilter())}
+            which = cri_pb2.PodSandboxFilter()
+            sandboxes = {found.id: found for found in self._sandboxes(which, LIST_PATIENCE)}
             running = cri_pb2.ContainerStateValue(state=cri_pb2.CONTAINER_RUNNING)
-            for found in self._cri_containers(cri_pb2.ContainerFilter(state=running)):
+            for found in self._in_cri(cri_pb2.ContainerFilter(state=running), LIST_PATIENCE):
                 yield self._fact(found, sandboxes.get(found.pod_sandbox_id))
         if self._containerd:
             for namespace in self._namespaces():
-                listing = containerd_pb2.ListContainersRequest()
-                answer = containerd_pb2.ListContainersResponse
-                method = f"/{_CONTAINERS}/List"
-                for plain in self._call(method, listing, answer, namespace=namespace).containers:
-                    yield _plain_fact(plain)
+                yield from map(_plain_fact, self._in_namespace(namespace))
 
     def find(self, container_id: str) -> ContainerFact | None:
         """Return a container, or a pod's sandbox, which has no name.
@@ -133,7 +131,7 @@ class CriClient:
         return found
 
     def _in_pods(self, container_id: str) -> ContainerFact | None:
-        for found in self._cri_containers(cri_pb2.ContainerFilter(id=container_id)):
+        for found in self._in_cri(cri_pb2.ContainerFilter(id=container_id)):
             if found.id == container_id:  # a part of the id would do for the runtime
                 sandboxes = self._sandboxes(cri_pb2.PodSandboxFilter(id=found.pod_sandbox_id))
                 return self._fact(found, next(iter(sandboxes), None))
@@ -189,18 +187,24 @@ class CriClient:
         found = self._call_known(f"/{_RUNTIME}/Version", request, answer)
         return None if found is None else found.runtime_name
 
-    def _cri_containers(self, which: cri_pb2.ContainerFilter) -> Iterator[cri_pb2.Container]:
+    def _in_cri(self, which: cri_pb2.ContainerFilter, patience: int = 1) -> Iterable[cri_pb2.Container]:
         request, answer = cri_pb2.ListContainersRequest(filter=which), cri_pb2.ListContainersResponse
-        return iter(self._call(f"/{_RUNTIME}/ListContainers", request, answer).containers)
+        return self._call(f"/{_RUNTIME}/ListContainers", request, answer, patience=patience).containers
 
-    def _sandboxes(self, which: cri_pb2.PodSandboxFilter) -> Iterator[cri_pb2.PodSandbox]:
+    def _sandboxes(self, which: cri_pb2.PodSandboxFilter, patience: int = 1) -> Iterable[cri_pb2.PodSandbox]:
         request, answer = cri_pb2.ListPodSandboxRequest(filter=which), cri_pb2.ListPodSandboxResponse
-        return iter(self._call(f"/{_RUNTIME}/ListPodSandbox", request, answer).items)
+        return self._call(f"/{_RUNTIME}/ListPodSandbox", request, answer, patience=patience).items
+
+    def _in_namespace(self, namespace: str) -> Iterable[containerd_pb2.Container]:
+        request, answer = containerd_pb2.ListContainersRequest(), containerd_pb2.ListContainersResponse
+        method = f"/{_CONTAINERS}/List"
+        return self._call(method, request, answer, namespace=namespace, patience=LIST_PATIENCE).containers
 
     def _namespaces(self) -> list[str]:
         request, answer = containerd_pb2.ListNamespacesRequest(), containerd_pb2.ListNamespacesResponse
         found = self._call(f"/{_NAMESPACES}/List", request, answer).namespaces
-        return [namespace.name for namespace in found if namespace.name not in _OTHERS]
+        names = [namespace.name for namespace in found if namespace.name not in _OTHERS]
+        return names[:_NAMESPACES_MOST]
 
     def _call_known(
         self, method: str, request: Message, answer: type[Answer], *, namespace: str = ""
@@ -214,7 +218,15 @@ class CriClient:
                 return None
             raise
 
-    def _call(self, method: str, request: Message, answer: type[Answer], *, namespace: str = "") -> Answer:
+    def _call(
+        self,
+        method: str,
+        request: Message,
+        answer: type[Answer],
+        *,
+        namespace: str = "",
+        patience: int = 1,
+    ) -> Answer:
         call: Callable[..., Answer] = self._channel.unary_unary(
             method,
             request_serializer=lambda message: message.SerializeToString(),
@@ -222,19 +234,20 @@ class CriClient:
         )
         metadata = [("containerd-namespace", namespace)] if namespace else None
         try:
-            return call(request, timeout=self._answer_s, metadata=metadata)
+            return call(request, timeout=patience * self._answer_s, metadata=metadata)
         except ValueError as error:  # the channel was closed meanwhile
             raise Unavailable("is no longer asked") from error
         except grpc.RpcError as error:
-            raise self._trouble(error) from error
+            raise _trouble(error, patience * self._answer_s) from error
 
-    def _trouble(self, error: grpc.RpcError) -> Exception:
-        code = error.code()
-        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Unavailable(f"does not answer within {self._answer_s:g} s")
-        if code in _GONE:
-            return Unavailable("cannot be asked: nothing that speaks gRPC listens there")
-        return Refused(f"answers with {code.name}")
+
+def _trouble(error: grpc.RpcError, within_s: float) -> Exception:
+    code = error.code()
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable(f"does not answer within {within_s:g} s")
+    if code in _GONE:
+        return Unavailable("cannot be asked: nothing that speaks gRPC listens there")
+    return Refused(f"answers with {code.name}")
 
 
 def _sandbox_fact(sandbox: cri_pb2.PodSandbox, runtime: str) -> ContainerFact:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from masdeepflow.enrich.containers.client import Refused, Unavailable
+from masdeepflow.enrich.containers.client import LIST_PATIENCE, Refused, Unavailable
 from masdeepflow.enrich.facts import ContainerFact
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class DockerClient:
 
     def __enter__(self) -> Self:
         try:
-            version = self._get("/version", {}, _Version)
+            version = self._get("/version", _Version)
         except Refused as error:
             raise Unavailable(str(error)) from error
         names = [component.name for component in version.components or ()] if version else []
@@ -116,7 +116,7 @@ class DockerClient:
             Refused: the daemon does not tell.
 
         """
-        for found in self._get("/containers/json", {}, list[_Listed]) or ():
+        for found in self._get("/containers/json", list[_Listed], LIST_PATIENCE) or ():
             # Links of other containers to it are names too, with a slash in them.
             names = [name.removeprefix("/") for name in found.names or ()]
             name = next((name for name in names if "/" not in name), "")
@@ -131,7 +131,7 @@ class DockerClient:
         """
         if not _FULL_ID.fullmatch(container_id):  # the daemon would take it for a name
             return None
-        found = self._get(f"/containers/{container_id}/json", {}, _Inspected)
+        found = self._get(f"/containers/{container_id}/json", _Inspected)
         if found is None or found.id != container_id:
             return None
         config = found.config or _Config()
@@ -148,14 +148,14 @@ class DockerClient:
         return None if self.runtime == "podman" else self._changes()
 
     def _changes(self) -> Iterator[str]:
-        parameters = {"filters": _EVENTS, "since": f"{self._since:.6f}"}
-        with self._asked("/events", parameters, None) as response:
+        parameters = urlencode({"filters": _EVENTS, "since": f"{self._since:.6f}"})
+        with self._asked(f"/events?{parameters}", None) as response:
             while line := response.readline(_EVENT_MOST):
                 yield _decoded(line, _Event).actor.id
 
-    def _get(self, path: str, parameters: dict[str, str], kind: type[T]) -> T | None:
+    def _get(self, path: str, kind: type[T], patience: int = 1) -> T | None:
         """Return the answer, None for 404."""
-        with self._asked(path, parameters, self._answer_s) as response:
+        with self._asked(path, patience * self._answer_s) as response:
             body = response.read(_ANSWER_MOST + 1)
         if response.status == http.HTTPStatus.NOT_FOUND:
             return None
@@ -166,9 +166,7 @@ class DockerClient:
         return _decoded(body, kind)
 
     @contextlib.contextmanager
-    def _asked(
-        self, path: str, parameters: dict[str, str], within_s: float | None
-    ) -> Iterator[http.client.HTTPResponse]:
+    def _asked(self, path: str, within_s: float | None) -> Iterator[http.client.HTTPResponse]:
         deadline = _Deadline(within_s)
         deadline.settimeout(self._answer_s)  # of connecting, which waits while the daemon accepts none
         connection = http.client.HTTPConnection("localhost")
@@ -179,10 +177,10 @@ class DockerClient:
             if self._cancelled:  # before it could be shut down
                 raise Unavailable("is no longer asked")
             deadline.settimeout(within_s)
-            connection.request("GET", f"{path}?{urlencode(parameters)}" if parameters else path)
+            connection.request("GET", path)
             yield connection.getresponse()
         except TimeoutError as error:
-            raise Unavailable(f"does not answer within {self._answer_s:g} s") from error
+            raise Unavailable(f"does not answer within {within_s or self._answer_s:g} s") from error
         except OSError as error:
             raise Unavailable(f"cannot be asked: {error.strerror or error}") from error
         except (http.client.HTTPException, ValueError) as error:
