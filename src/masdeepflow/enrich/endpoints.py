@@ -142,7 +142,7 @@ class Endpoints:
             self._set_peer(code, self._ends[other].identity.peer)
             self._set_peer(other, end.identity.peer)
         elif end.flow is not None:
-            self._set_peer(code, self._flows.gone(end.flow) or self._remote(end, end.flow))
+            self._set_peer(code, self._flows.gone(end.flow))
 
     def _other(self, code: int, end: _End) -> int | None:
         if end.flow is not None:
@@ -162,8 +162,11 @@ class Endpoints:
             return ()
         return self._directory.remote(*end.remote, flow.transport, end.opened_ns)
 
-    def _set_peer(self, code: int, peer: Attributes) -> None:
-        endpoint = self._all[code]
+    def _set_peer(self, code: int, local: Attributes) -> None:
+        """Name the other end of `code` by what it is on this host, and by what its address tells beside."""
+        end, endpoint = self._ends[code], self._all[code]
+        remote = self._remote(end, end.flow) if end.flow is not None else ()
+        peer = tuple({**dict(remote), **dict(local)}.items()) if remote else local
         if endpoint is not None and endpoint.peer != peer:
             self._all[code] = dataclasses.replace(endpoint, peer=peer)
 
