@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.containers import Cri, Docker
+    from tests.support.containers.namespaces import Cgroups
 
 pytestmark = [
     pytest.mark.root,
@@ -95,6 +96,17 @@ def test_a_docker_container_is_known_by_its_cgroup_and_its_name(docker: Docker) 
             image=BUSYBOX,
             labels={"com.example.team": "shop", "empty": ""},
         )
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/unified").exists(), reason="this host's cgroups are not hybrid")
+@pytest.mark.parametrize("cgroups", ["v1", "v2"])
+def test_a_container_is_known_on_hosts_with_one_kind_of_cgroups(tmp_path: Path, cgroups: Cgroups) -> None:
+    """The other tests have what this host has, and the daemon may see only a part of it."""
+    with docker_daemon(tmp_path, cgroups) as docker, run_container(docker, *SLEEP) as container:
+        lines = Path(f"/proc/{container.pid}/cgroup").read_text(encoding="utf-8").splitlines()
+        joined = {line.split(":")[0] for line in lines if container.id in line}
+        assert joined == {"0"} if cgroups == "v2" else "0" not in joined
+        assert _membership(container) == Membership(container.id, "docker")
 
 
 @pytest.mark.server("podman")

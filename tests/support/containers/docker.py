@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from tests.support.containers.namespaces import Cgroups
+
 __all__ = ["Container", "Docker", "docker_daemon", "run_container"]
 
 _START_S = 60.0
@@ -118,9 +120,12 @@ class Docker:
 
 
 @contextlib.contextmanager
-def docker_daemon(directory: Path) -> Iterator[Docker]:
-    """Run a daemon that has the image `BUSYBOX` and a bridge network; all of it ends with the block."""
-    with Namespaces(directory) as namespaces:
+def docker_daemon(directory: Path, cgroups: Cgroups = "host") -> Iterator[Docker]:
+    """Run a daemon that has the image `BUSYBOX` and a bridge network; all of it ends with the block.
+
+    cgroups: which hierarchies it sees and uses.
+    """
+    with Namespaces(directory, cgroups) as namespaces:
         daemon = Docker(directory, namespaces)
         daemon.start()
         try:

@@ -6,23 +6,36 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from tests.support.programs import Program, run, until
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["PRIVATE", "Namespaces"]
+__all__ = ["PRIVATE", "Cgroups", "Namespaces"]
 
+Cgroups = Literal["host", "v1", "v2"]
+"""Which hierarchies of cgroups a daemon sees."""
+
+_CGROUPS = "/sys/fs/cgroup"
+_SHOW: dict[Cgroups, tuple[tuple[str, ...], ...]] = {
+    "host": (),
+    "v1": (("umount", f"{_CGROUPS}/unified"),),
+    "v2": (("umount", "--recursive", _CGROUPS), ("mount", "-t", "cgroup2", "cgroup2", _CGROUPS)),
+}
 PRIVATE = Path("/run/containerd")
 """A file system in memory, of these namespaces only."""
 
 
 class Namespaces:
-    """Namespaces held by a sleeping process, so that a daemon can be ended and started again in them."""
+    """Namespaces held by a sleeping process, so that a daemon can be ended and started again in them.
 
-    def __init__(self, directory: Path) -> None:
+    cgroups: `v1` and `v2` show a daemon only these hierarchies of a hybrid host, which it then takes for all
+    that there are; `host` shows it what the host has.
+    """
+
+    def __init__(self, directory: Path, cgroups: Cgroups = "host") -> None:
         self._holder = Program(directory, "unshare", "--net", "--mount", "sleep", "infinity")
         comm = Path(f"/proc/{self._holder.pid}/comm")
         until(lambda: comm.read_text(encoding="ascii") == "sleep\n", lambda: self._holder.errors)
@@ -31,6 +44,8 @@ class Namespaces:
         # Sockets of shims and state of runc are there whatever a daemon is told: names would clash.
         PRIVATE.mkdir(exist_ok=True)
         self._run("mount", "-t", "tmpfs", "tmpfs", PRIVATE)
+        for command in _SHOW[cgroups]:
+            self._run(*command)
 
     def _run(self, *command: object) -> None:
         done = run(*self.enter, *command)

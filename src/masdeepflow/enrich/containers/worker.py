@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -145,6 +146,10 @@ class Worker:
     def _session(self) -> None:
         if not self.socket.is_there():
             raise Unavailable("is gone")
+        if not os.access(self.socket.path, os.W_OK):
+            raise Unavailable(
+                "is not for this user: run the agent as root, or as a member of the socket's group"
+            )
         client = self._connect()
         with self._turn:
             self._client, self._lost = client, ""

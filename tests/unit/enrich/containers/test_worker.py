@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_a_socket_that_is_gone_is_a_problem_until_it_is_back(tmp_path: Path) -> 
         path.touch()
         until(lambda: worker.counts.answered)
         assert not worker.problem
+
+
+def test_a_socket_of_another_user_is_a_problem_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connecting needs the right to write, which root always has."""
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    with _worker(_Client(), _Taker(), tmp_path) as worker:
+        until(lambda: worker.problem)
+        assert worker.problem.startswith(f"docker: {tmp_path} is not for this user: run the agent as root")
 
 
 def test_what_changes_is_looked_up_again() -> None:
