@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Memo", "find_byte", "prefix", "row_hash"]
+__all__ = ["Memo", "cut_out", "find_byte", "prefix", "row_hash"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,24 @@ def _find_byte(payload: NDArray[np.uint8], lengths: NDArray[np.integer], byte: i
     position = hits.argmax(axis=1)
     found = hits[np.arange(len(hits)), position] & (position < lengths)
     return np.where(found, position, -1)
+
+
+def cut_out(
+    payload: NDArray[np.uint8],
+    rows: NDArray[np.integer],
+    starts: NDArray[np.integer],
+    lengths: NDArray[np.integer],
+) -> NDArray[np.uint8]:
+    """Return `lengths` (m,) bytes of `rows` (m,) of a payload (n, w) from `starts` (m,) on.
+
+    (m, v), v a multiple of 8; bytes behind the length are stale.
+    """
+    width = (int(lengths.max(initial=0)) + 7) // 8 * 8
+    flat = np.zeros(payload.size + width, np.uint8)
+    flat[: payload.size].reshape(payload.shape)[:] = payload
+    windows = np.lib.stride_tricks.as_strided(flat, (payload.size + 1, width), (1, 1), writeable=False)
+    texts: NDArray[np.uint8] = windows[rows * payload.shape[1] + starts]
+    return texts
 
 
 def row_hash(payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> NDArray[np.uint64]:

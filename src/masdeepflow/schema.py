@@ -105,6 +105,11 @@ ATTRIBUTES = _by_name(
     Column("db.namespace", "string", "Database in use"),
     Column("db.response.status_code", "string", "Error code of the database", metric_label=True),
     Column("db.response.message", "string", "Error message of the database"),
+    Column(
+        "masdeepflow.db.blocking",
+        "string",
+        "`true` where the operation waits by design (BLPOP, XREAD BLOCK, WAIT): not a latency of the server",
+    ),
 )
 """Attribute name -> column, in the order in which sinks show them."""
 

@@ -1,0 +1,95 @@
+"""Patterns of keys: what the keys of a cache or store have in common, without what makes each its own.
+
+Keys hold user ids, session tokens and addresses; only the words of a key are shown. A key that holds names
+(`session:alice`) shows them: what is a name and what a noun can't be told from one key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["VARIABLE", "key_pattern", "mask_variable"]
+
+VARIABLE = "*"
+"""Stands for what differs from key to key."""
+
+_WORD_MOST = 20  # letters; longer ones are tokens, as words of schemas are shorter
+_PATTERN_MOST = 80
+_ELLIPSIS = "…"
+_ZERO, _DIGITS = np.uint8(ord("0")), 10
+_A, _LOWER_CASE, _LETTERS, _HEXADECIMAL = np.uint8(ord("a")), np.uint8(0x20), 26, 6
+
+_TOKEN = re.compile(r"[^:/.|,;#{}()<>&?_\-\[\]]+")
+_WORD = re.compile(rf"[A-Za-z]{{1,{_WORD_MOST}}}\Z")
+_NUMBERED = re.compile(rf"([A-Za-z]{{1,{_WORD_MOST}}})[0-9]+\Z")
+_HEX_WORD = re.compile(r"[A-Fa-f]+\Z")
+# Dates, addresses, UUIDs: parts that vary, joined; a group of a UUID can be all letters.
+_JOINED = re.compile(r"\*(?:[-_.](?:\*|[A-Fa-f]{4}(?![A-Za-z0-9*])))+")
+
+
+def key_pattern(key: bytes, *, cut: bool = False) -> str:
+    """Return a key with `*` for digits, UUIDs, hexadecimal and long tokens, and whatever is no ASCII word.
+
+    `user:1234` gives `user:*`, `v2:session:9f86d081` gives `v*:session:*`. Words of up to 20 letters stay,
+    also before a number, unless they might be hexadecimal. Which digits they are never matters. cut: the key
+    goes on, so that its last token is not known; the pattern then ends in an ellipsis.
+    """
+    text = key[: 2 * _PATTERN_MOST].decode("latin-1")
+    cut = cut or len(key) > 2 * _PATTERN_MOST
+    pattern = _JOINED.sub(VARIABLE, _TOKEN.sub(_replacement, text))
+    if cut:
+        last = max(map(pattern.rfind, ":/.|,;#{}()<>&?_-[]")) + 1
+        pattern = pattern[:last] + VARIABLE
+    return pattern[:_PATTERN_MOST] + _ELLIPSIS if cut or len(pattern) > _PATTERN_MOST else pattern
+
+
+def _replacement(token: re.Match[str]) -> str:
+    text = token[0]
+    if _WORD.match(text):
+        return text
+    numbered = _NUMBERED.match(text)
+    if numbered and not _HEX_WORD.match(numbered[1]):
+        return numbered[1] + VARIABLE
+    return VARIABLE
+
+
+def mask_variable(text: NDArray[np.uint8], starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
+    """Zero what `key_pattern` does not tell apart in rows (n, w), from `starts` to `lengths` (n,), in place.
+
+    These are digits, and the letters of tokens that are shown as `*`: keys that differ only there become
+    equal, and are parsed once. `starts` is where a key begins.
+    """
+    places = np.arange(text.shape[1])
+    inside = (places >= starts[:, None]) & (places < lengths[:, None])
+    digit = (text - _ZERO < _DIGITS) & inside
+    letter = ((text | _LOWER_CASE) - _A < _LETTERS) & inside
+    text[digit] = _ZERO
+    mixed = np.flatnonzero((digit[:, :-1] & letter[:, 1:] | letter[:, :-1] & digit[:, 1:]).any(axis=1))
+    if len(mixed):
+        text[mixed] = _masked(text[mixed], digit[mixed], letter[mixed])
+
+
+def _masked(
+    text: NDArray[np.uint8], digit: NDArray[np.bool_], letter: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Return rows (m, w) with zeros for letters in runs where letters follow digits or are hexadecimal."""
+    shape = text.shape
+    first = digit | letter
+    first[:, 1:] &= ~first[:, :-1]
+    after = np.zeros(shape, bool)
+    after[:, 1:] = letter[:, 1:] & digit[:, :-1]
+    starts = np.flatnonzero(first)
+    other = letter & ((text | _LOWER_CASE) - _A >= _HEXADECIMAL)
+    has_digit, has_after, has_other = (
+        np.logical_or.reduceat(flags.ravel(), starts) for flags in (digit, after, other)
+    )
+    lengths = np.diff(starts, append=text.size)
+    wild = np.zeros(text.size, bool)
+    wild[starts[0] :] = np.repeat(has_digit & (has_after | ~has_other), lengths)
+    return np.where(wild.reshape(shape) & letter, _ZERO, text)

@@ -1,0 +1,628 @@
+"""Requests and replies that follow each other in order on one connection, any number of them to a turn.
+
+A turn shows the first bytes of either side; behind them more may be hidden. How many transactions it holds is
+
+- exact where one side is seen to its end: each request has one reply, so either tells the number;
+- exact, too, where both sides go on in messages of one size, and both sizes give the same number;
+- taken from the size of the requests, else of the replies, where only one side tells: what goes beyond the
+  visible is then marked `truncated`;
+- else unknown: the visible ones and one more are counted, and the last is marked.
+
+Turns whose requests are all answered within them are paired as columns. Connections with others (requests
+answered in later turns, pushes, what changes the connection) are followed turn by turn, by `Ordered`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from masdeepflow.schema import Flag, Kind
+from masdeepflow.table import Encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Exchange",
+    "Message",
+    "Messages",
+    "Ordered",
+    "Pairs",
+    "Session",
+    "Turn",
+    "column",
+    "merge",
+    "pair",
+]
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+Q_contra = TypeVar("Q_contra", contravariant=True)
+R_contra = TypeVar("R_contra", contravariant=True)
+
+_CONNECTIONS = 4096
+"""Connections of which something is kept, the one that was idle longest dropped first."""
+_WAITING = 1024
+"""Requests that may wait on one connection."""
+_TURN_MOST = 16384
+"""Transactions that one turn may stand for without being seen: sizes are the peer's."""
+_BATCH_MOST = 1 << 19
+"""Such transactions of a batch."""
+_CONTINUED, _CLOSED = int(Flag.CONTINUED), int(Flag.CLOSED)
+_NOT_ALONE = int(Flag.CONTINUED | Flag.SERVER_FIRST)
+_OPEN = int(Kind.OPEN)
+_SHARED = ("request_first_ns", "queue_ns", "request_bytes", "response_bytes")
+_STAMPS = ("response_first_ns", "response_last_ns")
+
+
+class Messages(NamedTuple, Generic[T]):
+    """What one side of n turns shows: m messages, in the order of turns and bytes, without gaps.
+
+    row: intp (m,). start, end: int64 (m,), bytes; end is -1 where it is not known, only for a turn's last.
+    code: int32 (m,), index into `values`. ended: int64 (n,), end of the last message whose end is known.
+    good: bool (n,), nothing that is no message was seen.
+    """
+
+    row: NDArray[np.intp]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    code: NDArray[np.int32]
+    values: list[T]
+    ended: NDArray[np.int64]
+    good: NDArray[np.bool_]
+
+
+class Pairs(NamedTuple, Generic[Q, R]):
+    """m transactions. rows: intp (m,), their turns. requests, replies: int32 (m,), codes of the values.
+
+    request_bytes, response_bytes: int64 (m,), each one's share. truncated: bool (m,), something of it was not
+    seen and is not certain.
+    """
+
+    rows: NDArray[np.intp]
+    requests: NDArray[np.int32]
+    request_values: list[Q]
+    replies: NDArray[np.int32]
+    reply_values: list[R]
+    request_bytes: NDArray[np.int64]
+    response_bytes: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+class _Side(NamedTuple):
+    """One side of n turns in numbers, all int64 (n,).
+
+    total: bytes. whole: messages captured whole. done: messages whose end is known. seen: these and one
+    that is cut. first: place of the first among all. rest: bytes behind those done. each: how many messages
+    the turn holds if all are of the size that those done have; 0 where they have none in common.
+    """
+
+    total: NDArray[np.int64]
+    whole: NDArray[np.int64]
+    done: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    first: NDArray[np.int64]
+    rest: NDArray[np.int64]
+    each: NDArray[np.int64]
+
+
+def _side(slots: np.ndarray, side: str, messages: Messages[T]) -> _Side:
+    total, count = slots[f"{side}_bytes"].astype(np.int64), len(slots)
+    known = messages.end >= 0
+    captured = known & (messages.end <= slots[f"{side}_length"][messages.row])
+    seen = np.bincount(messages.row, minlength=count)
+    done = seen if known.all() else np.bincount(messages.row[known], minlength=count)
+    rest = total - messages.ended
+    each = np.zeros(count, np.int64)
+    if (rest > 0).any():
+        _count_alike(each, messages, known, total)
+    whole = seen if captured.all() else np.bincount(messages.row[captured], minlength=count)
+    return _Side(total, whole, done, seen, np.cumsum(seen) - seen, rest, each)
+
+
+def _count_alike(
+    each: NDArray[np.int64], messages: Messages[T], known: NDArray[np.bool_], total: NDArray[np.int64]
+) -> None:
+    """Set how many messages of the size that the visible ones have in common fill each turn."""
+    row, size = messages.row[known], (messages.end - messages.start)[known]
+    if not len(row):
+        return
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    least, most = np.minimum.reduceat(size, starts), np.maximum.reduceat(size, starts)
+    rows = row[starts]
+    alike = (least == most) & (total[rows] % least == 0)
+    each[rows[alike]] = (total[rows] // least)[alike]
+
+
+def pair(
+    slots: np.ndarray, requests: Messages[Q], replies: Messages[R], hidden: tuple[Q, R]
+) -> tuple[NDArray[np.bool_], Callable[[NDArray[np.bool_]], Pairs[Q, R]]]:
+    """Return which turns (n,) can be paired without looking at others, and what pairs those of a choice (n,).
+
+    hidden: what stands for a request and a reply that was not captured.
+    """
+    asked, answered = _side(slots, "request", requests), _side(slots, "response", replies)
+    whole, told = asked.rest == 0, answered.rest <= 0
+    alone: NDArray[np.bool_] = (
+        requests.good
+        & replies.good
+        & (slots["kind"] == Kind.TURN)
+        & ((slots["flags"] & _NOT_ALONE) == 0)
+        & (asked.seen > 0)
+        & (answered.seen > 0)
+        & (asked.rest >= 0)
+        & (~whole | (answered.seen <= asked.done))
+        & (~told | (answered.done >= asked.seen))
+        & (~whole | told | (answered.done < asked.done))
+    )
+    counts, sure = _counts(asked, answered, whole, told)
+
+    def build(chosen: NDArray[np.bool_]) -> Pairs[Q, R]:
+        rows = np.flatnonzero(chosen)
+        return _expand(rows, counts[rows], sure, (asked, answered), (requests, replies), hidden)
+
+    return alone, build
+
+
+def _counts(
+    asked: _Side, answered: _Side, whole: NDArray[np.bool_], told: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return how many transactions each turn (n,) holds, and whether that is certain."""
+    visible = np.maximum(asked.done, answered.done) + 1
+    likely = np.where(asked.each >= visible, asked.each, answered.each)
+    agreed = (asked.each == answered.each) & (asked.each >= visible)
+    guess = np.where(likely >= visible, np.minimum(likely, np.maximum(_TURN_MOST, visible)), visible)
+    counts = np.where(whole, asked.done, np.where(told, answered.done, guess))
+    return counts, whole | told | (agreed & (guess == likely))
+
+
+def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in common
+    rows: NDArray[np.intp],
+    counts: NDArray[np.int64],
+    sure: NDArray[np.bool_],
+    sides: tuple[_Side, _Side],
+    messages: tuple[Messages[Q], Messages[R]],
+    hidden: tuple[Q, R],
+) -> Pairs[Q, R]:
+    if int(counts.sum()) > _BATCH_MOST:
+        counts = np.minimum(counts, max(_BATCH_MOST // len(counts), 1))
+        sure = np.zeros_like(sure)
+    row = np.repeat(rows, counts)
+    rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    count = np.repeat(counts, counts)
+    requests, request_bytes, unasked = _take(sides[0], messages[0], row, rank, count)
+    replies, response_bytes, untold = _take(sides[1], messages[1], row, rank, count)
+    return Pairs(
+        row,
+        requests,
+        [*messages[0].values, hidden[0]],
+        replies,
+        [*messages[1].values, hidden[1]],
+        request_bytes,
+        response_bytes,
+        unasked | untold | (~sure[row] & (rank >= sides[0].done[row])),
+    )
+
+
+def _take(
+    side: _Side,
+    messages: Messages[T],
+    row: NDArray[np.intp],
+    rank: NDArray[np.int64],
+    count: NDArray[np.int64],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return code, bytes and whether it is hidden, of the message of each `rank` (m,) in `row` (m,)."""
+    done, seen, first = side.done[row], side.seen[row], side.first[row]
+    visible = rank < seen
+    alike = side.each[row] == count
+    # The last that was captured whole stands for those behind it, if they are alike.
+    whole = side.whole[row]
+    other = first + np.where((rank < whole) | (visible & ~alike), rank, np.maximum(whole - 1, 0))
+    place = first + np.minimum(rank, seen - 1)
+    hidden = ~visible & ~alike
+    code = np.where(hidden, len(messages.values), messages.code[other]).astype(np.int32)
+    last = rank == count - 1
+    rest, others = np.maximum(side.rest[row], 0), np.maximum(count - done, 1)
+    share = rest // others + np.where(last, rest % others, 0)
+    size = np.where(rank < done, messages.end[place] - messages.start[place], share)
+    # The last reply may go on in a slot that comes later.
+    return code, size + np.where(last, np.minimum(side.rest[row], 0), 0), hidden
+
+
+class Message(NamedTuple, Generic[T]):
+    """One message of a turn. end: -1 where it is not known; it may be beyond what was captured."""
+
+    start: int
+    end: int
+    value: T
+
+
+class Turn(NamedTuple, Generic[Q, R]):
+    """One slot. row: its index. requests, replies: what it shows of them. The rest as in bpf/wire.h."""
+
+    row: int
+    requests: list[Message[Q]]
+    replies: list[Message[R]]
+    request: bytes
+    cookie: int
+    turn: int
+    kind: int
+    flags: int
+    request_bytes: int
+    response_bytes: int
+    request_first_ns: int
+    queue_ns: int
+
+
+def _turns(
+    slots: np.ndarray, rows: NDArray[np.intp], requests: Messages[Q], replies: Messages[R]
+) -> Iterator[Turn[Q, R]]:
+    """Yield the turns (n,), in `rows` (n,) of their batch, with their messages."""
+    data, width = slots["request"].tobytes(), slots["request"].shape[1]
+    lengths = np.minimum(slots["request_length"], width).tolist()
+    payloads = [data[at * width : at * width + length] for at, length in enumerate(lengths)]
+    columns = [slots[name].tolist() for name in Turn._fields[4:]]
+    sides = (_by_turn(requests, len(rows)), _by_turn(replies, len(rows)))
+    return map(Turn._make, zip(rows.tolist(), *sides, payloads, *columns, strict=True))
+
+
+def _by_turn(messages: Messages[T], count: int) -> list[list[Message[T]]]:
+    """Return the messages of each of `count` turns."""
+    columns = (messages.start.tolist(), messages.end.tolist(), messages.code.tolist())
+    every = [Message(start, end, messages.values[code]) for start, end, code in zip(*columns, strict=True)]
+    ends = np.cumsum(np.bincount(messages.row, minlength=count)).tolist()
+    return [every[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+class Session(Protocol[Q_contra, R_contra]):
+    """What a protocol remembers of one connection."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything has to be remembered."""
+
+    @property
+    def followed(self) -> bool:
+        """Whether the next turn is not to be understood without it."""
+
+    def expects(self, request: Q_contra) -> bool:
+        """Take note of a request; return whether a reply will come."""
+
+    def answers(self, reply: R_contra, request: Q_contra | None) -> bool:
+        """Take note of a reply; return whether it is that of the oldest `request` that waits."""
+
+
+S = TypeVar("S", bound=Session)  # type: ignore[type-arg]
+
+
+@dataclass(slots=True)
+class Exchange(Generic[Q, R, S]):
+    """One request and its reply, None where there is none.
+
+    row: the turn that ended it. answered: a reply came, captured or not. unanswered: the connection was
+    closed before one did. session: a copy of what was known when it ended.
+    """
+
+    row: int
+    request: Q | None
+    request_first_ns: int
+    queue_ns: int
+    request_bytes: int
+    session: S
+    response_bytes: int = 0
+    reply: R | None = None
+    answered: bool = False
+    unanswered: bool = False
+    truncated: bool = False
+
+
+@dataclass(slots=True)
+class _Connection(Generic[Q, R, S]):
+    """turn: number of the last one seen. hidden: requests were not captured whose replies may still come.
+
+    request_left: bytes still to come of a message whose size is known.
+    """
+
+    turn: int
+    session: S
+    request_left: int = 0
+    hidden: bool = False
+    waiting: deque[Exchange[Q, R, S]] = field(default_factory=deque)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.request_left or self.session.followed)
+
+
+class Ordered(Generic[Q, R, S]):
+    """Follows connections turn by turn; bounded.
+
+    read_request: the request at a place in a turn's bytes, None if there is none. session: makes what is
+    remembered of a new connection. hidden: what stands for a request and a reply not captured.
+    """
+
+    def __init__(
+        self,
+        read_request: Callable[[bytes, int], Message[Q] | None],
+        session: Callable[[Turn[Q, R]], S],
+        hidden: tuple[Q, R],
+    ) -> None:
+        self._read_request, self._session = read_request, session
+        self._hidden = hidden
+        self._connections: dict[int, _Connection[Q, R, S]] = {}
+        self.evicted = 0
+        """Connections that had to be forgotten, and requests that waited, before their time."""
+
+    @property
+    def known(self) -> dict[int, S]:
+        """What is remembered, by connection."""
+        return {cookie: connection.session for cookie, connection in self._connections.items()}
+
+    def choose(
+        self, slots: np.ndarray, alone: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+        """Return which of the turns `alone` (n,) can be paired so, and the rows that have to be followed.
+
+        A connection is followed through a batch if any turn of it there has to be, or something waits.
+        """
+        later = (slots["flags"] & _CONTINUED) > 0
+        in_flight = slots["kind"] == Kind.OPEN
+        odd = slots["cookie"][~alone & ~later & ~in_flight]
+        busy = [cookie for cookie, connection in self._connections.items() if connection.busy]
+        if not len(odd) and not busy:
+            return alone, np.flatnonzero(in_flight)
+        cookies = np.unique(np.concatenate([odd, np.array(busy, slots["cookie"].dtype)]))
+        followed = np.isin(slots["cookie"], cookies)
+        return alone & ~followed, np.flatnonzero(followed | in_flight)
+
+    def forget(self, cookies: Iterable[int]) -> None:
+        """Drop what is kept of these connections."""
+        for cookie in cookies:
+            self._connections.pop(cookie, None)
+
+    def follow(
+        self,
+        slots: np.ndarray,
+        rows: NDArray[np.intp],
+        alone: NDArray[np.bool_],
+        messages: tuple[Messages[Q], Messages[R]],
+    ) -> tuple[list[Exchange[Q, R, S]], dict[int, S]]:
+        """Return the exchanges that turns (n,), in `rows` (n,) of their batch, end or show in flight.
+
+        alone: bool (n,). Of these, turns for which nothing is to be remembered are left to be paired as
+        columns: returned is what was known of their connection, by row.
+        """
+        ended: list[Exchange[Q, R, S]] = []
+        left: dict[int, S] = {}
+        for turn, by_itself in zip(_turns(slots, rows, *messages), alone.tolist(), strict=True):
+            known = self._connections.get(turn.cookie)
+            if by_itself and (known is None or not known.busy):
+                left[turn.row] = copy.copy(known.session) if known else self._session(turn)
+            else:
+                ended += self._follow(turn)
+        return ended, left
+
+    def _follow(self, turn: Turn[Q, R]) -> list[Exchange[Q, R, S]]:
+        connection = self._connection(turn)
+        ended = []
+        if not turn.flags & _CONTINUED:
+            ended += self._take_requests(connection, turn)
+        if turn.kind == _OPEN:
+            ended += connection.waiting
+        else:
+            ended += self._take_replies(connection, turn)
+            ended += self._take_unanswered(connection, turn)
+            self._keep(connection, turn)
+        for exchange in ended:
+            exchange.row = turn.row
+        return ended
+
+    def _connection(self, turn: Turn[Q, R]) -> _Connection[Q, R, S]:
+        """Return the connection as the turn finds it; a copy for a turn in flight, which comes again.
+
+        A gap in the turns' numbers means that turns were lost, and with them the end of what waited.
+        """
+        known = self._connections.get(turn.cookie)
+        if known is None:
+            return _Connection(turn.turn, self._session(turn))
+        if turn.kind == _OPEN:
+            known = copy.deepcopy(known)
+        # Turns that went by as columns left nothing to wait for.
+        if known.waiting and known.turn + (not turn.flags & _CONTINUED) != turn.turn:
+            known.waiting.clear()
+            known.request_left = 0
+        if not known.waiting and not turn.flags & _CONTINUED:
+            known.hidden = False
+        known.turn = turn.turn
+        return known
+
+    def _take_requests(self, connection: _Connection[Q, R, S], turn: Turn[Q, R]) -> list[Exchange[Q, R, S]]:
+        """Queue the turn's requests; return those that no reply will come for."""
+        skipped = min(connection.request_left, turn.request_bytes)
+        connection.request_left -= skipped
+        if turn.request_bytes == skipped:
+            return []
+        found = _read(self._read_request, turn.request, skipped) if skipped else turn.requests
+        ended = _ended(found, skipped)
+        exchanges = [self._exchange(connection, turn, message.value) for message in found]
+        for exchange, message in zip(exchanges, found, strict=True):
+            exchange.request_bytes = (
+                max(message.end, 0) and min(message.end, turn.request_bytes) - message.start
+            )
+        rest = turn.request_bytes - ended
+        connection.request_left += max(-rest, 0)
+        connection.hidden |= rest > 0
+        if not exchanges:
+            exchanges.append(self._exchange(connection, turn, self._hidden[0]))
+            exchanges[0].truncated = True
+        if rest > 0:
+            exchanges[-1].request_bytes += rest
+            exchanges += self._unseen(connection, turn, found, len(exchanges))
+        silent = [exchange for exchange in exchanges if not connection.session.expects(exchange.request)]
+        mute = set(map(id, silent))
+        connection.waiting += [exchange for exchange in exchanges if id(exchange) not in mute]
+        return silent
+
+    def _exchange(self, connection: _Connection[Q, R, S], turn: Turn[Q, R], request: Q) -> Exchange[Q, R, S]:
+        return Exchange(
+            turn.row, request, turn.request_first_ns, turn.queue_ns, 0, copy.copy(connection.session)
+        )
+
+    def _unseen(
+        self, connection: _Connection[Q, R, S], turn: Turn[Q, R], found: list[Message[Q]], seen: int
+    ) -> list[Exchange[Q, R, S]]:
+        """Return the requests beyond the visible ones, where their number can't be told from the replies."""
+        if connection.waiting or not turn.replies or _ended(turn.replies) >= turn.response_bytes:
+            return []
+        asked, answered = _alike(found, turn.request_bytes), _alike(turn.replies, turn.response_bytes)
+        request = found[0].value if asked else self._hidden[0]
+        unseen = [
+            self._exchange(connection, turn, request) for _ in range(seen, min(asked or answered, _WAITING))
+        ]
+        for exchange in unseen:
+            exchange.truncated = asked != answered
+        return unseen
+
+    def _take_replies(self, connection: _Connection[Q, R, S], turn: Turn[Q, R]) -> list[Exchange[Q, R, S]]:
+        """Give the turn's replies to the requests that wait, and return those that no longer do."""
+        if not turn.response_bytes or (turn.flags & _CONTINUED and not connection.waiting):
+            return []
+        exchanges = []
+        for message in turn.replies:
+            exchange = self._answer(connection, turn, message.value)
+            if exchange is not None:
+                end = turn.response_bytes if message.end < 0 else min(message.end, turn.response_bytes)
+                exchange.response_bytes = end - message.start
+                exchanges.append(exchange)
+        if _ended(turn.replies) < turn.response_bytes and not connection.session.followed:
+            exchanges += self._take_hidden(connection)
+        return exchanges
+
+    def _answer(
+        self, connection: _Connection[Q, R, S], turn: Turn[Q, R], reply: R
+    ) -> Exchange[Q, R, S] | None:
+        waiting = connection.waiting
+        if not connection.session.answers(reply, waiting[0].request if waiting else None):
+            return None
+        if waiting:
+            exchange = waiting.popleft()
+        elif connection.hidden or turn.flags & int(Flag.SERVER_FIRST):
+            exchange = self._exchange(connection, turn, self._hidden[0])
+            exchange.truncated = connection.hidden
+            if not connection.hidden:
+                exchange.request = None
+        else:
+            return None
+        exchange.reply, exchange.answered = reply, True
+        exchange.session = copy.copy(connection.session)
+        return exchange
+
+    def _take_hidden(self, connection: _Connection[Q, R, S]) -> list[Exchange[Q, R, S]]:
+        """Return all that waits: the replies are among what was not captured."""
+        taken = list(connection.waiting)
+        connection.waiting.clear()
+        connection.hidden = False
+        for exchange in taken:
+            exchange.reply, exchange.answered, exchange.truncated = self._hidden[1], True, True
+        return taken
+
+    def _take_unanswered(self, connection: _Connection[Q, R, S], turn: Turn[Q, R]) -> list[Exchange[Q, R, S]]:
+        """Return what need not wait any longer: no reply will come, or too many wait."""
+        waiting, closed = connection.waiting, bool(turn.flags & _CLOSED)
+        taken = []
+        while waiting and (closed or len(waiting) > _WAITING):
+            exchange = waiting.popleft()
+            exchange.unanswered = closed
+            self.evicted += not closed
+            taken.append(exchange)
+        return taken
+
+    def _keep(self, connection: _Connection[Q, R, S], turn: Turn[Q, R]) -> None:
+        self._connections.pop(turn.cookie, None)
+        if not turn.flags & _CLOSED and (connection.busy or connection.session.kept):
+            self._connections[turn.cookie] = connection
+        if len(self._connections) > _CONNECTIONS:
+            del self._connections[next(iter(self._connections))]
+            self.evicted += 1
+
+
+def _read(read: Callable[[bytes, int], Message[T] | None], data: bytes, at: int) -> list[Message[T]]:
+    """Return the messages from `at` on."""
+    found: list[Message[T]] = []
+    while 0 <= at < len(data):
+        message = read(data, at)
+        if message is None:
+            break
+        found.append(message)
+        at = message.end
+    return found
+
+
+def _ended(found: list[Message[T]], start: int = 0) -> int:
+    """Return where the last message ends whose end is known."""
+    return max((message.end for message in found), default=-1) if found and found[0].end >= 0 else start
+
+
+def _alike(found: list[Message[T]], total: int) -> int:
+    """Return how many messages of the size of those whose end is known fill `total` bytes; 0 if none do."""
+    sizes = {message.end - message.start for message in found if message.end >= 0}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    return total // size if size and total % size == 0 else 0
+
+
+def merge(
+    slots: np.ndarray, pairs: Pairs[Q, R], exchanges: list[Exchange[Q, R, S]], absent: tuple[Q, R]
+) -> tuple[Pairs[Q, R], dict[str, NDArray[np.int64]], NDArray[np.intp]]:
+    """Return all transactions (m,) in order of their turns, their base columns, and where `exchanges` are.
+
+    absent: what stands for no request and no reply.
+    """
+    if not exchanges:
+        single = len(pairs.rows) < 2 or bool((np.diff(pairs.rows) > 0).all())  # noqa: PLR2004  # two to differ
+        sizes = {} if single else {name: getattr(pairs, name) for name in _SHARED[2:]}
+        return pairs, sizes, np.zeros(0, np.intp)
+    rows = np.concatenate([pairs.rows, np.array([exchange.row for exchange in exchanges], np.intp)])
+    order = np.argsort(rows, kind="stable")
+    places = np.argsort(order, kind="stable")[len(pairs.rows) :]
+    rows = rows[order]
+    base = {name: slots[name][rows].astype(np.int64) for name in _SHARED[:2] + _STAMPS}
+    for name in _SHARED[2:]:
+        base[name] = np.concatenate([getattr(pairs, name), np.zeros(len(exchanges), np.int64)])[order]
+    for name in _SHARED:
+        base[name][places] = [getattr(exchange, name) for exchange in exchanges]
+    for name in _STAMPS:
+        base[name][places[[not exchange.answered for exchange in exchanges]]] = 0
+    asked = [absent[0] if exchange.request is None else exchange.request for exchange in exchanges]
+    answered = [absent[1] if exchange.reply is None else exchange.reply for exchange in exchanges]
+    marks = [exchange.truncated for exchange in exchanges]
+    merged = Pairs(
+        rows,
+        *_extend(pairs.requests, pairs.request_values, asked, order),
+        *_extend(pairs.replies, pairs.reply_values, answered, order),
+        base["request_bytes"],
+        base["response_bytes"],
+        np.concatenate([pairs.truncated, np.array(marks, bool)])[order],
+    )
+    return merged, base, places
+
+
+def _extend(
+    codes: NDArray[np.int32], values: list[T], added: list[T], order: NDArray[np.intp]
+) -> tuple[NDArray[np.int32], list[T]]:
+    """Return the codes and one more for each of `added`, in `order`, and all values."""
+    more = np.arange(len(values), len(values) + len(added), dtype=np.int32)
+    return np.concatenate([codes, more])[order], [*values, *added]
+
+
+def column(codes: NDArray[np.integer], texts: Iterable[str | None]) -> Encoded:
+    """Return the column of what the values behind `codes` show, in which equal texts have one code."""
+    shown = Encoded.from_list(list(texts))
+    return Encoded(shown.codes[codes] if len(shown.codes) else codes.astype(np.int32), shown.values)
