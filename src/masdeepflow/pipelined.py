@@ -161,6 +161,7 @@ def pair(
         & (asked.rest >= 0)
         & (~whole | (answered.seen <= asked.done))
         & (~told | (answered.done >= asked.seen))
+        & (whole | ~told | (answered.done > asked.done))
         & (~whole | told | (answered.done < asked.done))
     )
     counts, sure = _counts(asked, answered, whole, told)
@@ -222,7 +223,7 @@ def _take(
     """Return code, bytes and whether it is hidden, of the message of each `rank` (m,) in `row` (m,)."""
     done, seen, first = side.done[row], side.seen[row], side.first[row]
     visible = rank < seen
-    alike = side.each[row] == count
+    alike = (side.each[row] == count) & (side.rest[row] > 0)
     # The last that was captured whole stands for those behind it, if they are alike.
     whole = side.whole[row]
     other = first + np.where((rank < whole) | (visible & ~alike), rank, np.maximum(whole - 1, 0))

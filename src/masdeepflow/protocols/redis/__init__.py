@@ -329,6 +329,10 @@ def _number(namespace: str | None) -> int:
     return int(namespace) if namespace and _DATABASE.match(namespace) else ABSENT
 
 
+def _name(database: int) -> str | None:
+    return None if database == ABSENT else str(database)
+
+
 def _parsed(
     pairs: Pairs[Command, Reply],
     base: dict[str, NDArray[np.int64]],
@@ -360,9 +364,7 @@ def _parsed(
             "db.query.text": asked("query"),
             "db.query.summary": asked("query"),
             "db.operation.name": asked("operation"),
-            "db.namespace": column(
-                codes, (None if number < 0 else str(number) for number in databases.tolist())
-            ),
+            "db.namespace": column(codes, [_name(number + ABSENT) for number in numbers]),
             "db.response.status_code": answered("code"),
             "db.response.message": answered("message"),
             "masdeepflow.db.blocking": asked("blocking"),

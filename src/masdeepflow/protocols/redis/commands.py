@@ -163,7 +163,7 @@ def read_command(data: bytes, *, complete: bool = False) -> Command:
     name = arguments[0].decode("latin-1").upper()
     if name not in _NAMES and not _MODULE.match(name):
         return Command(f"{_LABEL}{key_pattern(arguments[0])}", key_pattern(arguments[0]))
-    whole = complete or (name not in _STREAMS and name not in _KEY_AT)
+    whole = complete or not (name in _STREAMS or name in _KEY_AT or name in _FOLLOWED)
     operation = _operation(name, arguments)
     key = _key(name, arguments, count, cut=cut) if whole else ""
     query = f"{operation} {key}" if key else operation
@@ -231,7 +231,7 @@ def read_reply(data: bytes) -> Reply:
         return _error(line[1:], cut=len(line) == len(data))
     if kind == b"!":
         return _error(rest.partition(b"\r\n")[0], cut=b"\r\n" not in rest)
-    if kind == b"_" or (line[1:] == b"-1" and kind in {b"$", b"*"}):
+    if kind == b"_" or (line[1:2] == b"-" and kind in {b"$", b"*"}):
         return NIL
     if kind == b"+":
         status = line[1:].decode("latin-1")
