@@ -12,18 +12,19 @@ import http.client
 import io
 import random
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import MySQLdb
 import psycopg
 import pymysql
+import redis
 
 from masdeepflow.traffic_gen.mysql_wire import Command
 from tests.support import servers
 from tests.support.mysql_session import MySqlSession
 from tests.support.ports import wait_listening
-from tests.support.programs import TRAFFIC_GEN, Program, run
+from tests.support.programs import TRAFFIC_GEN, Program, run, until
 from tests.support.wire import answer, exchange, pieces, read_until
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = ["SCENARIOS", "Where"]
 _HTTP: Address = ("127.0.80.80", 80)
 _MYSQL: Address = ("127.0.33.6", 3306)
 _POSTGRESQL: Address = ("127.0.54.32", 5432)
+_REDIS: Address = ("127.0.63.79", 6379)
 _HEAD_END = b"\r\n\r\n"
 _CLOSE = b"Host: golden\r\nConnection: close\r\n\r\n"
 
@@ -475,3 +477,132 @@ def _tls_on_5432(directory: Path) -> Iterator[Where]:
 def _random_on_5432(directory: Path) -> Iterator[Where]:
     del directory
     yield from _noise(5432, _POSTGRESQL)
+
+_REDIS_CLI = ("redis-cli", "-h", _REDIS[0], "-p", _REDIS[1])
+
+
+@_scenario("redis/redis-cli")
+def _redis_cli(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _REDIS):
+        yield _REDIS
+        words = [
+            "SET user:1 secret",
+            "GET user:1",
+            "GET user:2",
+            "LPUSH user:1 x",
+            "NOSUCH secret",
+            "SELECT 3",
+        ]
+        run(*_REDIS_CLI, input="\n".join([*words, "INCR count:7", "MULTI", "GET a", "EXEC"]).encode())
+        run(*_REDIS_CLI, "-3", "HSET", "h", "field", "secret")
+        run(*_REDIS_CLI, "-3", "HGETALL", "h")
+        run(*_REDIS_CLI, "--user", "nobody", "--pass", "secret", "PING")
+        yield _REDIS
+
+
+@_scenario("redis/redis-py")
+def _redis_py(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _REDIS):
+        yield _REDIS
+        for version in (2, 3):
+            with redis.Redis(*_REDIS, protocol=version) as client:
+                _use_redis(client)
+        yield _REDIS
+
+
+def _use_redis(client: Any) -> None:  # noqa: ANN401  # its types do not tell clients from coroutines
+    """Do what applications do: values, pipelines, errors, streams, scripts, locks and messages."""
+    client.set("session:550e8400-e29b-41d4-a716-446655440000", "secret", ex=60)
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.incr("visits:2024-01-31").zadd("board:7", {"secret": 1}).execute()
+    with client.pipeline(transaction=False) as pipeline:
+        for number in range(20):
+            pipeline.get(f"user:{number}")
+        pipeline.execute()
+    with contextlib.suppress(redis.ResponseError):
+        client.lpop("board:7")
+    client.blpop("queue:1", timeout=0.1)
+    client.xadd("stream:1", {"secret": "secret"})
+    client.xread({"stream:1": "$"}, block=50)
+    client.eval("return redis.call('get', KEYS[1])", 1, "user:1")
+    with client.pubsub() as channel:
+        channel.subscribe("news:1")
+        client.publish("news:1", "secret")
+        for _ in range(2):
+            channel.get_message(timeout=1)
+
+
+def _redis_benchmark(pipeline: int) -> None:
+    tests = "ping,set,get,incr,lpush,lrange_100,mset"
+    load = ("-c", 2, "-n", 32, "-P", pipeline, "-t", tests, "-q")
+    run("redis-benchmark", "-h", _REDIS[0], "-p", _REDIS[1], *load)
+
+
+@_scenario("redis/benchmark")
+def _benchmark(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _REDIS):
+        yield _REDIS
+        _redis_benchmark(1)
+        yield _REDIS
+
+
+@_scenario("redis/benchmark-pipelined")
+def _benchmark_pipelined(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _REDIS):
+        yield _REDIS
+        _redis_benchmark(16)
+        yield _REDIS
+
+
+def _ask_redis(address: Address, *words: str) -> str:
+    return run("redis-cli", "-h", address[0], "-p", address[1], *words).stdout.strip()
+
+
+@_scenario("redis/cluster")
+def _cluster(directory: Path) -> Iterator[Where]:
+    other, second = ("127.0.63.80", 6379), directory / "second"
+    second.mkdir()
+    options = ("--cluster-enabled", "yes", "--cluster-port", "16379")
+    with servers.redis(directory, _REDIS, *options), servers.redis(second, other, *options):
+        _ask_redis(_REDIS, "CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+        _ask_redis(other, "CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+        _ask_redis(_REDIS, "CLUSTER", "MEET", other[0], str(other[1]))
+        until(lambda: "cluster_state:ok" in _ask_redis(_REDIS, "CLUSTER", "INFO"))
+        slot, node = _ask_redis(_REDIS, "CLUSTER", "KEYSLOT", "user:2"), _ask_redis(other, "CLUSTER", "MYID")
+        _ask_redis(_REDIS, "CLUSTER", "SETSLOT", slot, "MIGRATING", node)
+        yield _REDIS
+        run(*_REDIS_CLI, "GET", "user:1")
+        run(*_REDIS_CLI, "GET", "user:2")
+        yield _REDIS
+
+
+@_scenario("redis/http-on-6379")
+def _http_on_6379(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _REDIS):
+        yield _REDIS
+        run("curl", "--silent", f"{_url(_REDIS)}/GET")
+        yield _REDIS
+
+
+@_scenario("redis/mysql-on-6379")
+def _mysql_on_6379(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _REDIS) as server:
+        yield _REDIS
+        run(*server.client, "--execute=SELECT '*1\r\n$4\r\nPING\r\n'")
+        yield _REDIS
+
+
+@_scenario("redis/tls-on-6379")
+def _tls_on_6379(directory: Path) -> Iterator[Where]:
+    certificate, key = servers.tls_files(directory)
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    with servers.redis(directory, _REDIS, "--port", "0", "--tls-port", str(_REDIS[1]), *files):
+        yield _REDIS
+        run(*_REDIS_CLI, "--tls", "--insecure", "SET", "key", "secret")
+        yield _REDIS
+
+
+@_scenario("redis/random-on-6379")
+def _random_on_6379(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(6379, _REDIS)

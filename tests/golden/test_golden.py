@@ -11,7 +11,7 @@ from tests.golden.capture import lines_of, recording_of, replayed
 from tests.golden.scenarios import SCENARIOS
 from tests.support import json_log
 
-_FOREIGN = {"http": "http", "mysql": "mysql", "postgresql": "postgresql"}
+_FOREIGN = {"http": "http", "mysql": "mysql", "postgresql": "postgresql", "redis": "redis"}
 """What is on another protocol's port -> what it has to be recognised as; all else is nobody's."""
 _SAME_ON_BOTH_SIDES = (
     "http.request.method",
@@ -65,7 +65,7 @@ def test_both_sides_of_a_connection_tell_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", _negatives())
 def test_a_port_says_nothing_about_the_protocol(name: str) -> None:
-    """HTTP on 3306 is HTTP, MySQL on 80 is MySQL, and Redis, TLS and noise are neither on either."""
+    """HTTP on 3306 is HTTP, MySQL on 80 is MySQL, Redis is Redis; TLS and noise are nobody's anywhere."""
     expected = _FOREIGN.get(name.split("/")[1].split("-on-", maxsplit=1)[0], "tcp")
     assert {found["protocol"] for found in _transactions(name)} == {expected}
 

@@ -87,6 +87,7 @@ TRANSACTION_KEYS = (
         "db.namespace",
         "db.response.status_code",
         "db.response.message",
+        "masdeepflow.db.blocking",
         "trace_id",
         "span_id",
         "parent_span_id",

@@ -25,6 +25,7 @@ __all__ = [
     "Nginx",
     "PostgreSql",
     "mariadb",
+    "memcached",
     "nginx",
     "postgresql",
     "prometheus",
@@ -318,13 +319,26 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def redis(directory: Path, address: tuple[str, int]) -> Iterator[None]:
-    """Run Redis without persistence."""
-    host, port = address
-    options = ("--port", port, "--bind", host, "--save", "", "--dir", directory)
-    with Program(directory, "redis-server", *options) as program, _terminated(program):
+def redis(directory: Path, address: tuple[str, int] | None = None, *options: str) -> Iterator[int]:
+    """Run Redis without persistence; give its port.
+
+    address: where it listens; else on a free port of 127.0.0.1. options: more of its command line.
+    """
+    host, port = address or (LOOPBACK, free_port())
+    where = ("--port", port, "--bind", host, "--save", "", "--dir", directory)
+    with Program(directory, "redis-server", *where, *options) as program, _terminated(program):
         wait_listening(port, host)
-        yield
+        yield port
+
+
+@contextlib.contextmanager
+def memcached(directory: Path, address: tuple[str, int] | None = None) -> Iterator[int]:
+    """Run Memcached with one thread; give its port."""
+    host, port = address or (LOOPBACK, free_port())
+    command = ("memcached", "-u", "root", "-l", host, "-p", port, "-U", 0, "-t", 1, "-m", 16)
+    with Program(directory, *command) as program, _terminated(program):
+        wait_listening(port, host)
+        yield port
 
 
 @contextlib.contextmanager

@@ -319,6 +319,7 @@ RECOGNISED = {
     "pipeline": (command(b"GET", b"k") * 50, NIL * 50, CERTAIN),
     "inline": (b"PING\r\n", b"+PONG\r\n", LIKELY),
     "inline pipeline": (b"PING\r\n" * 16, b"+PONG\r\n" * 16, LIKELY),
+    "long inline pipeline": (b"PING\r\n" * 100, b"+PONG\r\n" * 100, LIKELY),
     "inline waiting": (b"PING\r\n", b"", 0),
     "message": (b"", array(b"message", b"news", b"x"), LIKELY),
     "array alone": (b"", array(b"a", b"b"), 0),

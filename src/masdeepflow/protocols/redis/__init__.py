@@ -208,7 +208,9 @@ class Redis:
         own = _starts_with(requests, lambda command: command.name not in _SHARED_WORDS, count)
         no_request, no_reply = slots["request_length"] == 0, slots["response_length"] == 0
         array = slots["request"][:, 0] == ord("*")
-        whole = requests.ended == slots["request_bytes"]
+        whole = (requests.ended == slots["request_bytes"]) | (
+            slots["request_bytes"] > slots["request_length"]
+        )
         score = np.zeros(count, np.uint8)
         score[array & (requests.ended > 0) & (answered > 0)] = LIKELY
         score[array & known] = CERTAIN

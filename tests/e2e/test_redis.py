@@ -1,0 +1,135 @@
+"""Redis against its own benchmark and clients: every command is there, once per side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from tests.support import json_log, servers
+from tests.support.programs import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.e2e.conftest import StartAgent
+    from tests.support.programs import Agent
+
+pytestmark = [pytest.mark.root, pytest.mark.server("redis-server", "redis-cli", "redis-benchmark")]
+
+_FEW = 480
+_MANY = 48_000
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run one Redis for all tests; give its port."""
+    with servers.redis(tmp_path_factory.mktemp("redis")) as port:
+        yield port
+
+
+def _by_role(agent: Agent) -> dict[str, list[dict[str, Any]]]:
+    found = agent.settle().transactions
+    for one in found:
+        json_log.check_line(one)
+    found.sort(key=lambda one: one["timestamp"])
+    return {role: [one for one in found if one["role"] == role] for role in ("client", "server")}
+
+
+def _benchmark(port: int, tests: str, commands: int, pipelined: int) -> None:
+    load = ("-c", 10, "-n", commands, "-r", 1_000_000, "-P", pipelined, "-q")
+    done = run("redis-benchmark", "-p", port, *load, "-t", tests)
+    assert done.code == 0, done.stderr
+
+
+@pytest.mark.parametrize("pipelined", [1, 16])
+def test_each_command_of_the_benchmark_has_its_line(
+    port: int, start_agent: StartAgent, pipelined: int
+) -> None:
+    """redis-benchmark -P 1 and -P 16: name and key pattern of each, all of them certain."""
+    agent = start_agent("--log", "json", ports=[port])
+    _benchmark(port, "ping_inline,set,get,incr,sadd", _FEW, pipelined)
+    names = ["PING", "SET key:*", "GET key:*", "INCR counter:*", "SADD myset"]
+    for found in _by_role(agent).values():
+        counted = Counter(one.get("db.query.text") for one in found)
+        del counted["CONFIG GET"]
+        assert counted == dict.fromkeys(names, _FEW)
+        assert not any(one["error"] or one["truncated"] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("tests", "pipelined"),
+    [("set,get,incr,sadd", 1), ("set,get,incr,sadd", 16), ("mset,hset,lrange_100", 16), ("ping", 100)],
+)
+def test_as_many_commands_as_the_benchmark_sent(
+    port: int, start_agent: StartAgent, tests: str, pipelined: int
+) -> None:
+    """At full speed, and also where commands and replies go far beyond what was captured."""
+    agent = start_agent("--log", "json", ports=[port])
+    _benchmark(port, tests, _MANY, pipelined)
+    summary = json_log.summary(agent.stop().lines)
+    assert summary["lost"]["ring_full"] == 0
+    sent = {"set,get,incr,sadd": 4, "mset,hset,lrange_100": 4, "ping": 2}[tests] * _MANY
+    counted = {one["role"]: one["requests"] for one in summary["services"] if one["protocol"] == "redis"}
+    assert counted.keys() == {"client", "server"}
+    for count in counted.values():
+        assert 0 <= count - sent <= 4  # CONFIG GET, which it starts with
+
+
+def test_outcomes_and_databases(port: int, start_agent: StartAgent) -> None:
+    """Error codes and messages, the database in use, and no value anywhere."""
+    agent = start_agent("--log", "json", ports=[port])
+    with redis.Redis(port=port, db=5) as client:
+        client.set("user:1", "a secret")
+        with pytest.raises(redis.ResponseError):
+            client.lpush("user:1", "a secret")
+        assert client.get("user:1:none") is None
+    for found in _by_role(agent).values():
+        texts = [one["db.query.text"] for one in found]
+        assert texts[-4:] == ["SELECT", "SET user:*", "LPUSH user:*", "GET user:*:none"]
+        assert [one["db.namespace"] for one in found[-4:]] == ["5"] * 4
+        assert found[-2]["db.response.status_code"] == "WRONGTYPE"
+        assert found[-2]["error"]
+    assert "secret" not in agent.stdout_path.read_text()
+
+
+def test_the_text_log(port: int, start_agent: StartAgent) -> None:
+    """One line a command and one a reply."""
+    agent = start_agent(ports=[port])
+    run("redis-cli", "-p", port, "SET", "user:1", "a secret")
+    run("redis-cli", "-p", port, "EVAL", "return redis.error_reply('MYERR it is wrong')", "0")
+    lines = [line for line in agent.settle().lines if "Redis" in line and "redis-cli" in line]
+    assert any("Type: TX" in line and "Redis Command: SET user:*, , " in line for line in lines)
+    assert any("Type: RX" in line and "Redis Response: OK, , Latency: " in line for line in lines)
+    assert any("Redis Response: (error) MYERR it is wrong, , Latency: " in line for line in lines)
+    assert not any("secret" in line for line in lines)
+
+
+def test_blocking_commands_say_that_they_wait(port: int, start_agent: StartAgent) -> None:
+    """Their latency is the time that they were asked to wait."""
+    agent = start_agent("--log", "json", ports=[port])
+    with redis.Redis(port=port) as client:
+        client.blpop("queue:1", timeout=0.2)
+        client.get("user:1")
+    for found in _by_role(agent).values():
+        blocked = {one["db.operation.name"]: one.get("masdeepflow.db.blocking") for one in found[-2:]}
+        assert blocked == {"BLPOP": "true", "GET": None}
+        assert found[-2]["duration_ns"] > 100_000_000
+
+
+def test_commands_over_a_unix_socket(tmp_path: Path, start_agent: StartAgent) -> None:
+    """The same objects, of transport `unix`."""
+    path = tmp_path / "redis.sock"
+    with servers.redis(tmp_path, None, "--unixsocket", str(path)):
+        agent = start_agent("--log", "json", "--include", "comm=redis-cli", "--include", "comm=redis-server")
+        run("redis-cli", "-s", path, "GET", "user:1")
+        agent.wait_for(lambda _: sum(map(_is_get, agent.transactions)) >= 2)
+        found = [one for one in agent.transactions if _is_get(one)]
+        assert sorted(one["role"] for one in found) == ["client", "server"]
+
+
+def _is_get(found: dict[str, Any]) -> bool:
+    return found.get("db.query.text") == "GET user:*" and found["network.transport"] == "unix"
