@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masdeepflow.columns import Memo, find_byte, prefix, row_hash
+from masdeepflow.columns import Memo, cut_out, find_byte, prefix, row_hash
 
 WIDTH = 136
 PAYLOADS = st.lists(
@@ -116,3 +116,14 @@ def test_no_rows() -> None:
     rows, lengths = columns([])
     codes, values = Memo(bytes).encode(rows, lengths)
     assert len(codes) == len(values) == len(find_byte(rows, lengths, 0)) == len(prefix(rows, 8)) == 0
+
+
+def test_cut_out_takes_texts_at_their_places() -> None:
+    """Whatever lies behind them, also at the very end of the payload."""
+    payload = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    rows, starts, lengths = np.array([0, 3, 3]), np.array([0, 2, 15]), np.array([3, 9, 1])
+    texts = cut_out(payload, rows, starts, lengths)
+    assert texts.shape == (3, 16)
+    for text, row, start, length in zip(texts, rows, starts, lengths, strict=True):
+        assert text[:length].tolist() == payload[row, start : start + length].tolist()
+    assert cut_out(payload, rows[:0], starts[:0], lengths[:0]).shape == (0, 0)

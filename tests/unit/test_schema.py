@@ -24,6 +24,7 @@ INTERFACE = {
     "db": "system.name namespace operation.name query.text query.summary response.status_code "
     "response.message",
     "dns": "question.name question.type response_code",
+    "masdeepflow": "db.blocking",
 }
 """What the JSON log tells about a transaction by its protocol: keys by their first word."""
 

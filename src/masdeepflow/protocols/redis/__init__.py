@@ -208,12 +208,11 @@ class Redis:
         own = _starts_with(requests, lambda command: command.name not in _SHARED_WORDS, count)
         no_request, no_reply = slots["request_length"] == 0, slots["response_length"] == 0
         array = slots["request"][:, 0] == ord("*")
-        whole = (requests.ended == slots["request_bytes"]) | (
-            slots["request_bytes"] > slots["request_length"]
-        )
+        cut = slots["request_bytes"] > slots["request_length"]
         score = np.zeros(count, np.uint8)
         score[array & (requests.ended > 0) & (answered > 0)] = LIKELY
         score[array & known] = CERTAIN
+        whole = cut | (requests.ended == slots["request_bytes"])
         score[~array & known & own & whole & (answered > 0) & (asked >= answered)] = LIKELY
         score[no_request | ~requests.good | ~(replies.good | no_reply)] = 0
         words = np.array([reply.word in PUBSUB for reply in replies.values], bool)
