@@ -478,6 +478,7 @@ def _random_on_5432(directory: Path) -> Iterator[Where]:
     del directory
     yield from _noise(5432, _POSTGRESQL)
 
+
 _REDIS_CLI = ("redis-cli", "-h", _REDIS[0], "-p", _REDIS[1])
 
 

@@ -218,4 +218,5 @@ def test_every_module_that_binds_protocol_is_loaded() -> None:
 
 def test_each_load_gives_new_instances() -> None:
     """State per connection belongs to one pipeline."""
-    assert not {id(protocol) for protocol in load()} & {id(protocol) for protocol in load()}
+    first, second = load(), load()
+    assert not {id(protocol) for protocol in first} & {id(protocol) for protocol in second}
