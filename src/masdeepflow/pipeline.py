@@ -133,7 +133,9 @@ class Pipeline:
     ) -> list[Table]:
         protocols = self._recognise(slots, codes, turns)
         tables = []
-        for number in np.flatnonzero(np.bincount(protocols, minlength=1)).tolist():
+        present = np.flatnonzero(np.bincount(protocols, minlength=1)).tolist()
+        # What was resolved names the connections that follow, which may be in the same batch.
+        for number in sorted(present, key=self.registry.names_addresses, reverse=True):
             mine = protocols == number
             if number == self.registry.unrecognised and turns is not None:
                 mine &= turns
@@ -143,7 +145,15 @@ class Pipeline:
                 continue
             mine_only = (slots, codes) if every else (slots[rows], codes[rows])
             tables += self._transactions(number, *mine_only, offset_ns)
+            if self.registry.names_addresses(number):
+                self._learn_names(number, offset_ns)
         return tables
+
+    def _learn_names(self, number: int, offset_ns: int) -> None:
+        names = self.registry.take_names(number)
+        if names:
+            changed = self._directory.learn_names(names, offset_ns)
+            self.endpoints.refresh(changed)
 
     def _recognise(
         self, slots: np.ndarray, codes: NDArray[np.int32], turns: NDArray[np.bool_] | None

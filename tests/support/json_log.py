@@ -49,6 +49,7 @@ _ENDPOINT_KEYS = {
             "k8s.node.name",
             "k8s.container.name",
             "k8s.service.name",
+            "dns.name",
             *(f"k8s.{kind}.name" for kind in _WORKLOADS),
         )
     ),

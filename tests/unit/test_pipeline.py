@@ -66,6 +66,14 @@ class Toy:
         self.forgotten += cookies
 
 
+class Resolving(Toy):
+    """A protocol whose every turn tells the name of the server's address."""
+
+    def take_names(self) -> list[tuple[str, str, int]]:
+        """Tell it again and again."""
+        return [("127.0.0.1", "server.example", 10**12)]
+
+
 class Failing(Toy):
     """A protocol whose parser has a defect."""
 
@@ -317,6 +325,14 @@ def test_a_failing_parser_costs_only_its_own_details() -> None:
 def test_continuations_of_unknown_turns_are_no_turns() -> None:
     """More bytes of a turn that was counted before are not counted again."""
     assert _texts(turn(b"?"), turn(b"", b"x", flags=Flag.CONTINUED)) == {"tcp": [None]}
+
+
+def test_what_is_resolved_names_connections_of_the_same_batch() -> None:
+    """A client resolves a name and connects within the same milliseconds."""
+    pipeline = _pipeline(Toy("a"), Resolving("z"))
+    tables, _ = pipeline.process(make_slots(turn(b"aL", cookie=1), turn(b"zL", cookie=2)), OFFSET)
+    peers = {table.protocol: dict(table.endpoints[0].peer) for table in tables}
+    assert peers["a"]["peer.dns.name"] == "server.example"
 
 
 def test_lost_turns_can_be_named() -> None:

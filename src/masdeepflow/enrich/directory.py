@@ -21,6 +21,8 @@ __all__ = ["Directory", "Wanted"]
 _IDENTITIES = 16384
 _CONTAINERS = 16384
 _WANTED = 4096
+_NAMES = 16384
+_KEPT_NS = 3600 * 1_000_000_000
 _ROOT = 0
 
 
@@ -45,6 +47,7 @@ class Directory:
         self._label_keys = tuple(label_keys)
         self._containers: dict[str, ContainerFact] = {}
         self._users: dict[int, str] = {}
+        self._names: dict[str, tuple[str, int]] = {}
         self._identities: dict[tuple[int, str, Program | None], Identity] = {}
         self._by_subject: dict[str, set[tuple[int, str, Program | None]]] = {}
         self._wanted = Wanted()
@@ -150,6 +153,28 @@ class Directory:
         self._asked.add(what)
         return True
 
+    def learn_names(self, names: Sequence[tuple[str, str, int]], offset_ns: int) -> set[str]:
+        """Take in what addresses were resolved from; return the addresses that are to be named anew.
+
+        names: address, name, and until when, in ns. offset_ns: Unix time minus the clock of that.
+        """
+        changed = set()
+        for address, name, until_ns in names:
+            known = self._names.pop(address, None)
+            if known is None and len(self._names) >= _NAMES:
+                del self._names[next(iter(self._names))]
+            self._names[address] = (name, until_ns + offset_ns)
+            if known is None or known[0] != name:
+                changed.add(address)
+        return changed
+
+    def _name_of(self, address: str, time_ns: int) -> Attributes:
+        # Applications keep what they resolved for longer than they should.
+        name, until_ns = self._names.get(address, ("", 0))
+        if not name or time_ns > until_ns + _KEPT_NS:
+            return ()
+        return peer_of((("service.name", name), ("dns.name", name)))
+
     def show_arguments(self, *, shown: bool) -> bool:
         """Show command lines or not, from now on; return whether that is a change."""
         if shown == self._show_arguments:
@@ -166,6 +191,11 @@ class Directory:
 
     def remote(self, address: str, port: int, transport: str, time_ns: int) -> Attributes:
         """Return what is known of who had an address at a time (Unix), as attributes of the other end."""
+        resolved = self._name_of(address, time_ns)
+        in_cluster = self._in_cluster(address, port, transport, time_ns)
+        return tuple({**dict(resolved), **dict(in_cluster)}.items()) if resolved else in_cluster
+
+    def _in_cluster(self, address: str, port: int, transport: str, time_ns: int) -> Attributes:
         pod = self._index.pod_at(address, time_ns) or self._index.host_port(address, port, transport)
         if pod is not None:
             owner = pod.owners[-1][1] if pod.owners else pod.name

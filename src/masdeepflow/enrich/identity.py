@@ -33,7 +33,7 @@ _SHORT_ID = 12  # as docker ps shows it
 _NAME_BYTES = 256
 _COMMAND_BYTES = 512
 _KIND_BYTES = 64
-_OF_PEERS = ("service.name", "process.pid", "process.executable.name", "container.", "k8s.")
+_OF_PEERS = ("service.name", "process.pid", "process.executable.name", "container.", "k8s.", "dns.")
 _NOT_OF_PEERS = ("container.image.name", "k8s.pod.label.")
 
 

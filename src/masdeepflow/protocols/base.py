@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
 
     from masdeepflow.table import Parsed
 
-__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Protocol"]
+__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Naming", "Protocol"]
 
 CERTAIN = 255
 """Score of bytes that no other protocol sends; the connection is this protocol's from then on."""
@@ -46,3 +46,14 @@ class Protocol(typing.Protocol):
 
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
+
+
+@typing.runtime_checkable
+class Naming(typing.Protocol):
+    """What a protocol has beside that whose answers name addresses, such as DNS."""
+
+    def take_names(self) -> Sequence[tuple[str, str, int]]:
+        """Return what was resolved since the last call, bounded: address, name, and until when.
+
+        Until when: on the slots' clock, in ns.
+        """

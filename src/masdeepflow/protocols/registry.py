@@ -12,7 +12,7 @@ import numpy as np
 
 from masdeepflow import protocols as package
 from masdeepflow import schema
-from masdeepflow.protocols.base import LIKELY
+from masdeepflow.protocols.base import LIKELY, Naming
 from masdeepflow.table import Parsed
 
 if TYPE_CHECKING:
@@ -55,6 +55,21 @@ class Registry:
     def failures(self) -> dict[str, int]:
         """Return the errors of every protocol, 0 of those that had none."""
         return {protocol.name: self.errors[protocol.name] for protocol in self.protocols}
+
+    def names_addresses(self, number: int) -> bool:
+        """Return whether a protocol's answers name addresses."""
+        return number != self.unrecognised and isinstance(self.protocols[number], Naming)
+
+    def take_names(self, number: int) -> list[tuple[str, str, int]]:
+        """Return what `Naming.take_names` of protocol `number` gives; nothing if it fails or has none."""
+        protocol = self.protocols[number]
+        if not isinstance(protocol, Naming):
+            return []
+        try:
+            return [(str(address), str(name), int(until)) for address, name, until in protocol.take_names()]
+        except _ANYTHING:
+            self._broken(protocol)
+            return []
 
     def name(self, number: int) -> str:
         """Return a protocol's name."""

@@ -139,16 +139,36 @@ def test_a_node_is_named_by_its_address_and_what_it_leads_to_by_port() -> None:
     assert dict(directory.remote(address, 22, "tcp", SECOND)) == {"peer.k8s.node.name": "n1"}
 
 
+def test_an_address_has_the_name_it_was_resolved_from() -> None:
+    """The last one, until some time after its end; what the cluster tells is the better service name."""
+    directory = _directory()
+    names = [("192.0.2.1", "a.example", 10 * SECOND), ("10.0.0.9", "web.shop.svc", 10 * SECOND)]
+    assert directory.learn_names(names, offset_ns=SECOND) == {"192.0.2.1", "10.0.0.9"}
+    assert directory.learn_names(names, offset_ns=SECOND) == set()
+    assert directory.remote("192.0.2.1", 443, "tcp", 12 * SECOND) == (
+        ("peer.service.name", "a.example"),
+        ("peer.dns.name", "a.example"),
+    )
+    assert directory.remote("192.0.2.1", 443, "tcp", 2 * 3600 * SECOND) == ()
+    assert directory.learn_names([("192.0.2.1", "b.example", 20 * SECOND)], 0) == {"192.0.2.1"}
+    assert dict(directory.remote("192.0.2.1", 443, "tcp", SECOND))["peer.dns.name"] == "b.example"
+    directory.learn([PodFact("u", "web-0", "shop", addresses=("10.0.0.9",), from_ns=1)])
+    found = dict(directory.remote("10.0.0.9", 80, "tcp", 5 * SECOND))
+    assert (found["peer.service.name"], found["peer.dns.name"]) == ("web-0", "web.shop.svc")
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes and containers come and go; what is kept of them does not grow."""
-    for limit in ("_IDENTITIES", "_CONTAINERS", "_WANTED"):
+    for limit in ("_IDENTITIES", "_CONTAINERS", "_WANTED", "_NAMES"):
         monkeypatch.setattr(module, limit, 16)
     directory = _directory()
     for pid in range(1, 500):
         _identity(directory, pid)
         directory.learn([ContainerFact(f"{pid:064x}")])
+        directory.learn_names([(f"10.0.{pid // 250}.{pid % 250}", "x", pid)], 0)
     assert len(directory._identities) <= 16
     assert len(directory._by_subject) <= 16
     assert len(directory._containers) <= 16
     assert len(directory._asked) <= 16
+    assert len(directory._names) <= 16
     assert len(directory.take_wanted().pids) <= 16

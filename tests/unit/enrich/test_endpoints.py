@@ -375,6 +375,16 @@ def test_an_address_that_was_translated_on_the_way_is_seen_through() -> None:
     assert _peers(Endpoints(Directory()), direct, server, client)[2] == (None, None)
 
 
+def test_a_name_that_was_resolved_names_open_connections() -> None:
+    """As any other fact about the address does."""
+    directory = Directory()
+    table = Endpoints(directory)
+    end = {**CLIENT_END, "local_address": A, "remote_address": B}
+    assert _peers(table, end) == [(None, None)]
+    table.refresh(directory.learn_names([("10.0.0.2", "web.example", 10**12)], 0))
+    assert _peers(table, end) == [(None, "web.example")]
+
+
 def test_two_ends_of_a_unix_connection_are_each_others_peers() -> None:
     """The end that comes second knows the cookie of the first; late facts reach both."""
     directory = Directory()
