@@ -16,6 +16,7 @@ enum {
 	((long)(regs)->ax == -ENOSYS && !((task)->thread_info.status & TS_COMPAT) ? (long)(regs)->orig_ax : -1)
 #define SYSCALL_ARG2(regs) ((regs)->si)
 #define SYSCALL_ARG3(regs) ((regs)->dx)
+#define SYSCALL_ARG4(regs) ((regs)->r10)
 #define SYSCALL_ARG5(regs) ((regs)->r8)
 #define STORE_RELEASE(pointer, value) (*(volatile __typeof__(*(pointer)) *)(pointer) = (value))
 
@@ -29,6 +30,7 @@ enum {
 #define SYSCALL_NUMBER(task, regs) ((regs)->regs[0] == (regs)->orig_x0 ? (long)(regs)->syscallno : -1)
 #define SYSCALL_ARG2(regs) ((regs)->regs[1])
 #define SYSCALL_ARG3(regs) ((regs)->regs[2])
+#define SYSCALL_ARG4(regs) ((regs)->regs[3])
 #define SYSCALL_ARG5(regs) ((regs)->regs[4])
 #define STORE_RELEASE(pointer, value) ((void)__sync_lock_test_and_set(pointer, value))
 #endif

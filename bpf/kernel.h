@@ -26,6 +26,7 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_SOCKHASH = 18,
 	BPF_MAP_TYPE_QUEUE = 22,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
@@ -40,6 +41,7 @@ enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 enum { MSG_PEEK = 2, MSG_TRUNC = 0x20, MSG_ERRQUEUE = 0x2000 };
+enum { SK_USER_DATA_PSOCK = 4 };
 enum { RCV_SHUTDOWN = 1, SEND_SHUTDOWN = 2, SHUTDOWN_MASK = 3 };
 enum { ENOSYS = 38, EADDRNOTAVAIL = 99, ECANCELED = 125 };
 /* include/net/tcp_states.h */
@@ -83,6 +85,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
@@ -98,7 +101,12 @@ struct sock {
 	__u16 sk_protocol;
 	__u16 sk_type;
 	int sk_err;
+	int sk_rcvbuf;
+	int sk_rcvlowat;
+	int sk_peek_off;
+	void *sk_user_data;
 	__u8 sk_shutdown;
+	__u8 sk_userlocks : 4;
 };
 
 struct inet_sock {
@@ -106,8 +114,10 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct tcp_ulp_ops;
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	const struct tcp_ulp_ops *icsk_ulp_ops;
 };
 
 struct minmax_sample {
@@ -131,6 +141,7 @@ struct tcp_sock {
 	__u32 write_seq;
 	__u32 srtt_us;
 	__u32 total_retrans;
+	__u8 recvmsg_inq : 1;
 	struct minmax rtt_min;
 	struct tcp_rack rack;
 };
@@ -168,6 +179,16 @@ struct thread_info {
 	__u32 status;
 };
 
+struct super_block {
+	__u32 s_dev;
+};
+
+struct inode {
+	struct super_block *i_sb;
+	unsigned long i_ino;
+};
+
+struct file;
 struct kernfs_node {
 	const char *name;
 };
@@ -202,6 +223,7 @@ struct cred {
 };
 
 struct mm_struct {
+	struct file *exe_file;
 	unsigned long arg_start;
 	unsigned long arg_end;
 	unsigned long env_start;
@@ -233,6 +255,7 @@ struct path {
 };
 
 struct file {
+	struct inode *f_inode;
 	struct path f_path;
 };
 

@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 __all__ = [
     "BpfError",
     "BpfObject",
+    "attach_cgroup",
     "attach_iterator",
+    "attach_messages",
     "attach_tracepoint",
     "delete",
     "keys",
     "lookup",
+    "open_pinned",
+    "pin",
     "possible_cpus",
     "push",
     "run_iterator",
+    "update",
 ]
+
+EGRESS, SOCK_OPS, SET_SOCKET_OPTION = 1, 3, 22
+"""Where `attach_cgroup` attaches: enum bpf_attach_type."""
+_BPF_SK_MSG_VERDICT = 7
 
 _BPF_TRACE_ITER = 28  # enum bpf_attach_type
 _LIBBPF_STRICT_ALL = 0xFFFFFFFF
@@ -173,6 +182,28 @@ def attach_iterator(program: int, map_fd: int | None = None) -> int:
     )
 
 
+def attach_cgroup(program: int, cgroup: int, where: int) -> int:
+    """Attach a program to the cgroup v2 directory open as `cgroup`; return the link's descriptor."""
+    return _check(_lib().bpf_link_create(program, cgroup, where, None), "attaching to a cgroup")
+
+
+def attach_messages(program: int, map_fd: int) -> None:
+    """Let an sk_msg program decide on what members of a SOCK_HASH send, for as long as the map has a user."""
+    _check(
+        _lib().bpf_prog_attach(program, map_fd, _BPF_SK_MSG_VERDICT, c.c_uint(0)), "attaching to a socket map"
+    )
+
+
+def pin(descriptor: int, path: Path) -> None:
+    """Keep a map or a link alive under a name of a BPF file system. Raises BpfError."""
+    _check(_lib().bpf_obj_pin(descriptor, str(path).encode()), f"pinning {path}")
+
+
+def open_pinned(path: Path) -> int:
+    """Return a descriptor of what is pinned there. Raises BpfError."""
+    return _check(_lib().bpf_obj_get(str(path).encode()), f"opening {path}")
+
+
 def run_iterator(link: int) -> bytes:
     """Run an iterator once over everything; return what it printed."""
     iterator = _check(_lib().bpf_iter_create(link), "running an iterator")
@@ -205,6 +236,11 @@ def keys(map_fd: int, size: int) -> Iterator[bytes]:
 def delete(map_fd: int, key: bytes) -> bool:
     """Delete a key; return whether it was there."""
     return bool(_lib().bpf_map_delete_elem(map_fd, key) == 0)
+
+
+def update(map_fd: int, key: bytes, value: bytes) -> None:
+    """Set the value at `key`. Raises BpfError if the map is full."""
+    _check(_lib().bpf_map_update_elem(map_fd, key, value, c.c_uint64(0)), "updating a map")
 
 
 def push(map_fd: int, value: bytes) -> None:

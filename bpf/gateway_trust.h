@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * Calls that no member of a socket hash serves as TCP does: MSG_WAITALL and MSG_TRUNC, which tcp_bpf_recvmsg ignores, and
+ * splice(), which does not see redirected bytes. Nothing tells of such a call before it is made, so a program that was
+ * seen to make one, on whatever TCP connection to a port that is listed, gets no redirected connections any more.
+ */
+#ifndef MASDEEPFLOW_GATEWAY_TRUST_H
+#define MASDEEPFLOW_GATEWAY_TRUST_H
+
+static __always_inline bool current_program(struct program *program)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+
+	if (!inode)
+		return false;
+	program->inode = BPF_CORE_READ(inode, i_ino);
+	program->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	return true;
+}
+
+static __always_inline bool listed(__u16 port)
+{
+	return bpf_map_lookup_elem(&ports, &port);
+}
+
+/* A port that connections may be redirected to. */
+static __always_inline bool trusted_port(__u16 port)
+{
+	__u8 *reason = bpf_map_lookup_elem(&ports, &port);
+
+	return reason && *reason == REASON_NONE;
+}
+
+static __noinline int distrust(struct sock *sk, __u32 reason)
+{
+	__u16 local = sk->__sk_common.skc_num, remote = __builtin_bswap16(sk->__sk_common.skc_dport);
+	struct program program = {};
+	__u8 why = reason;
+
+	if (listed(local))
+		bpf_map_update_elem(&ports, &local, &why, BPF_EXIST);
+	else if (listed(remote) && current_program(&program))
+		bpf_map_update_elem(&programs, &program, &why, BPF_ANY);
+	return 0;
+}
+
+/* connect() is the only moment in the handshake when the client's program is known for sure. */
+static __noinline int on_connect(struct bpf_sock_ops *ops)
+{
+	struct member m = {.pair = NO_PAIR, .generation = NO_PAIR};
+	struct program program = {};
+	struct bpf_sock *sk = ops->sk;
+
+	if (!sk || !listed(bpf_ntohl(ops->remote_port)) || !current_program(&program) ||
+	    !bpf_map_lookup_elem(&programs, &program))
+		return 0;
+	bpf_sk_storage_get(&members, sk, &m, BPF_SK_STORAGE_GET_F_CREATE);
+	return 0;
+}
+
+static __always_inline bool refused(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct member *m;
+
+	if (!sk)
+		return true;
+	m = bpf_sk_storage_get(&members, sk, NULL, 0);
+	return m && m->pair == NO_PAIR;
+}
+
+#endif

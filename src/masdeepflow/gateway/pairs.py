@@ -1,0 +1,129 @@
+"""The kernel's table of pairs as NumPy columns: one row for each connection that both ends of are local."""
+
+from __future__ import annotations
+
+import ipaddress
+import mmap
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from masdeepflow.kernel import libbpf
+from masdeepflow.kernel.layout import Layout, from_btf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MAX_PAIRS", "REASONS", "SIDES", "STATES", "Pairs", "Totals", "address_text", "layout_of", "pair_dtype"]
+
+STRUCTS = ("pair_head", "end", "gateway_counters", "gateway_shared")
+ENUMS = ("pair_state", "pair_reason")
+MAX_PAIRS = 32768
+"""Rows of the table: bpf/gateway.h."""
+STATES = ("free", "waiting", "redirected", "leaving", "tcp")
+"""enum pair_state."""
+SIDES = ("client", "server")
+"""enum pair_side: the index of an end in its pair."""
+REASONS = (
+    "none",
+    "first byte sent before both ends were in the hash",
+    "slow reader",
+    "urgent data",
+    "MSG_WAITALL",
+    "MSG_TRUNC",
+    "socket option",
+    "splice",
+    "peer left",
+    "gateway stopped",
+    "watchdog",
+    "program",
+)
+"""enum pair_reason as users read it."""
+_REDIRECTED, _LEAVING = STATES.index("redirected"), STATES.index("leaving")
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+def layout_of(path: Path) -> Layout:
+    """Return the layouts of the compiled object's structs."""
+    loaded = libbpf.BpfObject(path)
+    try:
+        return from_btf(loaded.btf(), STRUCTS, ENUMS)
+    finally:
+        loaded.close()
+
+
+def pair_dtype(layout: Layout) -> np.dtype[np.void]:
+    """Return `struct pair`: the members of its head, and `ends`, two of `struct end`."""
+    head, end = layout.dtype("pair_head"), layout.dtype("end")
+    fields = head.fields or {}
+    return np.dtype(
+        {
+            "names": [*fields, "ends"],
+            "formats": [*(kind for kind, *_ in fields.values()), (end, (2,))],
+            "offsets": [*(offset for _, offset, *_ in fields.values()), head.itemsize],
+            "itemsize": head.itemsize + 2 * end.itemsize,
+        }
+    )
+
+
+def address_text(raw: bytes) -> str:
+    """Return an address of 16 bytes as text, one that is a mapped IPv4 address as such."""
+    if raw.startswith(_MAPPED):
+        return str(ipaddress.IPv4Address(raw[12:]))
+    return str(ipaddress.IPv6Address(raw))
+
+
+class Totals(NamedTuple):
+    """Sums since the gateway started. pairs: connections that began redirected. Bytes are of both directions."""
+
+    pairs: int
+    redirected_bytes: int
+    tcp_bytes: int
+    not_local: int
+    no_free_pair: int
+    left: dict[str, int]
+
+
+class Pairs:
+    """A window on the kernel's table, shared memory; rows change while one looks. Close it."""
+
+    def __init__(self, pairs_fd: int, counters_fd: int, layout: Layout) -> None:
+        dtype = pair_dtype(layout)
+        self._map = mmap.mmap(pairs_fd, MAX_PAIRS * dtype.itemsize, access=mmap.ACCESS_READ)
+        self._counters_fd = counters_fd
+        self._counters = layout.dtype("gateway_counters")
+        self.rows = np.frombuffer(self._map, dtype, MAX_PAIRS)
+
+    def close(self) -> None:
+        """Unmap; no row may be held any more."""
+        del self.rows
+        self._map.close()
+
+    def used(self) -> np.ndarray:
+        """Return the indices of rows in use, int64 (n,)."""
+        return np.flatnonzero(self.rows["state"])
+
+    def count(self, *states: str) -> int:
+        """Return how many pairs are in one of the states."""
+        return int(np.isin(self.rows["state"], [STATES.index(state) for state in states]).sum())
+
+    def queued(self, rows: np.ndarray) -> np.ndarray:
+        """Return the bytes that wait for each end of rows of the table, int64 (n, 2)."""
+        sent = rows["ends"]["redirected"][:, ::-1].astype(np.int64)
+        waiting: np.ndarray = sent - rows["ends"]["received"].astype(np.int64)
+        return np.where(rows["ends"]["left"] == 0, waiting, 0)
+
+    def totals(self) -> Totals:
+        """Return the sums over all pairs there are and were."""
+        raw = libbpf.lookup(self._counters_fd, bytes(4), self._counters.itemsize * libbpf.possible_cpus())
+        gone = np.frombuffer(raw or b"", self._counters)
+        ends = self.rows[self.used()]["ends"]
+        left = gone["left"].sum(axis=0) if len(gone) else np.zeros(len(REASONS), np.int64)
+        return Totals(
+            pairs=int(gone["pairs"].sum()),
+            redirected_bytes=int(gone["redirected"].sum() + ends["redirected"].sum()),
+            tcp_bytes=int(gone["by_tcp"].sum() + ends["by_tcp"].sum()),
+            not_local=int(gone["not_local"].sum()),
+            no_free_pair=int(gone["no_free_pair"].sum()),
+            left={REASONS[index]: int(count) for index, count in enumerate(left) if count},
+        )
