@@ -11,12 +11,13 @@ import click
 __all__ = ["main"]
 
 _STDOUT, _STDERR = 1, 2
-_COMMANDS = ("run", "check", "record", "replay", "version")
+_COMMANDS = ("run", "check", "record", "replay", "accelerate", "version")
 _HELP = {
     "run": "Watch this host: live log, metrics, summary.",
     "check": "Tell what this host offers and whether `run` would work.",
     "record": "Like `run`, and write all that is seen to a file.",
     "replay": "Show a recording again; needs no root.",
+    "accelerate": "Move bytes between processes of this host past TCP.",
     "version": "Print the version, commit and build.",
 }
 

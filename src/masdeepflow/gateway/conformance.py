@@ -31,7 +31,7 @@ TIMEOUT = "timeout"
 """What a call that did not return in time is seen as."""
 
 _WAIT_S = 0.5
-_SETTLE_S = 0.02
+_SETTLE_S = 0.01
 _LARGE = 3 << 20
 _ENDLESS = 256 << 20
 _MSG_TRUNC = 0x20
@@ -43,11 +43,15 @@ Sockets = tuple[socket.socket, socket.socket]
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One row of the table. dangerous: part of the self-test. see: client and server socket -> what was seen."""
+    """One row of the table. dangerous: part of the self-test. see: client and server socket -> what was seen.
+
+    guarded: a call that no member of a socket hash serves; programs that make it are found out and left to TCP.
+    """
 
     name: str
     see: Callable[[socket.socket, socket.socket], object]
     dangerous: bool
+    guarded: bool
 
 
 BEHAVIOURS: list[Behaviour] = []
@@ -56,9 +60,9 @@ BEHAVIOURS: list[Behaviour] = []
 _See = Callable[[socket.socket, socket.socket], object] if TYPE_CHECKING else object
 
 
-def _behaviour(name: str, *, dangerous: bool = True) -> Callable[[_See], _See]:
+def _behaviour(name: str, *, dangerous: bool = True, guarded: bool = False) -> Callable[[_See], _See]:
     def add(see: _See) -> _See:
-        BEHAVIOURS.append(Behaviour(name, see, dangerous))
+        BEHAVIOURS.append(Behaviour(name, see, dangerous, guarded))
         return see
 
     return add
@@ -260,7 +264,9 @@ def _(client: socket.socket, server: socket.socket) -> object:
 def _(client: socket.socket, server: socket.socket) -> object:
     client.sendall(b"peekaboo")
     peeked = server.recv(4, socket.MSG_PEEK), server.recv(20, socket.MSG_PEEK)
-    return peeked, server.recv(20), _attempt(lambda: server.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    read = server.recv(20)
+    server.setblocking(False)
+    return peeked, read, _attempt(lambda: server.recv(1, socket.MSG_PEEK))
 
 
 def _recv_in_kernel(sock: socket.socket, count: int, flags: int) -> object:
@@ -270,7 +276,7 @@ def _recv_in_kernel(sock: socket.socket, count: int, flags: int) -> object:
     return _attempt(lambda: sock.recv(count, flags))
 
 
-@_behaviour("MSG_WAITALL, reader first")
+@_behaviour("MSG_WAITALL, reader first", guarded=True)
 def _(client: socket.socket, server: socket.socket) -> object:
     with _beside(lambda: _recv_in_kernel(server, 10, socket.MSG_WAITALL)) as result:
         _settle()
@@ -280,7 +286,7 @@ def _(client: socket.socket, server: socket.socket) -> object:
     return result
 
 
-@_behaviour("MSG_WAITALL, bytes first")
+@_behaviour("MSG_WAITALL, bytes first", guarded=True)
 def _(client: socket.socket, server: socket.socket) -> object:
     client.sendall(b"01234")
     _settle()
@@ -361,7 +367,7 @@ def _(client: socket.socket, server: socket.socket) -> object:
     return sent < _ENDLESS, full, got == (sent, expected), again, server.recv(10)
 
 
-@_behaviour("back-pressure, small buffers")
+@_behaviour("back-pressure, small buffers", dangerous=False)
 def _(client: socket.socket, server: socket.socket) -> object:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -437,7 +443,7 @@ def _(client: socket.socket, server: socket.socket) -> object:
         os.close(into)
 
 
-@_behaviour("splice from the socket")
+@_behaviour("splice from the socket", guarded=True)
 def _(client: socket.socket, server: socket.socket) -> object:
     out, into = os.pipe()
     try:
@@ -565,7 +571,7 @@ def _(client: socket.socket, server: socket.socket) -> object:
     return first, _attempt(lambda: client.send(b"c")), _attempt(lambda: client.recv(1))
 
 
-@_behaviour("MSG_TRUNC discards")
+@_behaviour("MSG_TRUNC discards", guarded=True)
 def _(client: socket.socket, server: socket.socket) -> object:
     client.sendall(b"discard+keep")
     _settle()
@@ -584,7 +590,8 @@ def _(client: socket.socket, server: socket.socket) -> object:
 
 @_behaviour("nothing to read")
 def _(_client: socket.socket, server: socket.socket) -> object:
-    return _attempt(lambda: server.recv(1, socket.MSG_DONTWAIT)), _attempt(lambda: server.recv(0))
+    server.settimeout(None)
+    return _attempt(lambda: server.recv(1, socket.MSG_DONTWAIT)), server.recv(0, socket.MSG_DONTWAIT)
 
 
 @_behaviour("SO_PEEK_OFF")

@@ -120,7 +120,7 @@ class Gateway:
 
     def _keep(self) -> None:
         names = {name.lstrip("."): self._descriptors[name] for name in _KEPT}
-        self.directory = pins.keep({**names, **self._links})
+        self.directory = pins.keep({**names, **self._links, **self._iterators})
 
     def beat(self) -> None:
         """Tell the kernel side that somebody watches it: without that for 3 s it makes no new pairs."""

@@ -84,6 +84,24 @@ class Totals(NamedTuple):
     left: dict[str, int]
 
 
+def _attributes(row: np.void, queued: int) -> dict[str, str | int]:
+    client, server = (_endpoint(bytes(row[f"{side}_address"]), int(row[f"{side}_port"])) for side in SIDES)
+    return {
+        "client": client,
+        "server": server,
+        "state": STATES[row["state"]],
+        "reason": REASONS[row["reason"]],
+        "redirected_bytes": int(row["ends"]["redirected"].sum()),
+        "tcp_bytes": int(row["ends"]["by_tcp"].sum()),
+        "queued_bytes": queued,
+    }
+
+
+def _endpoint(address: bytes, port: int) -> str:
+    text = address_text(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
 class Pairs:
     """A window on the kernel's table, shared memory; rows change while one looks. Close it."""
 
@@ -112,6 +130,14 @@ class Pairs:
         sent = rows["ends"]["redirected"][:, ::-1].astype(np.int64)
         waiting: np.ndarray = sent - rows["ends"]["received"].astype(np.int64)
         return np.where(rows["ends"]["left"] == 0, waiting, 0)
+
+    def describe(self, most: int) -> list[dict[str, str | int]]:
+        """Return rows in use as attributes, the `most` that had most bytes redirected."""
+        rows = self.rows[self.used()]
+        sent = rows["ends"]["redirected"].sum(axis=1)
+        chosen = rows[np.argsort(sent)[::-1][:most]]
+        queued = self.queued(chosen).sum(axis=1)
+        return [_attributes(row, int(waiting)) for row, waiting in zip(chosen, queued, strict=True)]
 
     def totals(self) -> Totals:
         """Return the sums over all pairs there are and were."""

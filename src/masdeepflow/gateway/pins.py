@@ -13,7 +13,7 @@ from masdeepflow.kernel import libbpf
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ROOT", "cgroup_root", "directories", "keep", "owner", "remove", "writable"]
+__all__ = ["ROOT", "cgroup_root", "directories", "keep", "remove", "writable"]
 
 ROOT = Path("/sys/fs/bpf")
 """Where the BPF file system is mounted, by convention."""
@@ -60,11 +60,6 @@ def directories() -> list[Path]:
         return sorted(ROOT.glob(f"{_PREFIX}*"))
     except OSError:
         return []
-
-
-def owner(directory: Path) -> int:
-    """Return the process that made the directory; it may be gone, and its number given to another."""
-    return int(directory.name.removeprefix(_PREFIX))
 
 
 def remove(directory: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from masdeepflow.gateway import pins
 from masdeepflow.gateway.conformance import BEHAVIOURS, Behaviour, observe
@@ -17,25 +19,26 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["Result", "Track", "run"]
+__all__ = ["Result", "Track", "refusal", "run"]
 
 _POLL_S = 0.05
 _BUSY_S = 0.001
 
 
+Verdict = Literal["same", "excluded", "differs", "not redirected"]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One behaviour. redirected: whether the accelerated pair was in fact redirected when it began."""
+    """One behaviour. plain, accelerated: what was seen. verdict: `excluded` and `same` allow to go on.
+
+    excluded: this kernel's redirection does not serve the call, and the guard against its programs works.
+    """
 
     name: str
     plain: object
     accelerated: object
-    redirected: bool
-
-    @property
-    def conforms(self) -> bool:
-        """Whether both pairs were seen to do the same, and one of them was redirected."""
-        return self.redirected and self.plain == self.accelerated
+    verdict: Verdict
 
 
 class Track:
@@ -68,12 +71,19 @@ class Track:
 
     def try_out(self, behaviour: Behaviour) -> Result:
         """Return what a behaviour sees on a plain and on an accelerated pair."""
-        plain = _observed(behaviour, self.connect(accelerated=False))
-        self.gateway.trust(self._accelerated.getsockname()[1])
+        port = self._accelerated.getsockname()[1]
+        self.gateway.trust(port)
         before = self.gateway.pairs.totals().pairs
-        sockets = self.connect(accelerated=True)
+        sockets = [self.connect(accelerated=False), self.connect(accelerated=True)]
         redirected = self.gateway.pairs.totals().pairs == before + 1
-        return Result(behaviour.name, plain, _observed(behaviour, sockets), redirected)
+        with ThreadPoolExecutor(1) as beside:
+            waiting = beside.submit(_observed, behaviour, sockets[0])
+            accelerated = _observed(behaviour, sockets[1])
+            plain = waiting.result()
+        verdict: Verdict = "same" if plain == accelerated else "differs"
+        if verdict == "differs" and behaviour.guarded and port in self.gateway.distrusted():
+            verdict = "excluded"
+        return Result(behaviour.name, plain, accelerated, verdict if redirected else "not redirected")
 
     def close(self) -> None:
         """Detach and close all."""
@@ -106,6 +116,14 @@ def _listener(family: socket.AddressFamily) -> socket.socket:
 def _observed(behaviour: Behaviour, sockets: tuple[socket.socket, socket.socket]) -> object:
     with sockets[0], sockets[1]:
         return observe(behaviour, *sockets)
+
+
+def refusal(results: Iterable[Result]) -> str | None:
+    """Return why nothing is to be accelerated on this kernel, None if nothing speaks against it."""
+    wrong = [f"{r.name} ({r.verdict})" for r in results if r.verdict not in ("same", "excluded")]
+    if not wrong:
+        return None
+    return f"redirected sockets do not behave like TCP on Linux {platform.release()}: {', '.join(wrong)}"
 
 
 def run(behaviours: Iterable[Behaviour] | None = None, cgroup: Path | None = None) -> list[Result]:

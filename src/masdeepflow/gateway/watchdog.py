@@ -1,0 +1,158 @@
+"""Sees redirected sockets that have stalled: bytes are queued, their reader waits for them, and nothing moves.
+
+That cannot happen on a kernel that passed the self-test; if it does, the gateway makes no new pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from masdeepflow.gateway.pairs import SIDES, STATES, address_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from masdeepflow.gateway.pairs import Pairs
+
+__all__ = ["Stall", "Watchdog", "waits_for"]
+
+PATIENCE_NS = 2 * 10**9
+_MEMBERS = [STATES.index("redirected"), STATES.index("leaving")]
+_PROC = Path("/proc")
+_EPOLLIN = 1
+_POLLFD = struct.Struct("ihh")
+_MOST_POLLFDS = 4096
+# Numbers of system calls that wait for a socket: read, readv, recvfrom, recvmsg, recvmmsg; poll, ppoll; epoll.
+_CALLS = {
+    "x86_64": ({0, 19, 45, 47, 299}, {7, 271}, {232, 281, 441}),
+    "aarch64": ({63, 65, 207, 212, 243}, {73}, {22, 441}),
+}
+_READS, _POLLS, _EPOLLS = _CALLS.get(platform.machine(), (set(), set(), set()))
+
+
+class Stall(NamedTuple):
+    """A socket that does not wake its reader."""
+
+    side: str
+    client: str
+    server: str
+    queued: int
+    pid: int
+
+    def __str__(self) -> str:
+        """Tell it in one line."""
+        return (
+            f"{self.queued} bytes wait for the {self.side} (PID {self.pid}) of {self.client} -> {self.server}, "
+            "and it waits for them"
+        )
+
+
+class Watchdog:
+    """Looks at a gateway's pairs from time to time. One that makes no progress is suspected, then looked at."""
+
+    def __init__(self, pairs: Pairs, patience_ns: int = PATIENCE_NS) -> None:
+        self._pairs = pairs
+        self._patience_ns = patience_ns
+
+    def look(self) -> list[Stall]:
+        """Return the sockets that have stalled."""
+        used = self._pairs.used()
+        rows = self._pairs.rows[used]
+        members = np.isin(rows["state"], _MEMBERS)
+        late = rows["ends"]["progress_ns"] + self._patience_ns < time.monotonic_ns()
+        queued = self._pairs.queued(rows)
+        suspects = np.argwhere(members[:, None] & late & (queued > 0) & (rows["ends"]["closed"] == 0))
+        return [
+            stall for row, side in suspects if (stall := _examine(rows[row], int(side), int(queued[row, side])))
+        ]
+
+
+def _examine(row: np.void, side: int, queued: int) -> Stall | None:
+    client, server = (
+        (address_text(bytes(row[f"{name}_address"])), int(row[f"{name}_port"])) for name in SIDES
+    )
+    local, remote = (client, server) if side == 0 else (server, client)
+    pid = int(row["ends"][side]["tgid"])
+    inode = _socket_inode(pid, local[1], remote[1])
+    if inode is None or not waits_for(pid, inode):
+        return None
+    return Stall(SIDES[side], f"{client[0]}:{client[1]}", f"{server[0]}:{server[1]}", queued, pid)
+
+
+def _socket_inode(pid: int, local_port: int, remote_port: int) -> int | None:
+    """Return the inode of a connected socket in the process's network namespace. Source: proc_pid_net(5)."""
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (_PROC / str(pid) / "net" / table).read_text().splitlines()[1:]:
+                columns = line.split()
+                ports = tuple(int(address.rsplit(":", 1)[1], 16) for address in columns[1:3])
+                if ports == (local_port, remote_port):
+                    return int(columns[9])
+    return None
+
+
+def waits_for(pid: int, inode: int) -> bool:
+    """Return whether a thread of the process is in a system call that bytes of this socket have to end."""
+    descriptors = _descriptors_of(pid, inode)
+    if not descriptors:
+        return False
+    return any(_thread_waits(pid, number, arguments, descriptors) for number, arguments in _system_calls(pid))
+
+
+def _descriptors_of(pid: int, inode: int) -> set[int]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in (_PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(entry) == f"socket:[{inode}]":
+                    found.add(int(entry.name))
+    return found
+
+
+def _system_calls(pid: int) -> Iterator[tuple[int, list[int]]]:
+    """Give the number and arguments of the call that each thread sleeps in. Source: proc_pid_syscall(5)."""
+    with contextlib.suppress(OSError):
+        for task in (_PROC / str(pid) / "task").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                number, *arguments = (task / "syscall").read_text().split()
+                yield int(number), [int(argument, 16) for argument in arguments]
+
+
+def _thread_waits(pid: int, number: int, arguments: list[int], descriptors: set[int]) -> bool:
+    if number in _READS:
+        return arguments[0] in descriptors
+    if number in _POLLS:
+        return _polls(pid, arguments[0], arguments[1], descriptors)
+    return number in _EPOLLS and _epolls(pid, arguments[0], descriptors)
+
+
+def _polls(pid: int, address: int, count: int, descriptors: set[int]) -> bool:
+    try:
+        with (_PROC / str(pid) / "mem").open("rb", buffering=0) as memory:
+            memory.seek(address)
+            data = memory.read(min(count, _MOST_POLLFDS) * _POLLFD.size)
+    except (OSError, ValueError, OverflowError):
+        return False
+    whole = data[: len(data) // _POLLFD.size * _POLLFD.size]
+    return any(fd in descriptors and events & _EPOLLIN for fd, events, _ in _POLLFD.iter_unpack(whole))
+
+
+def _epolls(pid: int, epoll: int, descriptors: set[int]) -> bool:
+    """Whether this epoll instance watches one of them for input. Source: proc_pid_fdinfo(5)."""
+    try:
+        lines = (_PROC / str(pid) / "fdinfo" / str(epoll)).read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        match line.split():
+            case ["tfd:", fd, "events:", events, *_] if int(fd) in descriptors and int(events, 16) & _EPOLLIN:
+                return True
+    return False
