@@ -24,6 +24,7 @@ __all__ = ["Kept", "all_kept", "clear"]
 
 _MAPS = ("pairs", "counters", "bss")
 _FRESH_NS = 3 * 10**9
+_BEAT_S = 1.5
 _POLL_S = 0.002
 
 
@@ -47,6 +48,15 @@ class Kept:
     def alive(self) -> bool:
         """Whether its process has shown itself within the last seconds."""
         return bool(time.monotonic_ns() - int(self._shared[0]["heartbeat_ns"]) < _FRESH_NS)
+
+    def beats(self) -> bool:
+        """Watch for a sign of life, longer than a running process lets one wait; return whether there was one."""
+        end, before = time.monotonic() + _BEAT_S, int(self._shared[0]["heartbeat_ns"])
+        while self.alive and time.monotonic() < end:
+            if int(self._shared[0]["heartbeat_ns"]) != before:
+                return True
+            time.sleep(_POLL_S)
+        return False
 
     @property
     def accepting(self) -> bool:
@@ -113,7 +123,7 @@ def clear(layout: Layout, patience_s: float = 1.0) -> tuple[bool, int]:
     alive, remaining = False, 0
     for kept in all_kept(layout):
         with kept:
-            if kept.alive:
+            if kept.beats():
                 alive = True
             elif members := kept.drain(patience_s):
                 remaining += members
