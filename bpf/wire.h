@@ -67,6 +67,7 @@ enum slot_flag {
 	FLAG_IDLE = 32,           /* written because it was idle, not because a next request or the close ended it */
 	FLAG_CLOSED = 64,         /* the connection's close ended it */
 	FLAG_ROLE_GUESSED = 128,  /* nobody saw the handshake or a listening port */
+	FLAG_ACCELERATED = 256,   /* the socket was a member of a socket hash: its bytes went past TCP */
 };
 
 /*

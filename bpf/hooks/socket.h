@@ -157,6 +157,9 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool d
 	if (!send)
 		buffered_response_sent(c, sk);
 	turn_next(c, send);
+	/* include/linux/skmsg.h: the low bits of sk_user_data tell what it points to. */
+	if ((__u64)sk->sk_user_data & SK_USER_DATA_PSOCK)
+		c->slot.flags |= FLAG_ACCELERATED;
 	set_process(c, pid, task);
 	c->slot.tid = (__u32)id;
 	find_buffers(&io, sk, task, send);

@@ -13,7 +13,7 @@ from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
 from masdeepflow.enrich.process import is_life
 from masdeepflow.protocols.registry import Registry
 from masdeepflow.schema import MAX_SERVICES, Flag, Kind
-from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
+from masdeepflow.table import ABSENT, Attribute, Encoded, Events, Parsed, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -305,8 +305,13 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
         endpoints=endpoints,
         request_text=parsed.request_text,
         response_text=parsed.response_text,
-        attributes=parsed.attributes,
+        attributes={**parsed.attributes, **_accelerated(slots)},
     )
+
+
+def _accelerated(slots: np.ndarray) -> dict[str, Attribute]:
+    flagged = slots["flags"] & Flag.ACCELERATED > 0
+    return {"network.accelerated": np.where(flagged, 1, ABSENT)} if flagged.any() else {}
 
 
 def _events(slots: np.ndarray, codes: NDArray[np.int32], endpoints: list[Endpoint], offset_ns: int) -> Events:

@@ -58,6 +58,7 @@ class Flag(IntFlag):
     IDLE = 32
     CLOSED = 64
     ROLE_GUESSED = 128
+    ACCELERATED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,13 @@ class Column:
     """A transaction attribute.
 
     name: OpenTelemetry semantic convention.
-    type: `string` (an `Encoded` column) or `int` (int64, `ABSENT` = none).
+    type: `string` (an `Encoded` column), `int` (int64, `ABSENT` = none) or `bool` (int64, 1 = true).
     metric_label: whether golden-signal metrics are split by it (few distinct values only).
     label_values: the values that are labels as they are; others count as `_OTHER`. None: all are.
     """
 
     name: str
-    type: Literal["string", "int"]
+    type: Literal["string", "int", "bool"]
     help: str
     unit: str = ""
     metric_label: bool = False
@@ -110,6 +111,7 @@ ATTRIBUTES = _by_name(
         "string",
         "`true` where the operation waits by design (BLPOP, XREAD BLOCK, WAIT): not a latency of the server",
     ),
+    Column("network.accelerated", "bool", "Whether the bytes went from socket to socket, past TCP"),
 )
 """Attribute name -> column, in the order in which sinks show them."""
 

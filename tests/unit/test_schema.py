@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INTERFACE = {
     "http": "request.method route response.status_code",
     "url": "path query",
-    "network": "protocol.version",
+    "network": "protocol.version accelerated",
     "server": "name",
     "user_agent": "original",
     "db": "system.name namespace operation.name query.text query.summary response.status_code "

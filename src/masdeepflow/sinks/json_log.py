@@ -47,6 +47,7 @@ _FLAGS = [
     for error in ("false", "true")
     for truncated in ("false", "true")
 ]
+_BOOLEANS = ("false", "true")
 _PERCENTILE_DIGITS = 6
 
 
@@ -147,7 +148,9 @@ def _members(name: str, column: Attribute, codes: list[int]) -> list[str]:
 def _member(name: str, column: Attribute, code: int) -> str:
     if code < 0:
         return ""
-    return f',"{name}":{json_string(column.values[code]) if isinstance(column, Encoded) else code}'
+    if isinstance(column, Encoded):
+        return f',"{name}":{json_string(column.values[code])}'
+    return f',"{name}":{_BOOLEANS[code] if ATTRIBUTES[name].type == "bool" else code}'
 
 
 def _error_types(events: Events, rows: NDArray[np.intp]) -> Iterable[str]:

@@ -217,7 +217,8 @@ def test_any_text_comes_back(logged: Logged, rows: list[dict[str, str | None]]) 
 
 def test_attributes_are_those_of_the_schema(logged: Logged) -> None:
     """Every attribute of the schema appears, in the schema's order."""
-    values = {name: 1 if column.type == "int" else "v" for name, column in ATTRIBUTES.items()}
+    kinds = {"string": "v", "int": 1, "bool": 1}
+    values = {name: kinds[column.type] for name, column in ATTRIBUTES.items()}
     (row,) = _objects(logged, make_output(make_table(values)))
     assert list(row)[-len(ATTRIBUTES) :] == list(ATTRIBUTES)
     assert {name: row[name] for name in ATTRIBUTES} == values
