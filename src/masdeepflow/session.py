@@ -18,6 +18,7 @@ import click
 from masdeepflow import discovery, summary
 from masdeepflow.agent import Agent, replay
 from masdeepflow.cli import options as cli_options
+from masdeepflow.cli.accelerate import parse_ports
 from masdeepflow.cli.errors import HostError, UsageError
 from masdeepflow.enrich.directory import Directory
 from masdeepflow.pipeline import Pipeline
@@ -29,7 +30,7 @@ from masdeepflow.sinks.metrics import Metrics
 from masdeepflow.sinks.text import TextLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from masdeepflow.cli.options import Options
@@ -201,7 +202,7 @@ def run_live(
     # What is there now stays: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
-    with contextlib.closing(lookups), _load_probes(options) as probes:
+    with contextlib.closing(lookups), _acceleration(options), _load_probes(options) as probes:
         agent = Agent(probes, pipeline, [*log, metrics], metrics, lookups)
         with contextlib.ExitStack() as undo:
             if record_to is not None:
@@ -220,6 +221,27 @@ def run_live(
         finally:
             if listener is not None:
                 listener.close()
+
+
+@contextlib.contextmanager
+def _acceleration(options: Options) -> Iterator[None]:
+    """Accelerate what `--accelerate` names while the run lasts; where that is refused, say so and go on."""
+    if options.accelerate is None:
+        yield
+        return
+    ports = parse_ports(options.accelerate)
+    from masdeepflow.gateway.service import RefusedError, Service  # noqa: PLC0415  # only when used
+
+    try:
+        service = Service(ports, lambda text: _tell(f"masdeepflow: {text}"))
+    except (RefusedError, OSError) as error:
+        _tell(f"masdeepflow: nothing is accelerated: {error}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        _tell("\n".join(service.close().lines()))
 
 
 def _be_prompt() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import threading
@@ -32,7 +31,9 @@ def parse_ports(text: str) -> list[int]:
     for word in text.split(","):
         number = word.strip()
         if not (number.isascii() and number.isdigit() and 1 <= int(number) <= _HIGHEST):
-            raise UsageError(f"{word!r} is no port: ports are numbers from 1 to {_HIGHEST}, with commas between them")
+            raise UsageError(
+                f"{word!r} is no port: ports are numbers from 1 to {_HIGHEST}, with commas between them"
+            )
         ports.add(int(number))
     if len(ports) > _MOST_PORTS:
         raise UsageError(f"{len(ports)} ports are more than the {_MOST_PORTS} that can be accelerated")
@@ -52,7 +53,9 @@ def _check_host() -> None:
     if not object_path().exists():
         raise HostError(f"{object_path()} is not there: compile it with ./run.sh or make -C bpf")
     if not host.has_btf():
-        raise HostError("/sys/kernel/btf/vmlinux is not there: use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+        raise HostError(
+            "/sys/kernel/btf/vmlinux is not there: use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+        )
 
 
 @click.group("accelerate")
@@ -81,7 +84,12 @@ def _selftest(*, everything: bool, as_json: bool) -> int:
                     "usable": why_not is None,
                     "reason": why_not,
                     "results": [
-                        {"name": r.name, "verdict": r.verdict, "plain": repr(r.plain), "accelerated": repr(r.accelerated)}
+                        {
+                            "name": r.name,
+                            "verdict": r.verdict,
+                            "plain": repr(r.plain),
+                            "accelerated": repr(r.accelerated),
+                        }
                         for r in results
                     ],
                 }
@@ -118,7 +126,9 @@ def _brief(seen: object) -> str:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Only sockets of processes below this cgroup v2 directory.",
 )
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after so long.")
+@click.option(
+    "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after so long."
+)
 def _run(*, ports: str, cgroup: Path | None, duration: float | None) -> int:
     """Accelerate new connections to these ports until a signal; those that there are go on as they are."""
     numbers = parse_ports(ports)
@@ -133,13 +143,15 @@ def _run(*, ports: str, cgroup: Path | None, duration: float | None) -> int:
     except service.RefusedError as error:
         raise HostError(str(error)) from error
     except OSError as error:
-        raise HostError(f"acceleration can't start: {error.strerror or error}; see `masdeepflow check`") from error
+        raise HostError(
+            f"acceleration can't start: {error.strerror or error}; see `masdeepflow check`"
+        ) from error
     click.echo(f"ready: accelerating new connections to {', '.join(map(str, numbers))}", err=True)
     try:
         stop.wait(duration)
     finally:
         totals = running.close()
-    click.echo(service.describe(totals), err=True)
+    click.echo("\n".join(totals.lines()), err=True)
     return 0
 
 
@@ -172,23 +184,23 @@ def _report(gateway: Kept) -> dict[str, Any]:
     return {
         "running": gateway.alive,
         "accepting": gateway.accepting,
-        **{key: value for key, value in totals._asdict().items() if key != "left"},
-        "left_to_tcp": totals.left,
+        "totals": totals._asdict(),
         "open": gateway.pairs.describe(_SHOWN_PAIRS),
     }
 
 
 def _text(report: dict[str, Any]) -> str:
     from masdeepflow.gateway.pairs import Totals  # noqa: PLC0415  # NumPy and all: not for --help
-    from masdeepflow.gateway.service import describe  # noqa: PLC0415  # likewise
 
-    state = "running" if report["accepting"] else "running, makes no new pairs" if report["running"] else "killed"
-    totals = Totals(*(report[name] for name in Totals._fields if name != "left"), report["left_to_tcp"])
-    lines = [f"gateway: {state}", describe(totals)]
-    lines += [
-        f"{pair['client']} -> {pair['server']}  {pair['state']}"
-        + (f" ({pair['reason']})" if pair["reason"] != "none" else "")
-        + f"  redirected {pair['redirected_bytes']}, by TCP {pair['tcp_bytes']}, queued {pair['queued_bytes']}"
-        for pair in report["open"]
-    ]
-    return "\n".join(lines)
+    stopped = "running, makes no new pairs" if report["running"] else "killed; its connections go on"
+    state = "running" if report["accepting"] else stopped
+    pairs = map(_pair_line, report["open"])
+    return "\n".join([f"gateway: {state}", *Totals(**report["totals"]).lines(), *pairs])
+
+
+def _pair_line(pair: dict[str, Any]) -> str:
+    reason = "" if pair["reason"] == "none" else f" ({pair['reason']})"
+    return (
+        f"{pair['client']} -> {pair['server']}  {pair['state']}{reason}"
+        f"  redirected {pair['redirected_bytes']}, by TCP {pair['tcp_bytes']}, queued {pair['queued_bytes']}"
+    )

@@ -49,6 +49,7 @@ class Options:
     kubeconfig: str = ""
     node_name: str = ""
     pod_label: tuple[str, ...] = ()
+    accelerate: str | None = None
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options) if field.name != "config")
@@ -141,6 +142,11 @@ _HOST = (
         type=click.IntRange(min=1, max=1024),
         default=_RING_MIB,
         help="Size of the ring, a power of two.",
+    ),
+    _option(
+        "--accelerate",
+        metavar="PORTS",
+        help="Move bytes between processes of this host past TCP, for new connections to these server ports.",
     ),
     _option(
         "--queue-time/--no-queue-time",

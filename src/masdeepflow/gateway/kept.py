@@ -6,7 +6,6 @@ import contextlib
 import mmap
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from masdeepflow.gateway.pairs import Pairs
 from masdeepflow.kernel import libbpf
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from masdeepflow.kernel.layout import Layout
@@ -29,7 +29,7 @@ _POLL_S = 0.002
 
 
 class Kept:
-    """The pinned kernel side of a gateway; close it. Raises libbpf.BpfError if it is gone or of another version."""
+    """The pinned kernel side of a gateway; close it. Raises libbpf.BpfError if it is not all there."""
 
     def __init__(self, directory: Path, layout: Layout) -> None:
         self.directory = directory
@@ -50,7 +50,7 @@ class Kept:
         return bool(time.monotonic_ns() - int(self._shared[0]["heartbeat_ns"]) < _FRESH_NS)
 
     def beats(self) -> bool:
-        """Watch for a sign of life, longer than a running process lets one wait; return whether there was one."""
+        """Watch for a sign of life, longer than a process that runs needs; return whether there was one."""
         end, before = time.monotonic() + _BEAT_S, int(self._shared[0]["heartbeat_ns"])
         while self.alive and time.monotonic() < end:
             if int(self._shared[0]["heartbeat_ns"]) != before:

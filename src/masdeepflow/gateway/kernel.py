@@ -47,7 +47,7 @@ def object_path() -> Path:
 
 
 def default_room() -> int:
-    """Return how many redirected bytes may wait for a reader: what TCP would let its receive buffer grow to."""
+    """Return how many redirected bytes may wait for a reader: what TCP lets a receive buffer grow to."""
     try:
         return min(int(_RMEM.read_text().split()[2]), _MOST_ROOM)
     except (OSError, ValueError, IndexError):
@@ -57,12 +57,14 @@ def default_room() -> int:
 class Gateway:
     """The kernel side, attached: new connections to `ports` are redirected from the first byte on.
 
-    cgroup: only sockets below this cgroup v2 directory. kept: pin all, so that connections go on when this process
-    is killed; without it, the end of the process cuts off what redirected bytes were unread. Raises
-    libbpf.BpfError or OSError.
+    cgroup: only sockets below this cgroup v2 directory. kept: pin all, so that connections go on when this
+    process is killed; without it, redirected bytes that are unread then are lost. Raises libbpf.BpfError or
+    OSError.
     """
 
-    def __init__(self, ports: Iterable[int], cgroup: Path, *, kept: bool = True, room: int | None = None) -> None:
+    def __init__(
+        self, ports: Iterable[int], cgroup: Path, *, kept: bool = True, room: int | None = None
+    ) -> None:
         self._descriptors: dict[str, int] = {}
         self._links: dict[str, int] = {}
         self._iterators: dict[str, int] = {}
@@ -131,7 +133,7 @@ class Gateway:
         libbpf.update(self._descriptors["ports"], port.to_bytes(2, "little"), b"\0")
 
     def distrusted(self) -> dict[int, str]:
-        """Return the ports that are not accelerated any more, each with the call that its server was seen to make."""
+        """Return the ports that are accelerated no more, with the call that their server was seen to make."""
         reasons = {}
         for key in list(libbpf.keys(self._descriptors["ports"], 2)):
             reason = libbpf.lookup(self._descriptors["ports"], key, 1)
@@ -153,7 +155,7 @@ class Gateway:
         return bool(self._poll.poll(seconds))
 
     def evict(self) -> int:
-        """Take out of the hash what may leave, push what was held back; return how many ends are still to leave."""
+        """Take out of the hash what may leave, push what was held back; return how many ends have to wait."""
         self._drain_events()
         shared = self._shared[0]
         shared["members"] = shared["unfinished"] = 0
@@ -168,9 +170,11 @@ class Gateway:
     def _drain_events(self) -> None:
         """Give the ring of events back: that there was one is all that is asked of it."""
         page = mmap.PAGESIZE
-        with mmap.mmap(self._descriptors["events"], page) as consumer:
-            with mmap.mmap(self._descriptors["events"], page, access=mmap.ACCESS_READ, offset=page) as producer:
-                consumer[:8] = producer[:8]
+        with (
+            mmap.mmap(self._descriptors["events"], page) as consumer,
+            mmap.mmap(self._descriptors["events"], page, access=mmap.ACCESS_READ, offset=page) as producer,
+        ):
+            consumer[:8] = producer[:8]
 
     def stop(self, patience_s: float = 2.0) -> int:
         """Bring every pair back to TCP; return how many ends could not leave in time.

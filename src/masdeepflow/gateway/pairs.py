@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import mmap
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,20 @@ from masdeepflow.kernel import libbpf
 from masdeepflow.kernel.layout import Layout, from_btf
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["MAX_PAIRS", "REASONS", "SIDES", "STATES", "Pairs", "Totals", "address_text", "layout_of", "pair_dtype"]
+__all__ = [
+    "MAX_PAIRS",
+    "REASONS",
+    "SIDES",
+    "STATES",
+    "Pairs",
+    "Totals",
+    "address_text",
+    "layout_of",
+    "pair_dtype",
+]
 
 STRUCTS = ("pair_head", "end", "gateway_counters", "gateway_shared")
 ENUMS = ("pair_state", "pair_reason")
@@ -55,7 +66,7 @@ def layout_of(path: Path) -> Layout:
 def pair_dtype(layout: Layout) -> np.dtype[np.void]:
     """Return `struct pair`: the members of its head, and `ends`, two of `struct end`."""
     head, end = layout.dtype("pair_head"), layout.dtype("end")
-    fields = head.fields or {}
+    fields: Mapping[str, Any] = head.fields or {}
     return np.dtype(
         {
             "names": [*fields, "ends"],
@@ -74,7 +85,7 @@ def address_text(raw: bytes) -> str:
 
 
 class Totals(NamedTuple):
-    """Sums since the gateway started. pairs: connections that began redirected. Bytes are of both directions."""
+    """Sums since the gateway started, bytes of both directions. pairs: connections that began redirected."""
 
     pairs: int
     redirected_bytes: int
@@ -82,6 +93,20 @@ class Totals(NamedTuple):
     not_local: int
     no_free_pair: int
     left: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """Return them as lines for people."""
+        lines = [
+            f"connections redirected: {self.pairs}",
+            f"bytes redirected: {self.redirected_bytes}",
+            f"bytes by TCP of connections that were to be redirected: {self.tcp_bytes}",
+        ]
+        lines += [f"left to TCP, {reason}: {count}" for reason, count in self.left.items()]
+        if self.not_local:
+            lines.append(f"connections to other hosts: {self.not_local}")
+        if self.no_free_pair:
+            lines.append(f"connections beyond the table's size: {self.no_free_pair}")
+        return lines
 
 
 def _attributes(row: np.void, queued: int) -> dict[str, str | int]:
@@ -103,7 +128,7 @@ def _endpoint(address: bytes, port: int) -> str:
 
 
 class Pairs:
-    """A window on the kernel's table, shared memory; rows change while one looks. Close it."""
+    """A window on the kernel's table; rows change while one looks. Close it."""
 
     def __init__(self, pairs_fd: int, counters_fd: int, layout: Layout) -> None:
         dtype = pair_dtype(layout)

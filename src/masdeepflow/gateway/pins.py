@@ -1,4 +1,4 @@
-"""Where the kernel side of a gateway is kept: a directory of a BPF file system, so that it outlives its process."""
+"""Where the kernel side of a gateway is kept, so that it outlives its process: in a BPF file system."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def writable() -> bool:
     """Return whether there is a BPF file system, after trying to mount it."""
     if ROOT not in _mounts("bpf"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["mount", "-t", "bpf", "bpf", str(ROOT)], check=False, capture_output=True)  # noqa: S607
+            subprocess.run(["mount", "-t", "bpf", "bpf", str(ROOT)], check=False, capture_output=True)  # noqa: S603, S607
     return ROOT in _mounts("bpf") and os.access(ROOT, os.W_OK)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from masdeepflow.gateway.pairs import Totals
 
-__all__ = ["RefusedError", "Service", "describe"]
+__all__ = ["RefusedError", "Service"]
 
 _WAIT_S = 0.5
 _BUSY_S = 0.001
@@ -59,9 +59,13 @@ class Service:
     def _clear(self) -> None:
         alive, remaining = kept.clear(layout_of(object_path()))
         if alive:
-            raise RefusedError("another gateway runs on this host: stop it first, see `masdeepflow accelerate status`")
+            raise RefusedError(
+                "another gateway runs on this host, see `masdeepflow accelerate status`: stop it first"
+            )
         if remaining:
-            self._tell(f"{remaining} sockets of a gateway that was killed are still redirected: they have unread bytes")
+            self._tell(
+                f"{remaining} sockets of a gateway that was killed stay redirected: they have unread bytes"
+            )
 
     def _run(self) -> None:
         looked = time.monotonic()
@@ -83,7 +87,9 @@ class Service:
         for port, reason in self.gateway.distrusted().items():
             if port not in self._told:
                 self._told.add(port)
-                self._tell(f"port {port} is accelerated no more: its server uses {reason}, which stays with plain TCP")
+                self._tell(
+                    f"port {port} is accelerated no more: its server uses {reason}, which only TCP serves"
+                )
         if self.gateway.accepting and (stalls := self._watchdog.look()):
             self.gateway.refuse_new()
             self._tell(f"no new connections are accelerated: {stalls[0]}")
@@ -99,8 +105,8 @@ class Service:
         remaining = self.gateway.stop()
         if remaining:
             self._tell(
-                f"{remaining} sockets stay redirected until they close: their applications have not read all that "
-                "was sent to them"
+                f"{remaining} sockets stay redirected until they close: "
+                "their applications have not read all that was sent to them"
             )
         totals = self.totals()
         self.gateway.close()
@@ -113,18 +119,3 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def describe(totals: Totals) -> str:
-    """Return the sums as lines for people."""
-    lines = [
-        f"connections redirected: {totals.pairs}",
-        f"bytes redirected: {totals.redirected_bytes}",
-        f"bytes by TCP of connections that were to be redirected: {totals.tcp_bytes}",
-    ]
-    lines += [f"left to TCP, {reason}: {count}" for reason, count in totals.left.items()]
-    if totals.not_local:
-        lines.append(f"connections to other hosts: {totals.not_local}")
-    if totals.no_free_pair:
-        lines.append(f"connections beyond the table's size: {totals.no_free_pair}")
-    return "\n".join(lines)

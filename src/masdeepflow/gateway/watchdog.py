@@ -1,4 +1,4 @@
-"""Sees redirected sockets that have stalled: bytes are queued, their reader waits for them, and nothing moves.
+"""Sees redirected sockets that have stalled: bytes are queued, their reader waits, and nothing moves.
 
 That cannot happen on a kernel that passed the self-test; if it does, the gateway makes no new pairs.
 """
@@ -6,7 +6,6 @@ That cannot happen on a kernel that passed the self-test; if it does, the gatewa
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import struct
 import time
@@ -30,7 +29,7 @@ _PROC = Path("/proc")
 _EPOLLIN = 1
 _POLLFD = struct.Struct("ihh")
 _MOST_POLLFDS = 4096
-# Numbers of system calls that wait for a socket: read, readv, recvfrom, recvmsg, recvmmsg; poll, ppoll; epoll.
+# System calls that wait for a socket: read, readv, recvfrom, recvmsg, recvmmsg; poll, ppoll; epoll.
 _CALLS = {
     "x86_64": ({0, 19, 45, 47, 299}, {7, 271}, {232, 281, 441}),
     "aarch64": ({63, 65, 207, 212, 243}, {73}, {22, 441}),
@@ -50,13 +49,13 @@ class Stall(NamedTuple):
     def __str__(self) -> str:
         """Tell it in one line."""
         return (
-            f"{self.queued} bytes wait for the {self.side} (PID {self.pid}) of {self.client} -> {self.server}, "
-            "and it waits for them"
+            f"{self.client} -> {self.server} stalls: {self.queued} bytes are queued for the {self.side}, "
+            f"PID {self.pid}, which waits for them"
         )
 
 
 class Watchdog:
-    """Looks at a gateway's pairs from time to time. One that makes no progress is suspected, then looked at."""
+    """Looks at a gateway's pairs: who makes no progress is suspected, and then looked at closely."""
 
     def __init__(self, pairs: Pairs, patience_ns: int = PATIENCE_NS) -> None:
         self._pairs = pairs
@@ -71,7 +70,9 @@ class Watchdog:
         queued = self._pairs.queued(rows)
         suspects = np.argwhere(members[:, None] & late & (queued > 0) & (rows["ends"]["closed"] == 0))
         return [
-            stall for row, side in suspects if (stall := _examine(rows[row], int(side), int(queued[row, side])))
+            stall
+            for row, side in suspects
+            if (stall := _examine(rows[row], int(side), int(queued[row, side])))
         ]
 
 
@@ -112,7 +113,7 @@ def _descriptors_of(pid: int, inode: int) -> set[int]:
     with contextlib.suppress(OSError):
         for entry in (_PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
-                if os.readlink(entry) == f"socket:[{inode}]":
+                if str(entry.readlink()) == f"socket:[{inode}]":
                     found.add(int(entry.name))
     return found
 
