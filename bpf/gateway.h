@@ -57,7 +57,7 @@ struct end {
 	__u32 tgid;         /* who read last */
 	__u8 left;          /* it is out of the hash */
 	__u8 closed;
-	__u8 reset;         /* it closed with unread bytes: its FIN has to be a RST */
+	__u8 reset;         /* it is to be reset: closed with unread bytes, or in a splice() that can't see them */
 	__u8 unused[13];
 };
 
@@ -109,7 +109,7 @@ struct gateway_counters {
 	__u64 by_tcp;
 	__u64 not_local;
 	__u64 no_free_pair;
-	__u64 errors;
+	__u64 reset;        /* connections cut off: see gateway_splice */
 	__u64 left[REASONS];
 };
 

@@ -51,6 +51,18 @@ static __always_inline void brake(const struct end *me, const struct end *peer)
 	bpf_loop(BRAKE_ROUNDS, has_room, &b, 0);
 }
 
+extern const void tcp_memory_pressure __attribute__((section(".ksyms"), weak));
+
+/* Beyond tcp_mem's limit the kernel refuses to redirect, and send() would fail: TCP waits instead. */
+static __always_inline bool memory_is_short(void)
+{
+	unsigned long since = 0;
+
+	if (&tcp_memory_pressure)
+		bpf_probe_read_kernel(&since, sizeof(since), &tcp_memory_pressure);
+	return since;
+}
+
 /* The rule: a byte is redirected only if none went by TCP before. */
 SEC("sk_msg")
 int gateway_send(struct sk_msg_md *msg)
@@ -58,7 +70,7 @@ int gateway_send(struct sk_msg_md *msg)
 	struct member *m = bpf_sk_storage_get(&members, msg->sk, NULL, 0);
 	struct pair *pair;
 	struct end *me, *peer;
-	__u64 size = msg->size, before, cookie;
+	__u64 size = msg->size, before, cookie, waiting_bytes;
 	__u32 reason = REASON_NO_PEER;
 
 	if (!m)
@@ -75,7 +87,8 @@ int gateway_send(struct sk_msg_md *msg)
 	if (peer->closed)
 		goto depart;
 	brake(me, peer);
-	if (me->redirected - peer->received + size > peer->room) {
+	waiting_bytes = me->redirected - peer->received;
+	if (waiting_bytes + size > peer->room || (waiting_bytes && memory_is_short())) {
 		reason = REASON_PRESSURE;
 		goto depart;
 	}
@@ -219,6 +232,12 @@ int BPF_PROG(gateway_splice, struct sock *sk)
 	pair = pair_of(m);
 	if (!pair)
 		return 0;
+	/* What was redirected can't be had by splice(): an error is better than to wait for ever. */
+	if (pair->state != PAIR_TCP && !drained(pair, m->side)) {
+		end_of(pair, m->side)->reset = 1;
+		pair->leaving_ns = bpf_ktime_get_ns();
+		COUNT(reset);
+	}
 	leave(pair, m->pair, REASON_SPLICE);
 	return 0;
 }

@@ -83,13 +83,13 @@ static __always_inline bool has_flag(struct sock *sk, __u64 flag)
 
 /*
  * What tcp_bpf_recvmsg and tcp_bpf_sendmsg do not honour (net/ipv4/tcp_bpf.c): low-water marks, peek offsets, time
- * stamps, TCP_INQ, zero-copy completions, TLS. Accepted sockets inherit most of these from their listener.
+ * stamps, TCP_INQ, zero-copy completions, TLS, and users inside the kernel. Accepted sockets inherit most of these.
  */
 static __always_inline bool unsuited(struct tcp_sock *tp)
 {
 	struct sock *sk = (struct sock *)tp;
 
-	return sk->sk_rcvlowat > 1 || sk->sk_peek_off >= 0 || ((struct inet_connection_sock *)tp)->icsk_ulp_ops ||
+	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) || sk->sk_rcvlowat > 1 || sk->sk_peek_off >= 0 || ((struct inet_connection_sock *)tp)->icsk_ulp_ops ||
 	       BPF_CORE_READ_BITFIELD(tp, recvmsg_inq) ||
 	       has_flag(sk, bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY)) ||
 	       has_flag(sk, bpf_core_enum_value(enum sock_flags, SOCK_RCVTSTAMP)) ||

@@ -130,6 +130,14 @@ struct bpf_sockopt {
 
 enum sock_flags { SOCK_TIMESTAMP, SOCK_RCVTSTAMP, SOCK_ZEROCOPY };
 
+struct list_head {
+	struct list_head *next;
+};
+
+struct sk_psock {
+	struct list_head ingress_msg;
+};
+
 struct bpf_iter__sockmap {
 	struct bpf_iter_meta *meta;
 	struct bpf_map *map;

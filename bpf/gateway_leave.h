@@ -141,6 +141,27 @@ int gateway_connections(struct bpf_sock_ops *ops)
 	return 1;
 }
 
+/*
+ * The counts may say that bytes are on their way when none are: a redirection that failed for want of memory was
+ * announced all the same. After a second the queue itself is asked.
+ */
+static __always_inline bool queue_empty(struct sock *sk)
+{
+	struct sk_psock *psock = (struct sk_psock *)((__u64)sk->sk_user_data & ~7ULL);
+	struct list_head *next;
+
+	if (!psock)
+		return true;
+	next = BPF_CORE_READ(psock, ingress_msg.next);
+	return (__u64)next == (__u64)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
+}
+
+static __always_inline void forget_failed(struct pair *pair, __u32 side, struct sock *sk)
+{
+	if (!drained(pair, side) && bpf_ktime_get_ns() > pair->leaving_ns + SECOND_NS && queue_empty(sk))
+		end_of(pair, side)->received = end_of(pair, side ^ 1)->redirected;
+}
+
 /* One pass over the hash: the ends that may leave do. User space asks for it while something is on its way out. */
 SEC("iter/sockmap")
 int gateway_evict(struct bpf_iter__sockmap *ctx)
@@ -165,6 +186,7 @@ int gateway_evict(struct bpf_iter__sockmap *ctx)
 		give_up_waiting(pair, m->pair, REASON_NO_PEER);
 	if (pair->state == PAIR_LEAVING || pair->state == PAIR_TCP) {
 		shared.unfinished++;
+		forget_failed(pair, m->side, sk);
 		evict(pair, m->side);
 		if (end_of(pair, SIDE_CLIENT)->left && end_of(pair, SIDE_SERVER)->left)
 			change(pair, PAIR_LEAVING, PAIR_TCP);

@@ -107,6 +107,7 @@ struct sock {
 	void *sk_user_data;
 	__u8 sk_shutdown;
 	__u8 sk_userlocks : 4;
+	__u8 sk_kern_sock : 1;
 };
 
 struct inet_sock {

@@ -92,6 +92,7 @@ class Totals(NamedTuple):
     tcp_bytes: int
     not_local: int
     no_free_pair: int
+    reset: int
     left: dict[str, int]
 
     def lines(self) -> list[str]:
@@ -104,6 +105,8 @@ class Totals(NamedTuple):
         lines += [f"left to TCP, {reason}: {count}" for reason, count in self.left.items()]
         if self.not_local:
             lines.append(f"connections to other hosts: {self.not_local}")
+        if self.reset:
+            lines.append(f"connections reset, splice() from redirected bytes: {self.reset}")
         if self.no_free_pair:
             lines.append(f"connections beyond the table's size: {self.no_free_pair}")
         return lines
@@ -176,5 +179,6 @@ class Pairs:
             tcp_bytes=int(gone["by_tcp"].sum() + ends["by_tcp"].sum()),
             not_local=int(gone["not_local"].sum()),
             no_free_pair=int(gone["no_free_pair"].sum()),
+            reset=int(gone["reset"].sum()),
             left={REASONS[index]: int(count) for index, count in enumerate(left) if count},
         )

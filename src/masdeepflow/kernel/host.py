@@ -165,6 +165,23 @@ def _cgroup_version() -> str | None:
     return "version 1" if any(_CGROUPS.glob("*/cgroup.procs")) else None
 
 
+def _acceleration(blockers: list[str]) -> Finding:
+    """Return what `accelerate` could do here: nothing that `run` needs."""
+    if blockers:
+        return Finding("acceleration", "limited", f"not tried: {', '.join(blockers)}", "mend the above first")
+    from masdeepflow.gateway import selftest  # noqa: PLC0415  # it needs what is examined here
+
+    try:
+        results = selftest.run()
+    except OSError as error:
+        return Finding("acceleration", "limited", f"can't be tried: {error.strerror or error}")
+    if why_not := selftest.refusal(results):
+        return Finding("acceleration", "limited", why_not)
+    excluded = [result.name for result in results if result.verdict == "excluded"]
+    apart = f", but for programs that use {'; '.join(excluded)}" if excluded else ""
+    return Finding("acceleration", "ok", f"redirected sockets behave like TCP{apart}")
+
+
 def _pid_namespace() -> Finding:
     if privileges.has_host_pids():
         return Finding("PID namespace", "ok", "the host's")
@@ -182,5 +199,5 @@ def examine() -> list[Finding]:
     findings.append(_hooks([finding.name for finding in findings if finding.state == "missing"]))
     findings += [*_lesser_capabilities(), _pid_namespace(), _cgroup(), *_confinement()]
     findings.append(Finding("TLS", "limited", "not decrypted by this version: such connections show as tcp"))
-    findings.append(Finding("acceleration", "limited", "not in this version"))
+    findings.append(_acceleration([finding.name for finding in findings if finding.state == "missing"]))
     return findings

@@ -43,6 +43,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "kubeconfig": ("/a", "/b"),
     "node_name": ("node-1", "node-2"),
     "pod_label": (("app",), ("tier", "app.kubernetes.io/name")),
+    "accelerate": ("8080", "3306,80"),
 }
 """Option -> two values, the first other than the default wherever there is another."""
 FLAGS = {

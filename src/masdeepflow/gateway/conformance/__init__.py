@@ -6,7 +6,12 @@ None has a time in what it returns, and all are bounded: what would hang is seen
 
 from __future__ import annotations
 
-from masdeepflow.gateway.conformance import calls, pressure, stream, waiting
-from masdeepflow.gateway.conformance.table import BEHAVIOURS, TIMEOUT, Behaviour, observe
+from masdeepflow.gateway.conformance import calls, pressure, stream, table, waiting
 
-__all__ = ["BEHAVIOURS", "TIMEOUT", "Behaviour", "calls", "observe", "pressure", "stream", "waiting"]
+__all__ = ["BEHAVIOURS"]
+
+_THEMES = (stream, waiting, pressure, calls)
+BEHAVIOURS = tuple(
+    row for theme in _THEMES for row in table.BEHAVIOURS if row.see.__module__ == theme.__name__
+)
+"""The whole table, in the order in which it is shown."""

@@ -67,7 +67,7 @@ class Behaviour:
 
 
 BEHAVIOURS: list[Behaviour] = []
-"""The table, in the order in which it is shown."""
+"""Rows as the modules that hold them add them."""
 
 
 def behaviour(name: str, *, dangerous: bool = True, guarded: bool = False) -> Callable[[See], See]:

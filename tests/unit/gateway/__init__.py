@@ -1,0 +1,1 @@
+"""Tests of socket acceleration that need no root."""
