@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., Done]
 
-COMMANDS = ("run", "check", "record", "replay", "version")
+COMMANDS = ("run", "check", "record", "replay", "accelerate", "version")
 
 
 def test_help_lists_the_commands(masdeepflow: Run) -> None:
