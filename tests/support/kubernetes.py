@@ -72,8 +72,8 @@ class Faults:
     code: of every answer, 0 for none. retry_after: header with it. times: how many requests fail so, then no
     more; negative for all. silent: requests are taken and never answered, and watches say nothing more.
     garbage: sent in each watch once, in place of an event. forbidden: kinds that may not be listed.
-    slow_s: before each answer. cut_after: objects of a first list, then the
-    connection is cut; 0 for never.
+    slow_s: before each answer. cut_after, end_after: objects of a first list, then
+    the connection is cut, or the answer ends as if it were whole; 0 for never. brief: watches end at once.
     """
 
     code: int = 0
@@ -84,6 +84,8 @@ class Faults:
     forbidden: set[str] = field(default_factory=set)
     slow_s: float = 0.0
     cut_after: int = 0
+    end_after: int = 0
+    brief: bool = False
 
 
 class _Event(NamedTuple):
@@ -184,8 +186,8 @@ class _Server:
         self.faults = Faults()
         self.requests: list[str] = []
         """Path and query of all requests, in order."""
-        self.authorized = 0
-        """How many requests brought a token."""
+        self.authorizations: list[str] = []
+        """What requests said of who asks, in order; empty for nothing."""
         self.hook: Callable[[str], None] = lambda _: None
         """Called with path and query of each request, before it is answered."""
         self._tls = tls
@@ -286,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         double = self.server_double
         double.requests.append(self.path)
-        double.authorized += "Authorization" in self.headers
+        double.authorizations.append(self.headers.get("Authorization", ""))
         double.hook(self.path)
         split = urlsplit(self.path)
         try:
@@ -358,8 +360,10 @@ class ApiServer(_Server):
 
     def break_off(self, count: int) -> None:
         """Cut the connection if `faults` ask for it after so many objects."""
-        if self.faults.cut_after and count >= self.faults.cut_after:
+        if 0 < self.faults.cut_after <= count:
             raise ConnectionAbortedError
+        if 0 < self.faults.end_after <= count:
+            raise _Status(500, "InternalError", "made to end")
 
     def kubeconfig(self, directory: Path) -> Path:
         """Write a kubeconfig for this server and return its path."""
@@ -430,7 +434,7 @@ class ApiServer(_Server):
         watch = _Watch(self, kind, query, reply)
         with contextlib.suppress(_Status):
             watch.run(initial=initial)
-            reply.chunk(b"")
+        reply.chunk(b"")
 
 
 class _Watch:
@@ -454,7 +458,7 @@ class _Watch:
             self._send_initial()
         elif not self._version:
             self._version = self._store.version
-        while self._double.up and time.monotonic() < self._end:
+        while self._double.up and time.monotonic() < self._end and not self._double.faults.brief:
             self._send_garbage()
             for event in self._wait():
                 self._send_event(event)

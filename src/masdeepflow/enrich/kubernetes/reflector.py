@@ -150,13 +150,14 @@ class Reflector:
                 return
             await accept(answer, f"the list of {self.source.what}", self._server)
             if not initial:
-                self._arrived()
+                self.link.found()
             async for line in lines(answer.aiter_bytes(), self._counters):
                 self._event(line)
         if self._listed is not None:
             raise AwayError(f"{self._where} ends before the list of {self.source.what} is whole")
         if time.monotonic() - start < _BRIEF_S:
             raise AwayError(f"{self._where} ends the watch of {self.source.what} at once")
+        self._backoff.reset()
 
     def _watch_params(self) -> Mapping[str, str | int]:
         seconds = self._pace.watch_s * random.uniform(1, 2)  # noqa: S311  # so that agents do not come at once
@@ -173,10 +174,6 @@ class Reflector:
 
     def _selector(self) -> dict[str, str]:
         return {"fieldSelector": self.source.fields} if self.source.fields else {}
-
-    def _arrived(self) -> None:
-        self.link.found()
-        self._backoff.reset()
 
     def _event(self, line: bytes) -> None:
         try:
@@ -199,6 +196,7 @@ class Reflector:
             return
         if self._listed is None:
             self._version = meta.resource_version or self._version
+            self._backoff.reset()
         elif (meta.annotations or {}).get(INITIAL_EVENTS_END) == "true":
             self._complete(self._listed, meta.resource_version)
 
@@ -209,7 +207,8 @@ class Reflector:
         self._listed = None
         self._version = version
         self._keeper.synced(uids)
-        self._arrived()
+        self.link.found()
+        self._backoff.reset()
 
     def _change(self, event: WatchEvent) -> None:
         item = self._reader.item(event.object)

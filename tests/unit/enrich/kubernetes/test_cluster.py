@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 
 from masdeepflow.enrich.kubernetes.cluster import Cluster
 from masdeepflow.enrich.kubernetes.connection import ConfigurationError
+from masdeepflow.enrich.kubernetes.reflector import Pace
 from tests.support.kubernetes import ApiServer, make_tls
 from tests.support.kubernetes_churn import Churn
 from tests.support.kubernetes_objects import epoch_ns, job, pod, replica_set, service
@@ -136,6 +138,22 @@ def test_a_service_account_is_used_in_a_pod(tmp_path: Path, monkeypatch: pytest.
             api.service_account(tmp_path)
             watcher.until_connected()
             assert watcher.name_at("10.0.0.1") == "a"
+
+
+def test_a_token_is_renewed_before_the_old_one_ends(tmp_path: Path) -> None:
+    """Servers take expired tokens for a while, and note who brings them."""
+    with ApiServer() as api:
+        account = api.service_account(tmp_path)
+        path = api.kubeconfig(tmp_path)
+        config = json.loads(path.read_text())
+        config["users"][0]["user"] = {"tokenFile": str(account / "token")}
+        path.write_text(json.dumps(config))
+        (account / "token").write_text("first")
+        with Watcher(Cluster("n1", kubeconfig=str(path), pace=Pace(watch_s=1))) as watcher:
+            watcher.until_connected()
+            (account / "token").write_text("second")
+            watcher.until(lambda: "Bearer second" in api.authorizations)
+        assert watcher.state().reconnects == 0
 
 
 @pytest.mark.parametrize("name", ["n1,spec.nodeName=n2", "N 1", "n\n", "x" * 300])

@@ -78,7 +78,7 @@ def test_the_read_only_port_is_not_given_the_token(ask: Ask) -> None:
     with Double() as double:
         watcher = ask(double)
         watcher.until_connected()
-        assert not double.authorized
+        assert set(double.authorizations) == {""}
 
 
 def test_a_kubelet_that_is_away_leaves_what_is_known(ask: Ask) -> None:

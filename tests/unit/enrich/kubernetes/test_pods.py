@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from masdeepflow.enrich.kubernetes.limits import TEXT, Limits
 from masdeepflow.enrich.kubernetes.objects import Pod
@@ -197,6 +199,18 @@ def test_an_owner_that_is_learnt_later_is_offered_and_stays() -> None:
     assert kept.facts[-1].owners == (("Job", "nightly-29"), ("CronJob", "nightly"))
 
 
+def test_a_pod_that_is_gone_waits_for_no_owner() -> None:
+    """However it went."""
+    kept = _Kept()
+    items = [pod(name, "10.0.0.1", owner=job("j")) for name in "ab"]
+    for item in items:
+        kept.seen(item)
+    kept.pods.deleted(_read(items[0]))
+    kept.pods.synced(set())
+    assert not kept.owners._awaited
+    assert not kept.owners._waiting
+
+
 def test_an_adopted_pod_has_its_new_owner_only() -> None:
     """Whatever was known of the one before."""
     kept = _Kept()
@@ -243,3 +257,43 @@ def test_ports_of_the_host_lead_to_a_pod() -> None:
         {"containerPort": 9, "hostPort": 9, "protocol": "SCTP"},
     ]
     assert _Kept().seen(item).host_ports == (("192.168.0.1", 8080, "tcp"), ("192.168.0.9", 53, "udp"))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def _paths(item: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    children: list[tuple[Any, object]] = []
+    if isinstance(item, dict):
+        children = list(item.items())
+    elif isinstance(item, list):
+        children = list(enumerate(item))
+    return [path, *(deeper for key, value in children for deeper in _paths(value, (*path, key)))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_pod_is_dropped_or_a_fact(data: st.DataObject) -> None:
+    """Any value in any place: it is refused while decoding, or goes through all that is done with pods."""
+    item = pod("a", "10.0.0.1", labels={"app": "x"}, owner=job("j"))
+    item["spec"]["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": 8080}]
+    path = data.draw(st.sampled_from([path for path in _paths(item) if path]))
+    place: Any = item
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = data.draw(_JSON)
+    kept = _Kept(labels=["app"], containers=True)
+    try:
+        read = msgspec.json.decode(msgspec.json.encode(item), type=Pod)
+    except msgspec.ValidationError:
+        return
+    kept.pods.seen(read)
+    kept.pods.seen(read)
+    kept.pods.deleted(read)
+    kept.pods.synced(set())
+    assert len(kept.pods) == 0
+    assert not kept.facts or kept.facts[-1].gone_ns

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from masdeepflow.enrich.kubernetes import reflector as module
 from masdeepflow.enrich.kubernetes.connection import Server, configuration
 from masdeepflow.enrich.kubernetes.feed import Feed
 from masdeepflow.enrich.kubernetes.objects import Metadata, Pod
@@ -154,13 +155,15 @@ def test_a_cut_watch_goes_on_where_it_was(api: ApiServer, reflect: Reflect) -> N
     api.put(pod("a"))
     running = reflect(api)
     running.until_names("a")
+    api.put(pod("b"))
+    running.until_names("a", "b")
     last = str(api.store.version)
     api.cut()
     running.until(lambda: running.counters.reconnects)
-    api.put(pod("b"))
-    running.until_names("a", "b")
+    api.put(pod("c"))
+    running.until_names("a", "b", "c")
     assert running.asked(watch="true", resourceVersion=last)
-    assert (running.counters.events, running.counters.relists) == (2, 0)
+    assert (running.counters.events, running.counters.relists) == (3, 0)
 
 
 def test_a_bookmark_moves_the_version(reflect: Reflect) -> None:
@@ -266,6 +269,31 @@ def test_a_watch_that_the_server_ends_in_time_is_no_failure(api: ApiServer, refl
     assert running.counters.reconnects == 0
 
 
+def test_watches_that_end_at_once_are_not_tried_without_a_wait(api: ApiServer, reflect: Reflect) -> None:
+    """Some proxies do that: it is told as a failure."""
+    api.put(pod("a"))
+    running = reflect(api)
+    running.until_names("a")
+    api.faults.brief = True
+    running.until(lambda: running.away and "ends the watch of pods at once" in running.away)
+    running.until(lambda: running.counters.reconnects > 3)
+    api.faults.brief = False
+    api.put(pod("b"))
+    running.until_names("a", "b")
+
+
+def test_a_list_without_a_version_is_no_list(reflect: Reflect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could be watched from there: it is told as a failure, and tried again after a wait."""
+    with ApiServer(streams=False) as api:
+        api.put(pod("a"))
+        with monkeypatch.context() as broken:
+            broken.setattr(api, "_list", lambda *_, **__: {"items": []})
+            running = reflect(api)
+            running.until(lambda: running.away and "gives the list of pods no version" in running.away)
+            running.until(lambda: running.counters.reconnects > 3)
+        running.until_names("a")
+
+
 def test_what_leaves_a_selection_is_deleted(api: ApiServer, reflect: Reflect) -> None:
     """Though it is still there."""
     moving = pod("a", node="n2")
@@ -288,21 +316,34 @@ def test_of_some_kinds_only_metadata_is_asked_for(reflect: Reflect, streams: boo
         assert api.metadata_only == len(api.requests)
 
 
-@pytest.mark.parametrize("streams", [True, False])
-def test_a_list_that_breaks_off_drops_nothing(reflect: Reflect, streams: bool) -> None:  # noqa: FBT001
-    """What is known stays until a list is whole."""
+@pytest.mark.parametrize(
+    ("streams", "fault"), [(True, "cut_after"), (True, "end_after"), (False, "cut_after")]
+)
+def test_a_list_that_breaks_off_drops_nothing(
+    reflect: Reflect,
+    monkeypatch: pytest.MonkeyPatch,
+    streams: bool,  # noqa: FBT001  # a parameter of the test
+    fault: str,
+) -> None:
+    """What is known stays until a list is whole; what that one lacks goes, had a broken one it or not."""
+    monkeypatch.setattr(module, "_BRIEF_S", 0)
     with ApiServer(streams=streams) as api:
-        api.put(*(pod(f"p{number:04}") for number in range(300)))
+        pods = [pod(f"p{number:04}") for number in range(300)]
+        api.put(*pods)
         running = reflect(api)
         running.until(lambda: len(running.keeper.names) == 300 and not running.away)
         api.stop()
-        api.compact()
         api.store.bump()
         api.compact()
-        api.faults.cut_after = 100
+        setattr(api.faults, fault, 100)
         api.start()
         running.until(lambda: running.counters.relists and running.counters.reconnects > 3)
         assert len(running.keeper.names) == 300
-        api.faults.cut_after = 0
+        assert running.away
+        api.stop()
+        api.remove(pods[0])
+        api.compact()
+        setattr(api.faults, fault, 0)
+        api.start()
         running.until(lambda: not running.away)
-        assert len(running.keeper.names) == 300
+        assert len(running.keeper.names) == 299
