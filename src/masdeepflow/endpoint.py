@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, overload
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "Ends", "Owner", "Seen", "owners_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,3 +45,61 @@ class Endpoint:
     container: str = ""
     attributes: tuple[tuple[str, str | int], ...] = ()
     peer: tuple[tuple[str, str | int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owner:
+    """What all endpoints have in common that a process has in one role over one transport.
+
+    Compared by identity: one object stands for many endpoints, though there may be equal ones.
+    """
+
+    service: str
+    role: str
+    transport: str
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
+
+
+class Seen(Protocol):
+    """An end that was seen; what there is to tell of it is put together only for whoever asks."""
+
+    owner: Owner
+    """Shared by many."""
+
+    def endpoint(self) -> Endpoint:
+        """Return the endpoint, the same object each time."""
+
+
+class Ends(Sequence[Endpoint]):
+    """Endpoints, each made when it is looked at: with many new connections most never are."""
+
+    def __init__(self, seen: list[Seen]) -> None:
+        self._seen = seen
+
+    @overload
+    def __getitem__(self, index: int) -> Endpoint: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Endpoint]: ...
+    def __getitem__(self, index: int | slice) -> Endpoint | list[Endpoint]:
+        if isinstance(index, slice):
+            return [seen.endpoint() for seen in self._seen[index]]
+        return self._seen[index].endpoint()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def owners(self) -> list[Owner]:
+        """Return the owner of each, without making any."""
+        return [seen.owner for seen in self._seen]
+
+
+def owners_of(endpoints: Sequence[Endpoint]) -> list[Owner]:
+    """Return the owner of each endpoint."""
+    if isinstance(endpoints, Ends):
+        return endpoints.owners()
+    return [
+        Owner(end.service, end.role, end.transport, end.namespace, end.pod, end.container)
+        for end in endpoints
+    ]

@@ -118,7 +118,7 @@ class Pipeline:
     def names(self, pid: int, port: int, role: int) -> tuple[Endpoint, str] | None:
         """Return an endpoint and the protocol of what the kernel counts by process, port and role."""
         known = self.endpoints.services.get((pid, port, role))
-        return known and (known[0], self.registry.name(known[1]))
+        return known and (known[0].endpoint(), self.registry.name(known[1]))
 
     def _forget(self, events: np.ndarray) -> None:
         ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]
@@ -275,7 +275,7 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     slots: np.ndarray,
     parsed: Parsed,
     codes: NDArray[np.int32],
-    endpoints: list[Endpoint],
+    endpoints: Sequence[Endpoint],
     offset_ns: int,
 ) -> Table:
     rows = parsed.rows
@@ -314,7 +314,9 @@ def _accelerated(slots: np.ndarray) -> dict[str, Attribute]:
     return {"network.accelerated": np.where(flagged, 1, ABSENT)} if flagged.any() else {}
 
 
-def _events(slots: np.ndarray, codes: NDArray[np.int32], endpoints: list[Endpoint], offset_ns: int) -> Events:
+def _events(
+    slots: np.ndarray, codes: NDArray[np.int32], endpoints: Sequence[Endpoint], offset_ns: int
+) -> Events:
     first, last = _signed(slots["request_first_ns"]), _signed(slots["response_last_ns"])
     accept, close = slots["kind"] == Kind.ACCEPT, slots["kind"] == Kind.CLOSE
     return Events(
@@ -356,7 +358,7 @@ def _take(table: Table, rows: NDArray[np.intp]) -> Table:
     )
 
 
-def _passing(endpoints: list[Endpoint], shown: Filter, protocol: str | None) -> NDArray[np.bool_]:
+def _passing(endpoints: Sequence[Endpoint], shown: Filter, protocol: str | None) -> NDArray[np.bool_]:
     return np.array([shown.passes(filters.values_of(e, protocol)) for e in endpoints], bool)
 
 

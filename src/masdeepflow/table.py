@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -197,7 +197,7 @@ class Table:
     still_open: NDArray[np.bool_]
     shown: NDArray[np.bool_]
     endpoint: NDArray[np.int32]
-    endpoints: list[Endpoint]
+    endpoints: Sequence[Endpoint]
     request_text: Encoded
     response_text: Encoded
     attributes: dict[str, Attribute]
@@ -227,7 +227,7 @@ class Events:
     srtt_us: NDArray[np.int64]
     retransmits: NDArray[np.int64]
     endpoint: NDArray[np.int32]
-    endpoints: list[Endpoint]
+    endpoints: Sequence[Endpoint]
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -42,6 +42,8 @@ class Directory:
 
     def __init__(self, label_keys: Sequence[str] = (), *, show_arguments: bool = True) -> None:
         self.processes = Processes()
+        self.knows_addresses = False
+        """Whether `remote` may have anything to tell."""
         self._show_arguments = show_arguments
         self._index = Index()
         self._label_keys = tuple(label_keys)
@@ -74,6 +76,7 @@ class Directory:
                 del self._containers[next(iter(self._containers))]
             self._containers[fact.id] = fact
             return {fact.id}
+        self.knows_addresses = True
         changes = self._index.apply(fact)
         return {*changes.containers, *changes.pods, *changes.addresses}
 
@@ -158,6 +161,7 @@ class Directory:
 
         names: address, name, and until when, in ns. offset_ns: Unix time minus the clock of that.
         """
+        self.knows_addresses |= bool(names)
         changed = set()
         for address, name, until_ns in names:
             known = self._names.pop(address, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import socket
 import sys
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from masdeepflow.batch import word_of, words
-from masdeepflow.endpoint import Endpoint
+from masdeepflow.endpoint import Ends
+from masdeepflow.enrich.end import NOWHERE, End, Side, owner_of
 from masdeepflow.enrich.flows import Flow, Flows
 from masdeepflow.schema import Kind, Role, Transport
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from masdeepflow.endpoint import Owner, Seen
     from masdeepflow.enrich.directory import Directory
     from masdeepflow.enrich.identity import Attributes, Identity
 
@@ -42,32 +43,18 @@ _ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
 _TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
 
 
-class _End(NamedTuple):
-    """What an endpoint was made of.
-
-    flow: None where the other end can't be found by addresses. cookies: of a Unix socket and of its peer, 0
-    where unknown.
-    """
-
-    identity: Identity
-    flow: Flow | None
-    cookies: tuple[int, int]
-    remote: tuple[str, int] | None
-    opened_ns: int
-
-
 class Endpoints:
     """Bounded table of endpoints, with the protocol that each connection was recognised as."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._flows = Flows()
-        self._ends: dict[int, _End] = {}
+        self._owners: dict[tuple[Identity, str, str], Owner] = {}
         self._by_subject: dict[str, set[int]] = {}
         self._by_socket: dict[int, int] = {}
         self._keys = np.zeros(0, np.uint64)
         self._codes = np.zeros(0, np.int32)
-        self._all: list[Endpoint | None] = []
+        self._all: list[End | None] = []
         self._free: list[int] = []
         self._protocols = np.full(256, NO_PROTOCOL, np.int16)
         self._seen = np.zeros(256, np.int64)  # number of the batch that used each code last
@@ -75,10 +62,11 @@ class Endpoints:
             256, bool
         )  # whether the connection of each code will never be told to close
         self._batch = 0
+        self._fresh = False  # whether ends of this batch were not handed out yet
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
-        self.services: dict[tuple[int, int, int], tuple[Endpoint, int]] = {}
-        """(PID, server port, role) -> endpoint and protocol seen last: names turns that the ring lost."""
+        self.services: dict[tuple[int, int, int], tuple[End, int]] = {}
+        """(PID, server port, role) -> end and protocol seen last: names turns that the ring lost."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -115,11 +103,16 @@ class Endpoints:
         # In the order of the ring, so that a peer that came first is there already.
         order = np.argsort(positions)
         distinct, positions = distinct[order], positions[order]
-        fresh = map(self._describe, _read(slots[positions]), positions.tolist(), repeat(offset_ns))
-        codes = np.array([self._put(*described) for described in fresh], np.int32)
-        keys, codes = np.concatenate((self._keys, distinct)), np.concatenate((self._codes, codes))
+        ends = self._describe(slots[positions], positions.tolist(), offset_ns)
+        codes = self._place(ends)
+        self._fresh = True
+        for code, end in zip(codes, ends, strict=True):
+            self._enter(code, end)
+        self._fresh = False
+        keys = np.concatenate((self._keys, distinct))
+        codes_ = np.concatenate((self._codes, np.array(codes, np.int32)))
         order = np.argsort(keys)
-        self._keys, self._codes = keys[order], codes[order]
+        self._keys, self._codes = keys[order], codes_[order]
 
     def _evict(self, mask: NDArray[np.bool_], limit: int) -> None:
         """Drop half of `mask` (len,) if it has more than `limit`: not seen for longest, not in this batch."""
@@ -127,24 +120,44 @@ class Endpoints:
             seen = self._seen[self._codes]
             self._drop(mask & (seen <= np.median(seen[mask])) & (seen < self._batch))
 
-    def _put(self, endpoint: Endpoint, end: _End) -> int:
-        code = self._place(endpoint)
-        self._ends[code] = end
-        for subject in _subjects(end):
+    def _place(self, ends: list[End]) -> list[int]:
+        """Put new ends into the table; return the code of each."""
+        reused = self._free[len(self._free) - len(ends) :] if len(ends) < len(self._free) else self._free[:]
+        del self._free[len(self._free) - len(reused) :]
+        for code, end in zip(reused, ends, strict=False):
+            self._all[code] = end
+        codes = [*reused, *range(len(self._all), len(self._all) + len(ends) - len(reused))]
+        self._all += ends[len(reused) :]
+        self._make_room()
+        self._seen[codes] = self._batch
+        self._unclosed[codes] = [end.transport != "tcp" for end in ends]
+        self._protocols[codes] = [self._by_cookie.get(end.cookie, NO_PROTOCOL) for end in ends]
+        return codes
+
+    def _make_room(self) -> None:
+        more = len(self._all) - len(self._protocols)
+        if more > 0:
+            more = max(more, len(self._protocols))
+            self._protocols = np.concatenate((self._protocols, np.full(more, NO_PROTOCOL, np.int16)))
+            self._seen = np.concatenate((self._seen, np.zeros(more, np.int64)))
+            self._unclosed = np.concatenate((self._unclosed, np.zeros(more, bool)))
+
+    def _enter(self, code: int, end: End) -> None:
+        for subject in end.subjects():
             self._by_subject.setdefault(subject, set()).add(code)
         self._meet(code, end)
-        return code
 
-    def _meet(self, code: int, end: _End) -> None:
+    def _meet(self, code: int, end: End) -> None:
         """Make two ends on this host each other's peers; an end elsewhere is named by its address."""
         other = self._other(code, end)
-        if other is not None:
-            self._set_peer(code, self._ends[other].identity.peer)
-            self._set_peer(other, end.identity.peer)
+        met = None if other is None else self._all[other]
+        if other is not None and met is not None:
+            self._set_peer(code, end, met.identity.peer)
+            self._set_peer(other, met, end.identity.peer)
         elif end.flow is not None:
-            self._set_peer(code, self._flows.gone(end.flow))
+            self._set_peer(code, end, self._flows.gone(end.flow))
 
-    def _other(self, code: int, end: _End) -> int | None:
+    def _other(self, code: int, end: End) -> int | None:
         if end.flow is not None:
             return self._flows.add(end.flow, code)
         own, peer = end.cookies
@@ -152,23 +165,27 @@ class Endpoints:
             return None
         self._by_socket[own] = code
         other = self._by_socket.get(peer)
-        if other is not None:
+        if other is not None and (met := self._all[other]) is not None:
             # Of two ends of a Unix connection, only the one that comes second knows the first.
-            self._ends[other] = self._ends[other]._replace(cookies=(peer, own))
+            met.cookies = (peer, own)
         return other
 
-    def _remote(self, end: _End, flow: Flow) -> Attributes:
-        if end.remote is None:
-            return ()
-        return self._directory.remote(*end.remote, flow.transport, end.opened_ns)
-
-    def _set_peer(self, code: int, local: Attributes) -> None:
+    def _set_peer(self, code: int, end: End, local: Attributes) -> None:
         """Name the other end of `code` by what it is on this host, and by what its address tells beside."""
-        end, endpoint = self._ends[code], self._all[code]
-        remote = self._remote(end, end.flow) if end.flow is not None else ()
+        remote = self._remote(end)
         peer = tuple({**dict(remote), **dict(local)}.items()) if remote else local
-        if endpoint is not None and endpoint.peer != peer:
-            self._all[code] = dataclasses.replace(endpoint, peer=peer)
+        if end.peer is peer or end.peer == peer:
+            return
+        if self._fresh and end.batch == self._batch:
+            end.peer = peer
+        else:
+            self._all[code] = end.again(peer=peer)
+
+    def _remote(self, end: End) -> Attributes:
+        address, port = end.remote
+        if end.flow is None or address is None or port is None or not self._directory.knows_addresses:
+            return ()
+        return self._directory.remote(address, port, end.transport, end.opened_ns)
 
     def refresh(self, subjects: set[str]) -> None:
         """Name anew what facts about these subjects concern. Codes stay, endpoints are new objects."""
@@ -176,58 +193,52 @@ class Endpoints:
 
     def refresh_all(self) -> None:
         """Name all endpoints anew."""
-        self._refresh(sorted(self._ends))
+        self._refresh([code for code, end in enumerate(self._all) if end is not None])
 
     def _refresh(self, codes: list[int]) -> None:
         for code in codes:
             self._name(code)
         for code in codes:
-            self._meet(code, self._ends[code])
+            if (end := self._all[code]) is not None:
+                self._meet(code, end)
 
     def _name(self, code: int) -> None:
-        endpoint, end = self._all[code], self._ends[code]
-        if endpoint is None:
+        end = self._all[code]
+        if end is None:
             return
-        identity = self._directory.again(end.identity, endpoint.comm)
+        identity = self._directory.again(end.identity, end.comm)
         if identity is not end.identity:
             self._forget_subjects(code, end)
-            end = self._ends[code] = end._replace(identity=identity)
-            for subject in _subjects(end):
+            end = self._all[code] = end.again(identity, self._owner(identity, end.role, end.transport))
+            for subject in end.subjects():
                 self._by_subject.setdefault(subject, set()).add(code)
-            self._all[code] = dataclasses.replace(endpoint, **_names(identity))
 
-    def _forget_subjects(self, code: int, end: _End) -> None:
-        for subject in _subjects(end):
+    def _owner(self, identity: Identity, role: str, transport: str) -> Owner:
+        key = (identity, role, transport)
+        owner = self._owners.get(key)
+        if owner is None:
+            if len(self._owners) >= _LIMIT:
+                self._owners.clear()
+            owner = self._owners[key] = owner_of(identity, role, transport)
+        return owner
+
+    def _forget_subjects(self, code: int, end: End) -> None:
+        for subject in end.subjects():
             codes = self._by_subject.get(subject)
             if codes is not None:
                 codes.discard(code)
                 if not codes:
                     del self._by_subject[subject]
 
-    def _place(self, endpoint: Endpoint) -> int:
-        if self._free:
-            code = self._free.pop()
-            self._all[code] = endpoint
-        else:
-            code = len(self._all)
-            self._all.append(endpoint)
-        if code >= len(self._protocols):
-            self._protocols = np.concatenate((self._protocols, np.full(code, NO_PROTOCOL, np.int16)))
-            self._seen = np.concatenate((self._seen, np.zeros(code, np.int64)))
-            self._unclosed = np.concatenate((self._unclosed, np.zeros(code, bool)))
-        self._seen[code], self._unclosed[code] = self._batch, endpoint.transport != "tcp"
-        self._protocols[code] = self._by_cookie.get(endpoint.cookie, NO_PROTOCOL)
-        return code
-
-    def compact(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[Endpoint]]:
-        """Return codes (n,) into a list of the endpoints that they use, and that list."""
+    def compact(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], Ends]:
+        """Return codes (n,) into a sequence of the endpoints that they use, and that sequence."""
         used = np.zeros(len(self._all), bool)
         used[codes] = True
         present = np.flatnonzero(used)
         renumbered = np.zeros(len(self._all), np.int32)
         renumbered[present] = np.arange(len(present), dtype=np.int32)
-        endpoints = [endpoint for code in present.tolist() if (endpoint := self._all[code]) is not None]
-        return renumbered[codes], endpoints
+        ends: list[Seen] = [end for code in present.tolist() if (end := self._all[code]) is not None]
+        return renumbered[codes], Ends(ends)
 
     def protocols(self, codes: NDArray[np.int32]) -> NDArray[np.int16]:
         """Return the protocol number (n,) that each connection was recognised as, `NO_PROTOCOL` if none."""
@@ -238,10 +249,10 @@ class Endpoints:
         self._protocols[codes] = protocols
         distinct, first = np.unique(codes, return_index=True)
         for code, protocol in zip(distinct.tolist(), protocols[first].tolist(), strict=True):
-            endpoint = self._all[code]
-            if endpoint is not None:
-                self._by_cookie[endpoint.cookie] = protocol
-                self._name_service(endpoint, protocol)
+            end = self._all[code]
+            if end is not None:
+                self._by_cookie[end.cookie] = protocol
+                self._name_service(end, protocol)
         self._pass_on(distinct)
 
     def _pass_on(self, codes: NDArray[np.int32]) -> None:
@@ -250,15 +261,14 @@ class Endpoints:
         theirs = self._codes[np.isin(self._keys & _COOKIE_MASK, cookies & _COOKIE_MASK)]
         if len(theirs) > len(codes):
             for code in theirs.tolist():
-                endpoint = self._all[code]
-                if endpoint is not None:
-                    self._protocols[code] = self._by_cookie[endpoint.cookie]
+                end = self._all[code]
+                if end is not None:
+                    self._protocols[code] = self._by_cookie[end.cookie]
 
-    def _name_service(self, endpoint: Endpoint, protocol: int) -> None:
+    def _name_service(self, end: End, protocol: int) -> None:
         if len(self.services) > _LIMIT:
             self.services.clear()
-        key = (endpoint.pid, endpoint.server_port or 0, _ROLE_NUMBERS.get(endpoint.role, 0))
-        self.services[key] = (endpoint, protocol)
+        self.services[end.pid, end.server[1] or 0, _ROLE_NUMBERS.get(end.role, 0)] = (end, protocol)
 
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
@@ -275,64 +285,73 @@ class Endpoints:
             self._unix_paths.pop(cookie, None)
 
     def _drop(self, mask: NDArray[np.bool_]) -> None:
-        for code in self._codes[mask].tolist():
-            endpoint = self._all[code]
-            if endpoint is not None:
-                self._by_cookie.pop(endpoint.cookie, None)
-                self._unix_paths.pop(endpoint.cookie, None)
+        codes = self._codes[mask].tolist()
+        for code in codes:
+            end = self._all[code]
+            if end is not None:
+                self._by_cookie.pop(end.cookie, None)
+                self._unix_paths.pop(end.cookie, None)
+                self._leave(code, end)
             self._all[code] = None
-            self._leave(code)
-            self._free.append(code)
-            self._protocols[code] = NO_PROTOCOL
+        self._free += codes
+        self._protocols[codes] = NO_PROTOCOL
         self._keys, self._codes = self._keys[~mask], self._codes[~mask]
 
-    def _leave(self, code: int) -> None:
-        end = self._ends.pop(code)
+    def _leave(self, code: int, end: End) -> None:
         self._forget_subjects(code, end)
         if end.flow is not None:
             self._flows.remove(end.flow, code, end.identity.peer)
         elif self._by_socket.get(end.cookies[0]) == code:
             del self._by_socket[end.cookies[0]]
 
-    def _describe(self, seen: _Seen, position: int, offset_ns: int) -> tuple[Endpoint, _End]:
-        comm = sys.intern(seen.comm.decode("utf-8", "backslashreplace"))
-        identity = self._directory.identity(seen.pid, comm, position)
-        transport = _TRANSPORTS.get(seen.transport, "tcp")
-        role = _ROLES.get(seen.role, "")
-        ends = self._unix_ends(seen, role) if transport == "unix" else _inet_ends(seen)
-        client, server = ends if role == "client" else ends[::-1]
-        endpoint = Endpoint(
-            cookie=seen.cookie,
-            pid=seen.pid,
-            comm=comm,
-            transport=transport,
-            role=role,
-            local=ends[0].shown,
-            remote=ends[1].shown,
-            client_address=client.address,
-            client_port=client.port,
-            server_address=server.address,
-            server_port=server.port,
-            **_names(identity),
-        )
-        end = _End(
-            identity,
-            _flow(endpoint, seen.netns),
-            _cookies(seen) if transport == "unix" else _NO_COOKIES,
-            _remote_of(ends[1]),
-            _opened(seen) + offset_ns,
-        )
-        return endpoint, end
+    def _describe(self, slots: np.ndarray, positions: list[int], offset_ns: int) -> list[End]:
+        """Return what slots (n,), at places of the batch, tell of their ends."""
+        identities: dict[tuple[int, bytes], tuple[str, Identity]] = {}
+        ends = []
+        for position, seen in zip(positions, _read(slots), strict=True):
+            pid, raw_comm = seen[1], seen[2]
+            known = identities.get((pid, raw_comm))
+            if known is None:
+                comm = sys.intern(raw_comm.decode("utf-8", "backslashreplace"))
+                known = comm, self._directory.identity(pid, comm, position)
+                if self._directory.processes.is_settled(pid):
+                    identities[pid, raw_comm] = known
+            ends.append(self._end(_Seen._make(seen), *known, offset_ns))
+        return ends
 
-    def _unix_ends(self, seen: _Seen, role: str) -> tuple[_Side, _Side]:
+    def _end(self, seen: _Seen, comm: str, identity: Identity, offset_ns: int) -> End:
+        transport, role = _TRANSPORTS.get(seen.transport, "tcp"), _ROLES.get(seen.role, "")
+        if transport == "unix":
+            local, remote = self._unix_sides(seen, role)
+            flow, cookies = None, (seen.cookie, int.from_bytes(seen.remote_address[:8], "little"))
+        else:
+            local = (_address(seen.local_address, seen.family), seen.local_port)
+            remote = (_address(seen.remote_address, seen.family), seen.remote_port)
+            flow, cookies = _flow(role, transport, local, remote, seen.netns), _NO_COOKIES
+        return End(
+            seen.cookie,
+            seen.pid,
+            comm,
+            transport,
+            role,
+            local,
+            remote,
+            flow,
+            cookies,
+            (seen.request_first_ns or seen.response_first_ns) + offset_ns,
+            self._batch,
+            identity,
+            self._owner(identity, role, transport),
+        )
+
+    def _unix_sides(self, seen: _Seen, role: str) -> tuple[Side, Side]:
         if seen.kind in _OPENING and seen.request_length:
             raw = seen.request[: seen.request_length]
             # An abstract name starts with a NUL, which ss(8) and others show as @.
             path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
             self._unix_paths[seen.cookie] = path
-        named, unnamed = self._unix_paths.get(seen.cookie), f"unix:{seen.cookie}"
-        server, client = _Side(named or unnamed, named, None), _Side(unnamed, None, None)
-        return (client, server) if role == "client" else (server, client)
+        server: Side = (self._unix_paths.get(seen.cookie), None)
+        return (NOWHERE, server) if role == "client" else (server, NOWHERE)
 
 
 class _Seen(NamedTuple):
@@ -359,12 +378,14 @@ class _Seen(NamedTuple):
 _SCALARS = _Seen._fields.index("local_address")
 
 
-def _read(slots: np.ndarray) -> Iterator[_Seen]:
-    """Yield the slots (n,) one by one; taking their fields singly would be ten times dearer."""
+def _read(slots: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Yield the fields of `_Seen` of slots (n,); taking them slot by slot would be ten times dearer."""
     scalars = [slots[name].tolist() for name in _Seen._fields[:_SCALARS]]
-    return map(
-        _Seen._make, zip(*scalars, *(_cells(slots[name]) for name in _Seen._fields[_SCALARS:]), strict=True)
-    )
+    addresses = [_cells(slots[name]) for name in ("local_address", "remote_address")]
+    # Only Unix sockets have a name there.
+    unix = (slots["transport"] == Transport.UNIX).any()
+    requests = _cells(slots["request"]) if unix else repeat(b"", len(slots))
+    return zip(*scalars, *addresses, requests, strict=True)
 
 
 def _cells(column: NDArray[np.uint8]) -> list[bytes]:
@@ -372,55 +393,11 @@ def _cells(column: NDArray[np.uint8]) -> list[bytes]:
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
-class _Side(NamedTuple):
-    shown: str
-    address: str | None
-    port: int | None
-
-
-def _names(identity: Identity) -> dict[str, Any]:
-    """Return the fields of an endpoint that its process's identity gives."""
-    return {
-        "executable": identity.executable,
-        "command": identity.command,
-        "service": identity.service,
-        "pod": identity.pod,
-        "namespace": identity.namespace,
-        "container": identity.container,
-        "attributes": identity.attributes,
-    }
-
-
-def _flow(endpoint: Endpoint, netns: int) -> Flow | None:
-    if endpoint.client_address is None or endpoint.server_address is None or not endpoint.role:
+def _flow(role: str, transport: str, local: Side, remote: Side, netns: int) -> Flow | None:
+    client, server = (local, remote) if role == "client" else (remote, local)
+    if client[0] is None or server[0] is None or not role:
         return None
-    return Flow.of(
-        endpoint.role,
-        endpoint.transport,
-        endpoint.client_address,
-        endpoint.client_port or 0,
-        endpoint.server_address,
-        endpoint.server_port or 0,
-        netns,
-    )
-
-
-def _remote_of(side: _Side) -> tuple[str, int] | None:
-    return None if side.address is None or side.port is None else (side.address, side.port)
-
-
-def _cookies(seen: _Seen) -> tuple[int, int]:
-    return seen.cookie, int.from_bytes(seen.remote_address[:8], "little")
-
-
-def _opened(seen: _Seen) -> int:
-    return seen.request_first_ns or seen.response_first_ns
-
-
-def _subjects(end: _End) -> Iterator[str]:
-    yield from end.identity.subjects
-    if end.remote is not None:
-        yield end.remote[0]
+    return Flow.of(role, transport, client[0], client[1] or 0, server[0], server[1] or 0, netns)
 
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
@@ -432,23 +409,8 @@ def _abstract(raw: bytes) -> str:
     return "@" + raw[1:].decode("utf-8", "backslashreplace")
 
 
-def _inet_ends(seen: _Seen) -> tuple[_Side, _Side]:
-    return (
-        _inet_end(seen.local_address, seen.local_port, seen.family),
-        _inet_end(seen.remote_address, seen.remote_port, seen.family),
-    )
-
-
-def _inet_end(raw: bytes, port: int, family: int) -> _Side:
-    address, shown = _address(raw, family)
-    return _Side(f"{shown}:{port}", address, port)
-
-
-@functools.lru_cache(maxsize=4096)
-def _address(raw: bytes, family: int) -> tuple[str, str]:
-    """Return an address and how it stands before a port."""
+@functools.lru_cache(maxsize=16384)
+def _address(raw: bytes, family: int) -> str:
     if family == socket.AF_INET6 and raw[:12] != _IPV4_MAPPED:
-        address = socket.inet_ntop(socket.AF_INET6, raw)
-        return address, f"[{address}]"
-    address = socket.inet_ntop(socket.AF_INET, raw[12:] if family == socket.AF_INET6 else raw[:4])
-    return address, address
+        return socket.inet_ntop(socket.AF_INET6, raw)
+    return socket.inet_ntop(socket.AF_INET, raw[12:] if family == socket.AF_INET6 else raw[:4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flow", "Flows"]
 
-_GONE_LIMIT = 4096
+_GONE_LIMIT = 2048  # of each role
 _OTHER = {"client": "server", "server": "client"}
 
 
@@ -55,46 +56,56 @@ class Flows:
     """Ends by their flows. An end is a number that its owner chose."""
 
     def __init__(self) -> None:
-        self._ends: dict[Flow, int] = {}
-        self._by_client: dict[tuple[str, str, str, int, int], list[Flow]] = {}
-        self._gone: dict[Flow, Attributes] = {}
+        # By role, then by all else: what the other side of a flow is needs no flow of its own to be found.
+        self._ends: dict[str, dict[_Key, int]] = {role: {} for role in _OTHER}
+        self._by_client: dict[str, dict[_Client, list[_Key]]] = {role: {} for role in _OTHER}
+        self._gone: dict[str, OrderedDict[_Key, Attributes]] = {role: OrderedDict() for role in _OTHER}
 
     def add(self, flow: Flow, end: int) -> int | None:
         """Add an end; return the one at the other side, None if it is not known."""
-        if flow not in self._ends:
-            self._by_client.setdefault(_client_side(flow, flow.role), []).append(flow)
-        self._ends[flow] = end
-        other = self._ends.get(flow._replace(role=_OTHER[flow.role]))
-        return other if other is not None else self._translated(flow)
+        role, key = flow[0], flow[1:]
+        ends = self._ends[role]
+        if key not in ends:
+            self._by_client[role].setdefault(_client_side(key), []).append(key)
+        ends[key] = end
+        other = self._ends[_OTHER[role]].get(key)
+        return other if other is not None else self._translated(role, key)
 
-    def _translated(self, flow: Flow) -> int | None:
+    def _translated(self, role: str, key: _Key) -> int | None:
         """Return the end that sees the same client at another server address: a Service, a published port."""
-        candidates = self._by_client.get(_client_side(flow, _OTHER[flow.role]), ())
-        single = [other for other in candidates if other._replace(role=flow.role) not in self._ends]
-        return self._ends[single[0]] if len(single) == 1 else None
+        candidates = self._by_client[_OTHER[role]].get(_client_side(key), ())
+        single = [other for other in candidates if other not in self._ends[role]]
+        return self._ends[_OTHER[role]][single[0]] if len(single) == 1 else None
 
     def remove(self, flow: Flow, end: int, as_peer: Attributes) -> None:
         """Remove an end; what it was is kept for a while, for the other side's last records.
 
         as_peer: the end as the other side names it.
         """
-        if self._ends.get(flow) != end:
+        role, key = flow[0], flow[1:]
+        if self._ends[role].get(key) != end:
             return
-        del self._ends[flow]
-        side = _client_side(flow, flow.role)
-        others = self._by_client[side]
-        others.remove(flow)
+        del self._ends[role][key]
+        side = _client_side(key)
+        others = self._by_client[role][side]
+        others.remove(key)
         if not others:
-            del self._by_client[side]
-        self._gone.pop(flow, None)
-        if len(self._gone) >= _GONE_LIMIT:
-            del self._gone[next(iter(self._gone))]
-        self._gone[flow] = as_peer
+            del self._by_client[role][side]
+        gone = self._gone[role]
+        gone.pop(key, None)
+        if len(gone) >= _GONE_LIMIT:
+            gone.popitem(last=False)
+        gone[key] = as_peer
 
     def gone(self, flow: Flow) -> Attributes:
         """Return what the other side of a flow was that is no more."""
-        return self._gone.get(flow._replace(role=_OTHER[flow.role]), ())
+        return self._gone[_OTHER[flow[0]]].get(flow[1:], ())
 
 
-def _client_side(flow: Flow, role: str) -> tuple[str, str, str, int, int]:
-    return (role, flow.transport, flow.client, flow.client_port, flow.netns)
+_Key = tuple[str, str, int, str, int, int]
+"""A flow but for its role."""
+_Client = tuple[str, str, int, int]
+
+
+def _client_side(key: _Key) -> _Client:
+    return (key[0], key[1], key[2], key[5])

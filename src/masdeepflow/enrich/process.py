@@ -105,6 +105,10 @@ class Processes:
         )
         return True
 
+    def is_settled(self, pid: int) -> bool:
+        """Return whether `program` is the same at every place of this batch."""
+        return pid not in self._changes
+
     def program(self, pid: int, position: int) -> Program | None:
         """Return what a process ran when the slot at `position` of this batch was written, None if unknown.
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from masdeepflow.endpoint import owners_of
 from masdeepflow.schema import ATTRIBUTES, Kind
 from masdeepflow.sinks.counters import Counters
-from masdeepflow.sinks.grouping import codes_of, distinct
+from masdeepflow.sinks.grouping import codes_of, distinct, used
 from masdeepflow.sinks.latency import (
     BOUNDS_NS,
     FINE_SIZE,
@@ -22,14 +23,15 @@ from masdeepflow.sinks.latency import (
     kernel_to_fine,
     percentiles_ms,
 )
-from masdeepflow.sinks.per_endpoint import PerEndpoint
 from masdeepflow.summary import Coverage, ServiceSummary
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from masdeepflow.endpoint import Endpoint
+    from masdeepflow.endpoint import Owner
     from masdeepflow.summary import Summary
     from masdeepflow.table import Attribute, Events, Output, Table
 
@@ -160,7 +162,6 @@ class Metrics:
         self._peers: Counters[Peer] = Counters(_Connections.RTT_BUCKETS + buckets, service_limit)
         self._failures: Counters[Failure] = Counters(1, service_limit)
         self._bytes: Counters[str] = Counters(2, service_limit)
-        self._peer_of = PerEndpoint(_peer)
         self._family_of: dict[str, str] = {}
         self._transactions = 0
         self._events = np.zeros(max(_EVENTS) + 1, np.int64)
@@ -269,13 +270,15 @@ class Metrics:
 
     def _service_rows(self, table: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the row (r,) in `_services` of each transaction."""
-        endpoints = table.endpoint[rows]
-        peers = self._peer_of.of(endpoints, table.endpoints)
-        numbers = {
-            end: self._service(Service(peer.service, table.protocol, peer.role, peer.resource))
-            for end, peer in peers.items()
+        owners = owners_of(table.endpoints)
+        rows_of = {
+            owner: self._service_of(owner, table.protocol) for owner in _used(owners, table.endpoint[rows])
         }
-        return _translate(numbers, endpoints, len(table.endpoints))
+        return _translate(owners, rows_of, table.endpoint[rows])
+
+    def _service_of(self, owner: Owner, protocol: str) -> int:
+        peer = _peer(owner)
+        return self._service(Service(peer.service, protocol, peer.role, peer.resource))
 
     def _series_rows(
         self, table: Table, rows: NDArray[np.intp], services: NDArray[np.intp]
@@ -304,25 +307,32 @@ class Metrics:
 
     def _add_events(self, events: Events) -> None:
         self._events += np.bincount(events.kind, minlength=len(self._events))[: len(self._events)]
-        peers = self._peer_rows(events)
+        owners = owners_of(events.endpoints)
+        peers = self._peer_rows(events, owners)
         opened = (events.kind == Kind.CONNECT) | (events.kind == Kind.ACCEPT)
         self._peers.add(peers[opened & (peers >= 0)], _Connections.OPENED, 1)
-        self._add_closes(events, peers, np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0)))
+        self._add_closes(events, owners, peers, np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0)))
         for row in np.flatnonzero((events.kind == Kind.CONNECT_FAILED) & (peers >= 0)).tolist():
-            self._add_failure(_peer(events.endpoints[events.endpoint[row]]), int(events.error[row]))
+            self._add_failure(
+                _peer(owners_of(events.endpoints)[events.endpoint[row]]), int(events.error[row])
+            )
 
-    def _peer_rows(self, events: Events) -> NDArray[np.intp]:
+    def _peer_rows(self, events: Events, owners: list[Owner]) -> NDArray[np.intp]:
         """Return the row (n,) in `_peers` of each event, -1 for those of other transports than TCP."""
-        peers = self._peer_of.of(events.endpoint, events.endpoints)
-        numbers = {
-            end: self._peers.number(peer, Peer(OTHER, peer.role)) if _is_tcp(events.endpoints[end]) else -1
-            for end, peer in peers.items()
-        }
-        return _translate(numbers, events.endpoint, len(events.endpoints))
+        numbers = {owner: self._peer_row(owner) for owner in _used(owners, events.endpoint)}
+        return _translate(owners, numbers, events.endpoint)
 
-    def _add_closes(self, events: Events, peers: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+    def _peer_row(self, owner: Owner) -> int:
+        peer = _peer(owner)
+        return self._peers.number(peer, Peer(OTHER, peer.role)) if owner.transport == "tcp" else -1
+
+    def _add_closes(
+        self, events: Events, owners: list[Owner], peers: NDArray[np.intp], rows: NDArray[np.intp]
+    ) -> None:
         peers = peers[rows]
-        server = np.array([endpoint.role == "server" for endpoint in events.endpoints])[events.endpoint[rows]]
+        server = (
+            _translate(owners, {owner: owner.role == "server" for owner in owners}, events.endpoint[rows]) > 0
+        )
         requests = np.maximum(events.request_bytes[rows], 0)
         responses = np.maximum(events.response_bytes[rows], 0)
         self._peers.add(peers, _Connections.CLOSED, 1)
@@ -340,9 +350,8 @@ class Metrics:
         self._failures.row(number)[0] += 1
 
 
-def _peer(endpoint: Endpoint) -> Peer:
-    resource = Resource(endpoint.namespace, endpoint.pod, endpoint.container)
-    return Peer(endpoint.service, endpoint.role, resource)
+def _peer(owner: Owner) -> Peer:
+    return Peer(owner.service, owner.role, Resource(owner.namespace, owner.pod, owner.container))
 
 
 def _summed(
@@ -356,10 +365,16 @@ def _summed(
     return list(numbers), sums
 
 
-def _translate(numbers: dict[int, int], indices: NDArray[np.integer], size: int) -> NDArray[np.intp]:
-    """Return `numbers[index]` for each of the indices (n,), all below `size`."""
-    table = np.zeros(size, np.intp)
-    table[list(numbers)] = list(numbers.values())
+def _used(owners: list[Owner], indices: NDArray[np.integer]) -> list[Owner]:
+    """Return those of the owners that `indices` name, each once, always in the same order."""
+    return list(dict.fromkeys([owners[index] for index in used(indices, len(owners))]))
+
+
+def _translate(
+    owners: list[Owner], numbers: Mapping[Owner, int], indices: NDArray[np.integer]
+) -> NDArray[np.intp]:
+    """Return the number of the owner of each of `indices`, 0 for owners without."""
+    table = np.array([numbers.get(owner, 0) for owner in owners], np.intp)
     rows: NDArray[np.intp] = table[indices]
     return rows
 
@@ -381,7 +396,3 @@ def _known(name: str, values: list[str]) -> list[str]:
 def _family(attributes: dict[str, Attribute]) -> str:
     kinds = {name.partition(".")[0] for name in attributes}
     return next((kind for kind in FAMILIES if kind in kinds), "")
-
-
-def _is_tcp(endpoint: Endpoint) -> bool:
-    return endpoint.transport == "tcp"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from masdeepflow.sinks.grouping import used
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class PerEndpoint(Generic[T]):
         self._limit = limit
         self._made: dict[Endpoint, T] = {}
 
-    def of(self, indices: NDArray[np.integer], endpoints: list[Endpoint]) -> dict[int, T]:
+    def of(self, indices: NDArray[np.integer], endpoints: Sequence[Endpoint]) -> dict[int, T]:
         """Return what is made of each endpoint that `indices` (n,) name, by its index."""
         if len(self._made) > self._limit:
             self._made.clear()

@@ -191,7 +191,7 @@ def test_recognised_services_are_known_by_process_port_and_role() -> None:
     slots = make_slots(turn(b"x", pid=7, role=Role.SERVER, local_port=80, comm=b"nginx"))
     table.recognise(table.codes(slots), np.array([2], np.int16))
     (((pid, port, role), (end, protocol)),) = table.services.items()
-    assert (pid, port, role, end.service, protocol) == (7, 80, Role.SERVER, "nginx", 2)
+    assert (pid, port, role, end.endpoint().service, protocol) == (7, 80, Role.SERVER, "nginx", 2)
 
 
 def test_compact_numbers_only_what_occurs() -> None:

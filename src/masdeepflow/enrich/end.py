@@ -1,0 +1,156 @@
+"""One end as it was first seen: small, because with many new connections most are never looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from masdeepflow.endpoint import Endpoint, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from masdeepflow.enrich.flows import Flow
+    from masdeepflow.enrich.identity import Attributes, Identity
+
+__all__ = ["NOWHERE", "End", "Side", "owner_of"]
+
+Side = tuple[str | None, int | None]
+"""Address and port; a Unix path and None."""
+NOWHERE: Side = (None, None)
+"""The side of a Unix connection that has no name."""
+
+
+def owner_of(identity: Identity, role: str, transport: str) -> Owner:
+    """Return what ends of this process have in common."""
+    return Owner(identity.service, role, transport, identity.namespace, identity.pod, identity.container)
+
+
+class End:
+    """What an `Endpoint` is made of when somebody looks at it.
+
+    flow: None where the other end can't be found by addresses. cookies: of a Unix socket and of its peer, 0
+    where unknown. batch: in which it was first seen. peer: as in `Endpoint`; once the end was handed out,
+    another peer or identity needs another object (`again`).
+    """
+
+    __slots__ = (
+        "_made",
+        "batch",
+        "comm",
+        "cookie",
+        "cookies",
+        "flow",
+        "identity",
+        "local",
+        "opened_ns",
+        "owner",
+        "peer",
+        "pid",
+        "remote",
+        "role",
+        "transport",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917  # the parts of an end; names would double what it costs
+        self,
+        cookie: int,
+        pid: int,
+        comm: str,
+        transport: str,
+        role: str,
+        local: Side,
+        remote: Side,
+        flow: Flow | None,
+        cookies: tuple[int, int],
+        opened_ns: int,
+        batch: int,
+        identity: Identity,
+        owner: Owner,
+        peer: Attributes = (),
+    ) -> None:
+        self.cookie = cookie
+        self.pid = pid
+        self.comm = comm
+        self.transport = transport
+        self.role = role
+        self.local = local
+        self.remote = remote
+        self.flow = flow
+        self.cookies = cookies
+        self.opened_ns = opened_ns
+        self.batch = batch
+        self.identity = identity
+        self.owner = owner
+        self.peer = peer
+        self._made: Endpoint | None = None
+
+    @property
+    def server(self) -> Side:
+        """The server's side."""
+        return self.remote if self.role == "client" else self.local
+
+    def subjects(self) -> Iterator[str]:
+        """Yield what facts about this end are about."""
+        yield from self.identity.subjects
+        if self.flow is not None and self.remote[0] is not None:
+            yield self.remote[0]
+
+    def again(
+        self, identity: Identity | None = None, owner: Owner | None = None, peer: Attributes | None = None
+    ) -> End:
+        """Return the same end, of which more is known."""
+        return End(
+            self.cookie,
+            self.pid,
+            self.comm,
+            self.transport,
+            self.role,
+            self.local,
+            self.remote,
+            self.flow,
+            self.cookies,
+            self.opened_ns,
+            self.batch,
+            identity or self.identity,
+            owner or self.owner,
+            self.peer if peer is None else peer,
+        )
+
+    def endpoint(self) -> Endpoint:
+        """Return the endpoint, the same object each time."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> Endpoint:
+        identity = self.identity
+        client, server = (self.local, self.remote) if self.role == "client" else (self.remote, self.local)
+        return Endpoint(
+            cookie=self.cookie,
+            pid=self.pid,
+            comm=self.comm,
+            transport=self.transport,
+            role=self.role,
+            local=self._shown(self.local),
+            remote=self._shown(self.remote),
+            client_address=client[0],
+            client_port=client[1],
+            server_address=server[0],
+            server_port=server[1],
+            executable=identity.executable,
+            command=identity.command,
+            service=identity.service,
+            pod=identity.pod,
+            namespace=identity.namespace,
+            container=identity.container,
+            attributes=identity.attributes,
+            peer=self.peer,
+        )
+
+    def _shown(self, side: Side) -> str:
+        address, port = side
+        if address is None:
+            return f"unix:{self.cookie}"
+        if port is None:
+            return address
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
