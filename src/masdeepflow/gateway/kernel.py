@@ -132,6 +132,10 @@ class Gateway:
         """Accelerate new connections to this port, whatever its server was seen to do before."""
         libbpf.update(self._descriptors["ports"], port.to_bytes(2, "little"), b"\0")
 
+    def limit(self, room: int) -> None:
+        """Let no more than `room` redirected bytes wait for the reader of a connection made from now on."""
+        self._shared[0]["room"] = room
+
     def distrusted(self) -> dict[int, str]:
         """Return the ports that are accelerated no more, with the call that their server was seen to make."""
         reasons = {}

@@ -109,10 +109,14 @@ class Track:
         found = {result.name: result for result in (*quick, *rest)}
         return [found[behaviour.name] for behaviour in chosen]
 
-    def close(self) -> None:
-        """Detach and close all."""
+    def pause(self) -> None:
+        """Leave the kernel side to itself, as a process does that was killed."""
         self._stop = True
         self._thread.join()
+
+    def close(self) -> None:
+        """Detach and close all."""
+        self.pause()
         self.gateway.stop()
         self.gateway.close()
         self._close_listeners()
