@@ -42,12 +42,16 @@ def _cluster(options: Options) -> Cluster | None:
     try:
         from masdeepflow.enrich.kubernetes.cluster import Cluster  # noqa: PLC0415  # an extra, and large
         from masdeepflow.enrich.kubernetes.connection import ConfigurationError  # noqa: PLC0415  # likewise
+        from masdeepflow.enrich.kubernetes.kubelet import Kubelet  # noqa: PLC0415  # likewise
     except ImportError as error:
         raise UsageError(
             f"--kubernetes needs the extra `kubernetes` ({error.name} is missing): "
             "pip install 'masdeepflow[kubernetes]', or --kubernetes off"
         ) from error
     try:
+        if options.kubernetes == "kubelet":
+            insecure = options.insecure_kubelet
+            return Kubelet(options.kubelet_url, insecure=insecure, labels=options.pod_label)
         return Cluster(_node(options), kubeconfig=options.kubeconfig, labels=options.pod_label)
     except ConfigurationError as error:
         raise UsageError(f"{error}; or use --kubernetes off") from error

@@ -10,6 +10,7 @@ import pytest
 from masdeepflow import discovery
 from masdeepflow.cli.errors import UsageError
 from masdeepflow.cli.options import Options
+from masdeepflow.enrich.kubernetes.kubelet import Kubelet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +60,12 @@ def test_a_cluster_is_asked_where_there_is_a_way_to(kubeconfig: str, tmp_path: P
     assert discovery._wants_cluster(Options())
 
 
+def test_the_kubelet_is_asked_instead_when_told_to() -> None:
+    """For clusters whose API server is to be left alone."""
+    asked = discovery.lookups(Options(kubernetes="kubelet", kubelet_url="http://127.0.0.1:10255"))
+    assert isinstance(asked._cluster, Kubelet)
+
+
 def test_the_node_is_named_by_option_or_by_the_manifests_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The option wins."""
     monkeypatch.setenv("NODE_NAME", "node-1")
@@ -73,6 +80,7 @@ def test_the_node_is_named_by_option_or_by_the_manifests_variable(monkeypatch: p
         (Options(runtime_socket=("relative",)), "relative"),
         (Options(kubernetes="api", kubeconfig="/nowhere/config"), r"/nowhere/config.*--kubernetes off"),
         (Options(kubernetes="api"), r"--kubernetes off"),
+        (Options(kubernetes="kubelet", kubelet_url="node:10250"), r"node:10250.*--kubernetes off"),
     ],
 )
 def test_what_can_not_be_meant_is_a_sentence(options: Options, sentence: str) -> None:

@@ -16,8 +16,19 @@ from masdeepflow.cli.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DEFAULT_LISTEN", "LISTS", "NAMES", "Options", "host_options", "output_options", "shown"]
+__all__ = [
+    "DEFAULT_KUBELET",
+    "DEFAULT_LISTEN",
+    "LISTS",
+    "NAMES",
+    "Options",
+    "host_options",
+    "output_options",
+    "shown",
+]
 
+DEFAULT_KUBELET = "https://127.0.0.1:10250"
+"""Where a kubelet serves its pods to who shares its network namespace."""
 DEFAULT_LISTEN = "127.0.0.1:9419"
 """Where `run` and `record` serve `/metrics` unless told otherwise."""
 _RING_MIB = 8
@@ -47,6 +58,8 @@ class Options:
     host_root: Path = Path("/")
     kubernetes: str = "auto"
     kubeconfig: str = ""
+    kubelet_url: str = DEFAULT_KUBELET
+    insecure_kubelet: bool = False
     node_name: str = ""
     pod_label: tuple[str, ...] = ()
     accelerate: str | None = None
@@ -172,10 +185,22 @@ _HOST = (
     ),
     _option(
         "--kubernetes",
-        type=click.Choice(["auto", "api", "off"]),
+        type=click.Choice(["auto", "api", "kubelet", "off"]),
         default="auto",
         help="Who is asked for pods and Services; auto asks the API server where a service account or "
         "--kubeconfig is.",
+    ),
+    _option(
+        "--kubelet-url",
+        default=DEFAULT_KUBELET,
+        metavar="URL",
+        help="The kubelet for --kubernetes kubelet; http://NODE:10255 is its read-only port.",
+    ),
+    _option(
+        "--insecure-kubelet",
+        is_flag=True,
+        default=False,
+        help="Take any certificate of the kubelet: most have one that nobody signed.",
     ),
     _option("--kubeconfig", default="", metavar="FILE", help="How to reach the API server from outside."),
     _option(

@@ -40,6 +40,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "runtime_socket": (("docker=/a",), ("/b", "cri-o=/c")),
     "host_root": (Path("/host"), Path("/")),
     "kubernetes": ("off", "api"),
+    "kubelet_url": ("http://a:10255", "https://b:10250"),
+    "insecure_kubelet": (True, False),
     "kubeconfig": ("/a", "/b"),
     "node_name": ("node-1", "node-2"),
     "pod_label": (("app",), ("tier", "app.kubernetes.io/name")),
@@ -51,6 +53,7 @@ FLAGS = {
     "queue_time": ["--no-queue-time"],
     "runtimes": ["--no-runtimes"],
     "insecure_listen": list[str](),
+    "insecure_kubelet": list[str](),
 }
 
 
