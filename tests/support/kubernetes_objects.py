@@ -6,6 +6,7 @@ that its kind does not have, without one that it must have, or with a value of a
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,19 @@ from lightkube.resources.apps_v1 import Deployment, ReplicaSet
 from lightkube.resources.batch_v1 import CronJob, Job
 from lightkube.resources.core_v1 import Pod, Service
 
-__all__ = ["KINDS", "Json", "check", "epoch_ns", "job", "moment", "owned_by", "pod", "replica_set", "service"]
+__all__ = [
+    "KINDS",
+    "Json",
+    "check",
+    "epoch_ns",
+    "job",
+    "moment",
+    "now",
+    "owned_by",
+    "pod",
+    "replica_set",
+    "service",
+]
 
 Json = dict[str, Any]
 
@@ -28,6 +41,11 @@ _EPOCH_S = 1_700_000_000
 def moment(seconds: int) -> str:
     """Return a time as Kubernetes writes it, so many seconds after a fixed one."""
     return datetime.fromtimestamp(_EPOCH_S + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now() -> int:
+    """Return the seconds from that moment until now."""
+    return int(time.time()) - _EPOCH_S
 
 
 def epoch_ns(seconds: int) -> int:

@@ -82,11 +82,6 @@ class Cluster:
         """Return what was learnt since the last call, some hundred facts at most. Never waits."""
         return self._feed.take()
 
-    def problems(self) -> dict[str, str]:
-        """Return why not all is up to date, by name of the source; empty if it is."""
-        state = self.state()
-        return {} if state.connected else {"kubernetes": state.sentence}
-
     def close(self) -> None:
         """End all watches."""
         self._feed.close()
