@@ -186,6 +186,8 @@ class _Server:
         self.faults = Faults()
         self.requests: list[str] = []
         """Path and query of all requests, in order."""
+        self.agents: set[str] = set()
+        """What programs asked."""
         self.authorizations: list[str] = []
         """What requests said of who asks, in order; empty for nothing."""
         self.hook: Callable[[str], None] = lambda _: None
@@ -288,6 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         double = self.server_double
         double.requests.append(self.path)
+        double.agents.add(self.headers.get("User-Agent", ""))
         double.authorizations.append(self.headers.get("Authorization", ""))
         double.hook(self.path)
         split = urlsplit(self.path)

@@ -13,6 +13,8 @@ from lightkube import KubeConfig
 from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.core.exceptions import ConfigError
 
+from masdeepflow import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -111,6 +113,7 @@ class Server:
         """
         timeout = httpx2.Timeout(_CONNECT_S, read=silence_s)
         client = AsyncClient(self._config, ConnectionParams(timeout=timeout))
+        client.headers["User-Agent"] = f"masdeepflow/{__version__}"  # so that audit logs tell who asks
         if self._config.user and self._config.user.token_file:
             client.auth = TokenFile(str(self._config.abs_file(self._config.user.token_file)))
         return client

@@ -39,6 +39,13 @@ class Limits:
         if next(left, None) is not None:
             self._counters.cut += 1
 
+    def full(self, count: int, most: int) -> bool:
+        """Return whether one more than `count` is too many; then it counts as dropped."""
+        if count < most:
+            return False
+        self._counters.dropped += 1
+        return True
+
 
 def addresses(texts: Iterable[str]) -> Iterator[str]:
     """Yield the IP addresses among texts in their shortest form; others (`None` is one) are left out."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Pods"]
 
 _SECOND_NS = 1_000_000_000  # what Kubernetes' times are cut to
+_MOST = 50_000  # 130 MiB, with what the index keeps of them
 _ADDRESSES = 8
 _CONTAINERS = 64
 _PORTS = 64
@@ -84,7 +85,8 @@ class Pods:
         self._offer(msgspec.structs.replace(fact, gone_ns=max(time_ns, fact.from_ns)))
 
     def _put(self, fact: PodFact) -> None:
-        if self._known.get(fact.uid) != fact:
+        known = self._known.get(fact.uid)
+        if known != fact and (known or not self._limits.full(len(self._known), _MOST)):
             self._known[fact.uid] = fact
             self._offer(fact)
 

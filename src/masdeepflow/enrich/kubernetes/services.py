@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Services"]
 
+_MOST = 20_000
 _ADDRESSES = 64
 _PORTS = 256
 
@@ -43,7 +44,8 @@ class Services:
     def seen(self, service: Service) -> None:
         """Take a Service as it is now."""
         fact = self._fact(service)
-        if fact.uid and self._known.get(fact.uid) != fact:
+        known = self._known.get(fact.uid)
+        if known != fact and (known or not self._limits.full(len(self._known), _MOST)):
             self._known[fact.uid] = fact
             self._offer(fact)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from masdeepflow import __version__
 from masdeepflow.enrich.kubernetes.cluster import Cluster
 from masdeepflow.enrich.kubernetes.connection import ConfigurationError
 from masdeepflow.enrich.kubernetes.reflector import Pace
@@ -161,6 +162,12 @@ def test_what_is_no_node_name_is_refused_at_once(api: ApiServer, tmp_path: Path,
     """It would become part of a request."""
     with pytest.raises(ConfigurationError, match="is not the name of a Node"):
         Cluster(name, kubeconfig=str(api.kubeconfig(tmp_path)))
+
+
+def test_the_server_is_told_who_asks(api: ApiServer, watch_cluster: WatchCluster) -> None:
+    """With the version: the server's audit log has it."""
+    watch_cluster(api).until_connected()
+    assert api.agents == {f"masdeepflow/{__version__}"}
 
 
 def test_without_a_node_name_all_pods_are_known_in_full(api: ApiServer, watch_cluster: WatchCluster) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masdeepflow.enrich.kubernetes import pods as module
 from masdeepflow.enrich.kubernetes.limits import TEXT, Limits
 from masdeepflow.enrich.kubernetes.objects import Pod
 from masdeepflow.enrich.kubernetes.owners import Owners
@@ -232,6 +233,18 @@ def test_what_strangers_write_is_bounded() -> None:
     assert fact.labels == {"app": "\x1b" * TEXT}
     assert (len(fact.addresses), len(fact.containers)) == (8, 64)
     assert kept.counters.cut == 4
+
+
+def test_more_pods_than_can_be_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are known go on, and one that goes makes room."""
+    monkeypatch.setattr(module, "_MOST", 2)
+    kept = _Kept()
+    first, second, third = (pod(name, "10.0.0.1") for name in "abc")
+    for item in (first, second, third, _ran(first, 5)):
+        kept.pods.seen(_read(item))
+    assert ([fact.name for fact in kept.facts], kept.counters.dropped) == (["a", "b", "a"], 1)
+    kept.pods.deleted(_read(second))
+    assert kept.seen(third).name == "c"
 
 
 def test_init_and_debug_containers_are_the_pods_too() -> None:

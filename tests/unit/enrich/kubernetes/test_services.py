@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from masdeepflow.enrich.facts import ServiceFact, ServicePort
+from masdeepflow.enrich.kubernetes import services as module
 from masdeepflow.enrich.kubernetes.limits import Limits
 from masdeepflow.enrich.kubernetes.objects import Service
 from masdeepflow.enrich.kubernetes.services import Services
@@ -79,3 +80,15 @@ def test_what_strangers_write_is_bounded() -> None:
     item = service("a", *(f"10.96.{number >> 8}.{number & 255}" for number in range(5000)), ports=ports)
     fact = _Kept().seen(item)
     assert (len(fact.addresses), len(fact.ports)) == (64, 256)
+
+
+def test_more_services_than_can_be_kept_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are known go on."""
+    monkeypatch.setattr(module, "_MOST", 2)
+    kept = _Kept()
+    items = [service(name, "10.96.0.1") for name in "abc"]
+    for item in items:
+        kept.seen(item)
+    items[0]["spec"]["ports"] = [{"port": 81}]
+    assert kept.seen(items[0]).ports == (ServicePort(81),)
+    assert [fact.name for fact in kept.facts] == ["a", "b", "a"]
