@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Ledger", "replay"]
 
 _QUIET_S, _BUSY_S = 0.02, 0.04  # between two polls; sweep, idle time and one poll stay below 100 ms
+_LEAST_S = 0.001  # when the ring fills faster than it is read
 _BUSY_RECORDS = 256
 _BATCH = 8192  # slots at a time: more would not stay in the cache, fewer pay for each batch as much
 _IDLE_NS = 30_000_000  # IDLE_NS of bpf/turn.h
@@ -244,13 +245,16 @@ class Agent:
         self.poll()
 
     def _pause_s(self, records: int) -> float:
-        """Return how long to wait: longer when busy, but not until a third of the ring is full."""
+        """Return how long to wait: longer when busy, but not until a third of the ring is full.
+
+        The ring fills while it is read, too: what the last poll took is taken off.
+        """
         now = time.monotonic()
         rate = records / max(now - self._previous_s, 1e-6)
         self._previous_s = now
         if records < _BUSY_RECORDS:
             return _QUIET_S
-        return min(_BUSY_S, self._probes.ring.capacity / 3 / rate)
+        return max(_LEAST_S, min(_BUSY_S, self._probes.ring.capacity / 3 / rate - (now - self.polled_s)))
 
     def poll(self) -> int:
         """Sweep, read and process all that is in the ring; return how many slots that was."""

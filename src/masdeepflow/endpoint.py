@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
-__all__ = ["Endpoint", "Ends", "Owner", "Seen", "owners_of"]
+__all__ = ["Endpoint", "Ends", "Owner", "Seen", "likenesses_of", "owners_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +68,9 @@ class Seen(Protocol):
     owner: Owner
     """Shared by many."""
 
+    def likeness(self) -> Hashable:
+        """Return what is equal for ends that no filter tells apart."""
+
     def endpoint(self) -> Endpoint:
         """Return the endpoint, the same object each time."""
 
@@ -93,6 +96,15 @@ class Ends(Sequence[Endpoint]):
     def owners(self) -> list[Owner]:
         """Return the owner of each, without making any."""
         return [seen.owner for seen in self._seen]
+
+    def likenesses(self) -> list[Hashable]:
+        """Return what is equal for those that no filter tells apart, without making any."""
+        return [seen.likeness() for seen in self._seen]
+
+
+def likenesses_of(endpoints: Sequence[Endpoint]) -> list[Hashable]:
+    """Return for each endpoint what is equal for those that no filter tells apart."""
+    return endpoints.likenesses() if isinstance(endpoints, Ends) else list(endpoints)
 
 
 def owners_of(endpoints: Sequence[Endpoint]) -> list[Owner]:

@@ -9,6 +9,7 @@ import numpy as np
 from masdeepflow import filters
 from masdeepflow.announced import Announced
 from masdeepflow.batch import neighbours, word_of, words
+from masdeepflow.endpoint import likenesses_of
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
 from masdeepflow.enrich.process import is_life
 from masdeepflow.protocols.registry import Registry
@@ -16,7 +17,7 @@ from masdeepflow.schema import MAX_SERVICES, Flag, Kind
 from masdeepflow.table import ABSENT, Attribute, Encoded, Events, Parsed, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,9 +96,10 @@ class Pipeline:
         whole = bool(turns.all())
         tables = self._tables(slots, codes, None if whole else turns, offset_ns)
         rows = np.zeros(0, np.intp) if whole else np.flatnonzero(~turns)
-        events = self._events(slots[rows], codes[rows], offset_ns)
-        if len(rows):
-            self._forget(slots[rows])
+        told = slots[rows]
+        events = self._events(told, codes[rows], offset_ns)
+        if len(told):
+            self._forget(told)
         return tables, events
 
     def take_parsed_bytes(self, index: int) -> int:
@@ -359,7 +361,12 @@ def _take(table: Table, rows: NDArray[np.intp]) -> Table:
 
 
 def _passing(endpoints: Sequence[Endpoint], shown: Filter, protocol: str | None) -> NDArray[np.bool_]:
-    return np.array([shown.passes(filters.values_of(e, protocol)) for e in endpoints], bool)
+    likenesses = likenesses_of(endpoints)
+    passing: dict[Hashable, bool] = {}
+    for index, likeness in enumerate(likenesses):
+        if likeness not in passing:
+            passing[likeness] = shown.passes(filters.values_of(endpoints[index], protocol))
+    return np.array([passing[likeness] for likeness in likenesses], bool)
 
 
 def _filtered(table: Table, shown: Filter) -> Table:

@@ -289,6 +289,16 @@ def test_the_ring_is_polled_more_often_when_it_fills_fast(bench: Bench) -> None:
     assert module._QUIET_S < module._BUSY_S
 
 
+def test_a_poll_that_took_long_is_followed_by_the_next(bench: Bench) -> None:
+    """While it was at work the ring has filled as far as it may: a usual pause would lose turns."""
+    bench.agent._previous_s = time.monotonic() - 1
+    bench.agent.polled_s = time.monotonic()
+    assert bench.agent._pause_s(1_000_000) > module._LEAST_S
+    bench.agent._previous_s = time.monotonic() - 1
+    bench.agent.polled_s = time.monotonic() - 1
+    assert bench.agent._pause_s(1_000_000) == module._LEAST_S
+
+
 def test_run_ends_when_it_is_told_to(bench: Bench) -> None:
     """The hook between two polls may end it; the ring is read once more, for what has become idle by then."""
     polls: list[float] = []

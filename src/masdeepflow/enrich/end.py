@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from masdeepflow.endpoint import Endpoint, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from masdeepflow.enrich.flows import Flow
     from masdeepflow.enrich.identity import Attributes, Identity
 
@@ -30,7 +28,7 @@ class End:
 
     flow: None where the other end can't be found by addresses. cookies: of a Unix socket and of its peer, 0
     where unknown. batch: in which it was first seen. peer: as in `Endpoint`; once the end was handed out,
-    another peer or identity needs another object (`again`).
+    another peer or identity needs another object (`again`). subjects: what facts about it are about.
     """
 
     __slots__ = (
@@ -48,6 +46,7 @@ class End:
         "pid",
         "remote",
         "role",
+        "subjects",
         "transport",
     )
 
@@ -82,6 +81,9 @@ class End:
         self.identity = identity
         self.owner = owner
         self.peer = peer
+        remote_address = remote[0]
+        of_remote = () if flow is None or remote_address is None else (remote_address,)
+        self.subjects: tuple[str, ...] = (*identity.subjects, *of_remote)
         self._made: Endpoint | None = None
 
     @property
@@ -89,11 +91,9 @@ class End:
         """The server's side."""
         return self.remote if self.role == "client" else self.local
 
-    def subjects(self) -> Iterator[str]:
-        """Yield what facts about this end are about."""
-        yield from self.identity.subjects
-        if self.flow is not None and self.remote[0] is not None:
-            yield self.remote[0]
+    def likeness(self) -> tuple[Owner, int, str, int | None]:
+        """Return what is equal for ends that no filter tells apart."""
+        return self.owner, self.pid, self.comm, self.server[1]
 
     def again(
         self, identity: Identity | None = None, owner: Owner | None = None, peer: Attributes | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import socket
 import sys
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Endpoints:
         self._directory = directory
         self._flows = Flows()
         self._owners: dict[tuple[Identity, str, str], Owner] = {}
-        self._by_subject: dict[str, set[int]] = {}
+        self._by_subject: defaultdict[str, set[int]] = defaultdict(set)
         self._by_socket: dict[int, int] = {}
         self._keys = np.zeros(0, np.uint64)
         self._codes = np.zeros(0, np.int32)
@@ -143,8 +143,8 @@ class Endpoints:
             self._unclosed = np.concatenate((self._unclosed, np.zeros(more, bool)))
 
     def _enter(self, code: int, end: End) -> None:
-        for subject in end.subjects():
-            self._by_subject.setdefault(subject, set()).add(code)
+        for subject in end.subjects:
+            self._by_subject[subject].add(code)
         self._meet(code, end)
 
     def _meet(self, code: int, end: End) -> None:
@@ -210,8 +210,8 @@ class Endpoints:
         if identity is not end.identity:
             self._forget_subjects(code, end)
             end = self._all[code] = end.again(identity, self._owner(identity, end.role, end.transport))
-            for subject in end.subjects():
-                self._by_subject.setdefault(subject, set()).add(code)
+            for subject in end.subjects:
+                self._by_subject[subject].add(code)
 
     def _owner(self, identity: Identity, role: str, transport: str) -> Owner:
         key = (identity, role, transport)
@@ -223,12 +223,11 @@ class Endpoints:
         return owner
 
     def _forget_subjects(self, code: int, end: End) -> None:
-        for subject in end.subjects():
-            codes = self._by_subject.get(subject)
-            if codes is not None:
-                codes.discard(code)
-                if not codes:
-                    del self._by_subject[subject]
+        for subject in end.subjects:
+            codes = self._by_subject[subject]
+            codes.discard(code)
+            if not codes:
+                del self._by_subject[subject]
 
     def compact(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], Ends]:
         """Return codes (n,) into a sequence of the endpoints that they use, and that sequence."""
@@ -306,31 +305,64 @@ class Endpoints:
 
     def _describe(self, slots: np.ndarray, positions: list[int], offset_ns: int) -> list[End]:
         """Return what slots (n,), at places of the batch, tell of their ends."""
-        identities: dict[tuple[int, bytes], tuple[str, Identity]] = {}
-        ends = []
-        for position, seen in zip(positions, _read(slots), strict=True):
-            pid, raw_comm = seen[1], seen[2]
-            known = identities.get((pid, raw_comm))
-            if known is None:
-                comm = sys.intern(raw_comm.decode("utf-8", "backslashreplace"))
-                known = comm, self._directory.identity(pid, comm, position)
-                if self._directory.processes.is_settled(pid):
-                    identities[pid, raw_comm] = known
-            ends.append(self._end(_Seen._make(seen), *known, offset_ns))
-        return ends
+        who = self._identified(slots, positions)
+        unix = slots["transport"] == Transport.UNIX
+        sides = _inet_sides(slots)
+        for row in np.flatnonzero(unix).tolist():
+            sides[row] = self._unix_sides(slots[row])
+        opened = slots["request_first_ns"].astype(np.int64)
+        opened = np.where(opened > 0, opened, slots["response_first_ns"].astype(np.int64)) + offset_ns
+        columns = (
+            slots["cookie"].tolist(),
+            slots["pid"].tolist(),
+            who,
+            slots["transport"].tolist(),
+            slots["role"].tolist(),
+            sides,
+            slots["netns"].tolist(),
+            opened.tolist(),
+            _peer_cookies(slots, unix),
+        )
+        return [self._end(*row) for row in zip(*columns, strict=True)]
 
-    def _end(self, seen: _Seen, comm: str, identity: Identity, offset_ns: int) -> End:
-        transport, role = _TRANSPORTS.get(seen.transport, "tcp"), _ROLES.get(seen.role, "")
+    def _identified(self, slots: np.ndarray, positions: list[int]) -> list[tuple[str, Identity]]:
+        """Return the name and the identity of each slot's process, looked up once where it can't change."""
+        known: dict[tuple[int, bytes], tuple[str, Identity]] = {}
+        who = []
+        for pid, raw, position in zip(slots["pid"].tolist(), slots["comm"].tolist(), positions, strict=True):
+            found = known.get((pid, raw))
+            if found is None:
+                comm = sys.intern(raw.decode("utf-8", "backslashreplace"))
+                found = comm, self._directory.identity(pid, comm, position)
+                if self._directory.processes.is_settled(pid):
+                    known[pid, raw] = found
+            who.append(found)
+        return who
+
+    def _end(  # noqa: PLR0913, PLR0917  # what a slot tells of its end
+        self,
+        cookie: int,
+        pid: int,
+        who: tuple[str, Identity],
+        transport_number: int,
+        role_number: int,
+        sides: tuple[Side, Side],
+        netns: int,
+        opened_ns: int,
+        peer_cookie: int,
+    ) -> End:
+        comm, identity = who
+        transport, role = _TRANSPORTS.get(transport_number, "tcp"), _ROLES.get(role_number, "")
+        local, remote = sides
+        flow, cookies = None, _NO_COOKIES
         if transport == "unix":
-            local, remote = self._unix_sides(seen, role)
-            flow, cookies = None, (seen.cookie, int.from_bytes(seen.remote_address[:8], "little"))
-        else:
-            local = (_address(seen.local_address, seen.family), seen.local_port)
-            remote = (_address(seen.remote_address, seen.family), seen.remote_port)
-            flow, cookies = _flow(role, transport, local, remote, seen.netns), _NO_COOKIES
+            cookies = (cookie, peer_cookie)
+        elif role:
+            flow = _flow(role, transport, local, remote, netns)
+        owner = self._owner(identity, role, transport)
         return End(
-            seen.cookie,
-            seen.pid,
+            cookie,
+            pid,
             comm,
             transport,
             role,
@@ -338,54 +370,41 @@ class Endpoints:
             remote,
             flow,
             cookies,
-            (seen.request_first_ns or seen.response_first_ns) + offset_ns,
+            opened_ns,
             self._batch,
             identity,
-            self._owner(identity, role, transport),
+            owner,
         )
 
-    def _unix_sides(self, seen: _Seen, role: str) -> tuple[Side, Side]:
-        if seen.kind in _OPENING and seen.request_length:
-            raw = seen.request[: seen.request_length]
+    def _unix_sides(self, slot: np.void) -> tuple[Side, Side]:
+        cookie, length = int(slot["cookie"]), int(slot["request_length"])
+        if int(slot["kind"]) in _OPENING and length:
+            raw = slot["request"].tobytes()[:length]
             # An abstract name starts with a NUL, which ss(8) and others show as @.
             path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
-            self._unix_paths[seen.cookie] = path
-        server: Side = (self._unix_paths.get(seen.cookie), None)
-        return (NOWHERE, server) if role == "client" else (server, NOWHERE)
+            self._unix_paths[cookie] = path
+        server: Side = (self._unix_paths.get(cookie), None)
+        return (NOWHERE, server) if int(slot["role"]) == Role.CLIENT else (server, NOWHERE)
 
 
-class _Seen(NamedTuple):
-    """What a slot tells of its endpoint, as Python objects."""
-
-    cookie: int
-    pid: int
-    comm: bytes
-    kind: int
-    transport: int
-    role: int
-    family: int
-    local_port: int
-    remote_port: int
-    request_length: int
-    netns: int
-    request_first_ns: int
-    response_first_ns: int
-    local_address: bytes
-    remote_address: bytes
-    request: bytes
+def _inet_sides(slots: np.ndarray) -> list[tuple[Side, Side]]:
+    """Return the local and the remote address and port of slots (n,)."""
+    local, remote = (_inet_side(slots, side) for side in ("local", "remote"))
+    return list(zip(local, remote, strict=True))
 
 
-_SCALARS = _Seen._fields.index("local_address")
+def _inet_side(slots: np.ndarray, side: str) -> Iterator[Side]:
+    addresses = map(_address, _cells(slots[f"{side}_address"]), slots["family"].tolist())
+    return zip(addresses, slots[f"{side}_port"].tolist(), strict=True)
 
 
-def _read(slots: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """Yield the fields of `_Seen` of slots (n,); taking them slot by slot would be ten times dearer."""
-    scalars = [slots[name].tolist() for name in _Seen._fields[:_SCALARS]]
-    addresses = [_cells(slots[name]) for name in ("local_address", "remote_address")]
-    # Only Unix sockets have a name there.
-    unix = (slots["transport"] == Transport.UNIX).any()
-    requests = _cells(slots["request"]) if unix else repeat(b"", len(slots))
-    return zip(*scalars, *addresses, requests, strict=True)
+def _peer_cookies(slots: np.ndarray, unix: NDArray[np.bool_]) -> list[int]:
+    """Return the cookie of the other end of Unix sockets among slots (n,), 0 where it is unknown."""
+    if not unix.any():
+        return [0] * len(slots)
+    words_ = np.ascontiguousarray(slots["remote_address"]).view(np.uint64)[:, 0]
+    cookies: list[int] = np.where(unix, words_, 0).tolist()
+    return cookies
 
 
 def _cells(column: NDArray[np.uint8]) -> list[bytes]:
@@ -394,10 +413,10 @@ def _cells(column: NDArray[np.uint8]) -> list[bytes]:
 
 
 def _flow(role: str, transport: str, local: Side, remote: Side, netns: int) -> Flow | None:
-    client, server = (local, remote) if role == "client" else (remote, local)
-    if client[0] is None or server[0] is None or not role:
+    (client, client_port), (server, server_port) = (local, remote) if role == "client" else (remote, local)
+    if client is None or server is None:
         return None
-    return Flow.of(role, transport, client[0], client[1] or 0, server[0], server[1] or 0, netns)
+    return Flow.of(role, transport, client, client_port or 0, server, server_port or 0, netns)
 
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
