@@ -71,7 +71,7 @@ class Cluster:
         self._pods = Pods(self._feed.offer, self._owners, self._limits, labels=labels, containers=True)
         self._others = Pods(self._feed.offer, self._owners, self._limits, labels=labels)
         self._services = Services(self._feed.offer, self._limits)
-        self._reflectors = list(self._first(node, others=others))
+        self._reflectors = self._first(node, others=others)
         self._tasks: asyncio.TaskGroup | None = None
 
     def start(self) -> None:
@@ -94,9 +94,7 @@ class Cluster:
 
     def _first(self, node: str, *, others: bool) -> list[Reflector]:
         """Return what is watched from the start: an owner kind is only once a pod needs it."""
-        own = Source(
-            "pods of this node" if node else "pods", "/api/v1/pods", node and f"spec.nodeName={node}"
-        )
+        own = Source("pods of this node", _PODS, f"spec.nodeName={node}") if node else Source("pods", _PODS)
         reflectors = [self._reflector(own, self._pods)]
         if node and others:
             elsewhere = Source("pods of other nodes", _PODS, _ELSEWHERE.format(node))
