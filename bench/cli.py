@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import agent_cpu, bpf, cluster, footprint, kept, loss, machine, naming, stages
+from bench import agent_cpu, bpf, cluster, footprint, kept, loss, machine, naming, postgresql, stages
 from bench.plan import FULL, QUICK
 from bench.report import Outcome, Run
 
@@ -44,6 +44,7 @@ _BENCHMARKS = {
     "idle": _Benchmark(footprint.measure_idle),
     "stages": _Benchmark(stages.measure, live=False),
     "naming": _Benchmark(naming.measure, live=False),
+    "postgresql": _Benchmark(postgresql.measure, live=False),
     "cluster": _Benchmark(cluster.measure, live=False),
 }
 

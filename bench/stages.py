@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from masdeepflow.sinks.base import Sink
 
-__all__ = ["measure"]
+__all__ = ["cpu_ns", "cut", "measure", "new_pipeline", "sink_ns", "stamp"]
 
 _RECORDS = 32768  # 16 MiB of slots
 _CONNECTIONS = 16
@@ -95,7 +95,7 @@ def _turn(number: int, urls: int) -> dict[str, object]:
     )
 
 
-def _stamp(slots: np.ndarray) -> np.ndarray:
+def stamp(slots: np.ndarray) -> np.ndarray:
     """Put the turns 10 us apart, each 100 to 300 us long, as under wrk."""
     generator = np.random.default_rng(1)
     start = 1_000_000_000 + 10_000 * np.arange(len(slots), dtype=np.uint64)
@@ -110,25 +110,26 @@ def _slots(urls: int) -> np.ndarray:
     distinct = make_slots(
         *(_turn(number, urls) for number in range(_RECORDS if urls > 1 else 2 * _CONNECTIONS))
     )
-    return _stamp(np.resize(distinct, _RECORDS))
+    return stamp(np.resize(distinct, _RECORDS))
 
 
-def _pipeline() -> Pipeline:
+def new_pipeline() -> Pipeline:
+    """Return a pipeline of all protocols that shows everything."""
     return Pipeline(registry.load(), Directory(), filters.parse((), ()))
 
 
-def _batches(pipeline: Pipeline, slots: np.ndarray, size: int) -> list[_Batch]:
+def cut(pipeline: Pipeline, slots: np.ndarray, size: int) -> list[_Batch]:
     """Cut the records into batches of `size`; the pipeline knows all connections afterwards."""
     batches = []
     for start in range(0, len(slots) - size + 1, size):
-        cut = slots[start : start + size]
-        tables, events = pipeline.process(cut, _REALTIME_OFFSET)
+        some = slots[start : start + size]
+        tables, events = pipeline.process(some, _REALTIME_OFFSET)
         assert sum(map(len, tables)) == size
-        batches.append(_Batch(cut, Output(tables, events, _FUTURE, pipeline.records)))
+        batches.append(_Batch(some, Output(tables, events, _FUTURE, pipeline.records)))
     return batches
 
 
-def _cost(work: Callable[[_Batch], object], batches: list[_Batch], rounds: int) -> float:
+def cpu_ns(work: Callable[[_Batch], object], batches: list[_Batch], rounds: int) -> float:
     """Return the median over rounds of the CPU time in ns for each record."""
     records = sum(len(batch.slots) for batch in batches)
     return median(sum(_cold(work, batch) for batch in batches) / records for _ in range(rounds))
@@ -142,8 +143,9 @@ def _cold(work: Callable[[_Batch], object], batch: _Batch) -> int:
     return time.process_time_ns() - start
 
 
-def _sink_cost(sink: Sink, batches: list[_Batch], rounds: int) -> float:
-    cost = _cost(lambda batch: sink.write(batch.output), batches, rounds)
+def sink_ns(sink: Sink, batches: list[_Batch], rounds: int) -> float:
+    """Return the same for what a sink does with the batches."""
+    cost = cpu_ns(lambda batch: sink.write(batch.output), batches, rounds)
     sink.close(Summary(0))
     return cost
 
@@ -151,7 +153,7 @@ def _sink_cost(sink: Sink, batches: list[_Batch], rounds: int) -> float:
 def _log_cost(log: type[JsonLog | TextLog], batches: list[_Batch], rounds: int) -> float:
     null = os.open(os.devnull, os.O_WRONLY)
     writer = LineWriter(null, blocking=True)
-    cost = _sink_cost(log(writer), batches, rounds)
+    cost = sink_ns(log(writer), batches, rounds)
     os.close(null)
     assert writer.lost == 0
     return cost
@@ -159,15 +161,15 @@ def _log_cost(log: type[JsonLog | TextLog], batches: list[_Batch], rounds: int) 
 
 def _costs(urls: int, size: int, rounds: int) -> Iterator[float]:
     """Yield the cost of each of `_STAGES`."""
-    pipeline = _pipeline()
-    batches = _batches(pipeline, _slots(urls), size)
+    pipeline = new_pipeline()
+    batches = cut(pipeline, _slots(urls), size)
     http = next(number for number, known in enumerate(pipeline.registry.protocols) if known.name == "http")
-    endpoints = _cost(lambda batch: pipeline.endpoints.codes(batch.slots), batches, rounds)
-    recognise = _cost(lambda batch: pipeline.registry.choose(batch.slots), batches, rounds)
-    parse = _cost(lambda batch: pipeline.registry.parse(http, batch.slots), batches, rounds)
-    whole = _cost(lambda batch: pipeline.process(batch.slots, _REALTIME_OFFSET), batches, rounds)
+    endpoints = cpu_ns(lambda batch: pipeline.endpoints.codes(batch.slots), batches, rounds)
+    recognise = cpu_ns(lambda batch: pipeline.registry.choose(batch.slots), batches, rounds)
+    parse = cpu_ns(lambda batch: pipeline.registry.parse(http, batch.slots), batches, rounds)
+    whole = cpu_ns(lambda batch: pipeline.process(batch.slots, _REALTIME_OFFSET), batches, rounds)
     yield from (endpoints, recognise, parse, whole - endpoints - parse, whole)
-    yield _sink_cost(Metrics(), batches, rounds)
+    yield sink_ns(Metrics(), batches, rounds)
     yield from map(partial(_log_cost, batches=batches, rounds=rounds), (JsonLog, TextLog))
 
 

@@ -51,9 +51,10 @@ class Encoded:
     @classmethod
     def from_list(cls, items: list[str | None]) -> Encoded:
         """Encode one string (or None) per row: scalar paths and tests."""
-        seen: dict[str, int] = {}
-        codes = [ABSENT if item is None else seen.setdefault(item, len(seen)) for item in items]
-        return cls(np.array(codes, np.int32), list(seen))
+        values = [item for item in dict.fromkeys(items) if item is not None]
+        places: dict[str | None, int] = {value: place for place, value in enumerate(values)}
+        places[None] = ABSENT
+        return cls(np.fromiter(map(places.__getitem__, items), np.int32, len(items)), values)
 
 
 def _check_column(column: object, size: int, kind: str) -> None:

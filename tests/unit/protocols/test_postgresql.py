@@ -785,6 +785,34 @@ def test_random_bytes_are_not_mistaken() -> None:
 # Columns
 
 
+VALUES = st.binary(max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(VALUES, VALUES, st.sampled_from(range(9))), min_size=1, max_size=30))
+def test_values_do_not_matter(turns: list[tuple[bytes, bytes, int]]) -> None:
+    """Executions with other values, and results with other rows, read as the reference reads them."""
+    tails = (DESCRIBE + execute() + SYNC, execute() + SYNC, DESCRIBE + SYNC)
+    slots = make_slots(
+        *(
+            turn(
+                (parse(SELECT) if kind % 2 else b"")
+                + bind(b"" if kind % 2 else b"s", value=value)
+                + tails[kind % 3],
+                (PARSED if kind % 2 else b"")
+                + BOUND
+                + (described(b"a") if kind < 6 else b"")
+                + row(result) * (kind % 4)
+                + (tag(b"SELECT %d" % (kind % 3)) if kind != 5 else SUSPENDED)
+                + READY,
+                cookie=number,
+            )
+            for number, (value, result, kind) in enumerate(turns)
+        )
+    )
+    check_equal([slots, cut(slots, 64, 40)])
+
+
 def mixed(number: int) -> np.ndarray:
     """Return turns of many connections: common ones, and some of each other kind."""
     random = np.random.default_rng(number)
@@ -838,6 +866,21 @@ def test_most_turns_are_read_as_columns() -> None:
     cookies, owner = np.unique(slots["cookie"], return_inverse=True)
     commons = parser._common.read(slots, cookies.tolist(), owner, parser._connections)
     assert len(commons.rows) > len(slots) // 4
+
+
+def test_statements_that_differ_in_digits() -> None:
+    """Those of literals do not count; those of names do, and are kept apart."""
+    tables = ["t", "t", "t1", "t1", "t22"]
+    texts = [f"ALTER TABLE {table} SET (n = {number})" for number, table in enumerate(tables, 98)]
+    found = rows(*(turn(query(text), tag(b"ALTER TABLE") + READY) for text in texts))
+    assert [one["db.query.text"] for one in found] == texts
+    assert [one["db.query.summary"] for one in found] == [f"ALTER TABLE {table}" for table in tables]
+
+
+def test_statements_with_a_zero_in_them() -> None:
+    """They end there, among others that do not."""
+    found = rows(turn(query(b"SELECT 1\0x"), RESULT + READY), turn(query("SELECT 2"), RESULT + READY))
+    assert [one["db.query.text"] for one in found] == ["SELECT 1", "SELECT 2"]
 
 
 def test_known_hashes_change_nothing() -> None:

@@ -7,21 +7,34 @@ connections turn by turn: so both give the same.
 from __future__ import annotations
 
 import re
+from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from masdeepflow.batch import payloads
-from masdeepflow.columns import row_hash
+from masdeepflow.columns import prefix, row_hash
 from masdeepflow.protocols.postgresql.asked import Asked, ask
 from masdeepflow.protocols.postgresql.connection import Connection, Turn
+from masdeepflow.protocols.postgresql.outlines import request_outlines, response_outlines
 from masdeepflow.protocols.postgresql.parsed import Coded, Commons
 from masdeepflow.protocols.postgresql.replies import UNSEEN
-from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, read_request, unknown_statement
+from masdeepflow.protocols.postgresql.requests import (
+    HEADER_BYTES,
+    HIDDEN,
+    NOTHING,
+    Command,
+    commands_of,
+    read_request,
+    unknown_statement,
+)
 from masdeepflow.recall import Recall
 from masdeepflow.schema import Flag, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from masdeepflow.protocols.postgresql.connection import Connections
@@ -34,28 +47,42 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that nothing is lost when it is multiplied: keeps what is mixed into a hash apart."""
 _KINDS = re.compile(r"Q|P?B?D?E?S?")
 _ASKED = re.compile(r"QS|P?B?D?[Ee]S")
+_NONE, _QUERY = -1, 0
+_SHAPES = {"QS": _QUERY}
+"""Shapes by their kinds, numbered as they are met; there are fewer than twenty."""
+
+
+_SHAPE_OF = itemgetter(0)
 
 
 class _Plain(NamedTuple):
     """A request that asks one thing which needs no more than its answer.
 
-    shape: kinds of what it asks, `e` for an Execute that may not be there. command: what it shows, None if it
-    executes `statement`, which was parsed in an earlier turn. parsed: the statement without a name that it
-    parses.
+    shape: number of the kinds of what it asks, in `_SHAPES`, with `e` for an Execute that may not be there;
+    or `_NONE`. command: what it shows, None if it executes `statement`, which was parsed in an earlier turn.
+    parsed: the statement without a name that it parses.
     """
 
-    shape: str
+    shape: int
     command: Command | None
     statement: str
     parsed: Command | None
 
 
-def _read_plain(data: bytes, total: int) -> _Plain | None:
-    """Return a request as the columns need it, None if its connection has to be followed turn by turn."""
+_ODD_ONE = _Plain(_NONE, None, "", None)
+"""Any other request."""
+
+
+def _number(shape: str) -> int:
+    return _SHAPES.setdefault(shape, len(_SHAPES))
+
+
+def _read_plain(data: bytes, total: int) -> _Plain:
+    """Return a request as the columns need it, `_ODD_ONE` if it has to be followed turn by turn."""
     request = read_request(data, total)
     kinds = "".join(message.kind for message in request.messages)
     if not kinds or request.broken or not _KINDS.fullmatch(kinds):
-        return None
+        return _ODD_ONE
     by_kind = {message.kind: message for message in request.messages}
     parse, bind, execute = (by_kind.get(kind) for kind in "PBE")
     statements: dict[str, Command] = {}
@@ -63,12 +90,45 @@ def _read_plain(data: bytes, total: int) -> _Plain | None:
     shape = "".join(one.kind if one.certain else "e" for one in asked)
     shown = [one.command for one in asked if one.command]
     if not _ASKED.fullmatch(shape) or len(shown) != 1 or (parse and parse.name):
-        return None
+        return _ODD_ONE
     if bind and (bind.portal or (execute and execute.portal) or bool(bind.name) == bool(parse)):
-        return None
+        return _ODD_ONE
     if kinds == "Q" or parse:
-        return _Plain(shape, shown[0], "", parse and parse.command)
-    return None if shown[0].truncated or not bind else _Plain(shape, None, bind.name or "", None)
+        return _Plain(_number(shape), shown[0], "", parse and parse.command)
+    return _ODD_ONE if shown[0].truncated or not bind else _Plain(_number(shape), None, bind.name or "", None)
+
+
+def _read_plains(slots: np.ndarray, rows: NDArray[np.intp]) -> list[_Plain]:
+    """Return the requests of `rows` (m,), those that are one query in one go: there may be many of them."""
+    queries = _are_queries(slots, rows)
+    if queries.all():
+        return [*_read_queries(payloads(slots, "request", rows))]
+    places = np.concatenate([np.flatnonzero(queries), np.flatnonzero(~queries)]).tolist()
+    others = rows[~queries]
+    columns = payloads(slots, "request", others), slots["request_bytes"][others].tolist()
+    read = [*_read_queries(payloads(slots, "request", rows[queries])), *map(_read_plain, *columns)]
+    plains = [_ODD_ONE] * len(rows)
+    for place, plain in zip(places, read, strict=True):
+        plains[place] = plain
+    return plains
+
+
+def _are_queries(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which of `rows` (m,) are one simple query, all of it captured."""
+    head = prefix(slots["request"][rows, :8], 8).byteswap()
+    lengths, total = slots["request_length"][rows].astype(np.int64), slots["request_bytes"][rows]
+    last = slots["request"][rows, np.minimum(lengths, slots["request"].shape[1]) - 1]
+    framed = head >> np.uint64(24) == (total - np.uint64(1)) | np.uint64(ord("Q") << 32)
+    queries: NDArray[np.bool_] = framed & (lengths == total) & (lengths > HEADER_BYTES) & (last == 0)
+    return queries
+
+
+def _read_queries(queries: list[bytes]) -> Iterable[_Plain]:
+    """Return what simple queries, each with the zero at its end, ask."""
+    text = b"".join([query[HEADER_BYTES:] for query in queries])
+    if text.count(0) != len(queries):
+        return [_read_plain(query, len(query)) for query in queries]
+    return map(_Plain, repeat(_QUERY), commands_of(text), repeat(""), repeat(None))
 
 
 def _read_reply(shape: str, data: bytes, total: int) -> Reply | None:
@@ -93,14 +153,27 @@ def _keys(slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> NDArray[np.ui
     return keys
 
 
+def _distinct(
+    keys: NDArray[np.uint64],
+    rows: NDArray[np.intp],
+    fits: NDArray[np.bool_],
+    outlines: NDArray[np.uint64],
+) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    """Return where (k,) among `rows` (m,) the first of each kind is, and the kind of each row (m,), int32.
+
+    Of a kind are those with the same outline where they have one (fits), else with the same key.
+    """
+    first, codes = np.unique(np.where(fits, outlines, keys[rows]), return_index=True, return_inverse=True)[1:]
+    return first, codes.astype(np.int32)
+
+
 class Common:
     """Reads the common turns; each distinct request, and each distinct response to a shape of it, once."""
 
     def __init__(self) -> None:
         """Start with nothing remembered."""
-        self._requests: Recall[_Plain | None] = Recall()
+        self._requests: Recall[_Plain] = Recall()
         self._replies: Recall[Reply | None] = Recall()
-        self._shapes: dict[str, int] = {}
 
     def read(
         self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.intp], connections: Connections
@@ -129,23 +202,17 @@ class Common:
         namespaces = Coded(owner[rows].astype(np.int32), databases)
         return Commons(rows, commands, found, namespaces)
 
-    def _read_requests(self, slots: np.ndarray) -> tuple[Coded[_Plain | None], NDArray[np.int64]]:
+    def _read_requests(self, slots: np.ndarray) -> tuple[Coded[_Plain], NDArray[np.int64]]:
         """Return the requests of slots (n,), and of each distinct one the number of its shape, or -1."""
 
-        def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Plain | None]]:
-            first, codes = np.unique(keys[missing], return_index=True, return_inverse=True)[1:]
-            rows = missing[first]
-            columns = payloads(slots, "request", rows), slots["request_bytes"][rows].tolist()
-            return codes.astype(np.int32), list(map(_read_plain, *columns))
+        def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Plain]]:
+            first, codes = _distinct(keys, missing, *request_outlines(slots, missing))
+            return codes, _read_plains(slots, missing[first])
 
         keys = _keys(slots, "request", np.arange(len(slots)))
         requests = Coded(*self._requests.encode(keys, read))
-        shapes = [-1 if plain is None else self._number(plain.shape) for plain in requests.values]
-        return requests, np.array(shapes, np.int64)
-
-    def _number(self, shape: str) -> int:
-        """Return the number of a shape; there are fewer than a hundred."""
-        return self._shapes.setdefault(shape, len(self._shapes))
+        shapes = np.fromiter(map(_SHAPE_OF, requests.values), np.int64, len(requests.values))
+        return requests, shapes
 
     def _read_replies(
         self, slots: np.ndarray, rows: NDArray[np.intp], shapes: NDArray[np.int64]
@@ -153,11 +220,13 @@ class Common:
         """Return the replies of rows (m,) to requests of shapes (m,)."""
 
         def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Reply | None]]:
-            first, codes = np.unique(keys[missing], return_index=True, return_inverse=True)[1:]
+            fits, outlines = response_outlines(slots, rows[missing])
+            outlines ^= shapes[missing].astype(np.uint64) * _SPREAD
+            first, codes = _distinct(keys, missing, fits, outlines)
             some = rows[missing[first]]
-            names = map(list(self._shapes).__getitem__, shapes[missing[first]].tolist())
+            names = map(list(_SHAPES).__getitem__, shapes[missing[first]].tolist())
             columns = names, payloads(slots, "response", some), slots["response_bytes"][some].tolist()
-            return codes.astype(np.int32), list(map(_read_reply, *columns))
+            return codes, list(map(_read_reply, *columns))
 
         keys = _keys(slots, "response", rows)
         keys ^= (shapes + 1).astype(np.uint64) * _SPREAD
@@ -165,34 +234,34 @@ class Common:
 
     def _learn(
         self,
-        requests: Coded[_Plain | None],
+        requests: Coded[_Plain],
         rows: NDArray[np.intp],
         owner: NDArray[np.intp],
         cookies: list[int],
         connections: Connections,
     ) -> None:
         """Remember the last statement without a name that each connection parsed in rows (m,)."""
-        parses = np.array([plain is not None and plain.parsed is not None for plain in requests.values], bool)
+        parses = np.array([plain.parsed is not None for plain in requests.values], bool)
         if not parses.any():
             return
         rows = rows[parses[requests.codes[rows]]][::-1]
         owners, last = np.unique(owner[rows], return_index=True)
         for place, code in zip(owners.tolist(), requests.codes[rows[last]].tolist(), strict=True):
             plain = requests.values[code]
-            if plain and plain.parsed:
+            if plain.parsed:
                 connections.remember(cookies[place], plain.parsed)
 
 
 def _commands(
-    requests: Coded[_Plain | None],
+    requests: Coded[_Plain],
     rows: NDArray[np.intp],
     owner: NDArray[np.intp],
     known: list[Connection | None],
-) -> Coded[Command | None]:
+) -> Coded[Command]:
     """Return what rows (m,) show; statements are looked up once for each pair of connection and request."""
     codes = requests.codes[rows]
-    looked_up = np.array([plain is not None and plain.command is None for plain in requests.values], bool)
-    commands = [plain and plain.command for plain in requests.values]
+    commands = [plain.command or NOTHING for plain in requests.values]
+    looked_up = np.array([plain.command is None for plain in requests.values], bool)
     if not looked_up.any():
         return Coded(codes, commands)
     places = np.flatnonzero(looked_up[codes])
@@ -201,10 +270,9 @@ def _commands(
     codes[places] = found + len(commands)
     for pair in pairs.tolist():
         place, code = divmod(pair, len(requests.values))
-        commands.append(_statement(known[place], requests.values[code]))
+        commands.append(_statement(known[place], requests.values[code].statement))
     return Coded(codes, commands)
 
 
-def _statement(connection: Connection | None, plain: _Plain | None) -> Command:
-    name = plain.statement if plain else ""
+def _statement(connection: Connection | None, name: str) -> Command:
     return (connection and connection.statements.get(name)) or unknown_statement(name)

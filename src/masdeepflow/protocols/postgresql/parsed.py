@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from masdeepflow.protocols.postgresql.requests import NOTHING
 from masdeepflow.table import Encoded, Parsed
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Commons(NamedTuple):
     """Transactions of m turns. rows: intp (m,), ascending."""
 
     rows: NDArray[np.intp]
-    commands: Coded[Command | None]
+    commands: Coded[Command]
     replies: Coded[Reply]
     namespaces: Coded[str | None]
 
@@ -56,25 +58,24 @@ def to_parsed(
     # The order of several transactions of one turn is kept.
     order = np.argsort(rows, kind="stable") if transactions else np.arange(len(rows))
     rows = rows[order]
-    commands = _join(commons.commands, [found.command for found in transactions], order)
+    commands = _join(commons.commands, [found.command or NOTHING for found in transactions], order)
     replies = _join(commons.replies, [found.reply for found in transactions], order)
     namespaces = _join(commons.namespaces, [found.namespace for found in transactions], order)
     system = np.zeros(len(rows), np.int32)
     return Parsed(
         rows,
-        _column(commands, lambda command: command and command.text),
-        _column(replies, lambda reply: reply.text),
-        _flags(replies, lambda reply: reply.error),
-        _flags(commands, lambda command: bool(command and command.truncated))
-        | _flags(replies, lambda reply: reply.truncated),
+        _column(commands, attrgetter("text")),
+        _column(replies, attrgetter("text")),
+        _flags(replies, attrgetter("error")),
+        _flags(commands, attrgetter("truncated")) | _flags(replies, attrgetter("truncated")),
         {
             "db.system.name": Encoded(system, ["postgresql"]),
-            "db.query.text": _column(commands, lambda command: command and command.query),
-            "db.query.summary": _column(commands, lambda command: command and command.summary),
-            "db.operation.name": _column(commands, lambda command: command and command.operation),
-            "db.namespace": _column(namespaces, lambda name: name),
-            "db.response.status_code": _column(replies, lambda reply: reply.code),
-            "db.response.message": _column(replies, lambda reply: reply.message),
+            "db.query.text": _column(commands, attrgetter("query")),
+            "db.query.summary": _column(commands, attrgetter("summary")),
+            "db.operation.name": _column(commands, attrgetter("operation")),
+            "db.namespace": _spread(namespaces),
+            "db.response.status_code": _column(replies, attrgetter("code")),
+            "db.response.message": _column(replies, attrgetter("message")),
         },
         _base(slots, rows, order, transactions),
         opaque,
@@ -93,12 +94,17 @@ def _join(common: Coded[H], others: Sequence[H], order: NDArray[np.intp]) -> Cod
 
 def _column(coded: Coded[T], show: Callable[[T], str | None]) -> Encoded:
     """Return the column of what the values show, in which equal strings have one code."""
-    encoded = Encoded.from_list([show(value) for value in coded.values])
+    encoded = Encoded.from_list(list(map(show, coded.values)))
     return Encoded(encoded.codes[coded.codes], encoded.values)
 
 
+def _spread(names: Coded[str | None]) -> Encoded:
+    encoded = Encoded.from_list(names.values)
+    return Encoded(encoded.codes[names.codes], encoded.values)
+
+
 def _flags(coded: Coded[T], show: Callable[[T], bool]) -> NDArray[np.bool_]:
-    flags: NDArray[np.bool_] = np.array([show(value) for value in coded.values], bool)[coded.codes]
+    flags: NDArray[np.bool_] = np.fromiter(map(show, coded.values), bool, len(coded.values))[coded.codes]
     return flags
 
 

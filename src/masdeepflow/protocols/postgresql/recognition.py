@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["recognise"]
 
 _NOT_MINE = 0
+_ROUNDS = 4
+"""How often the first turn of each connection that is left is looked at, before all are."""
 _FIRST = np.zeros(256, bool)
 _FIRST[list(b"QPBEDCSFX")] = True
 _MAJOR_3, _CODES = 0x0003, (0x04D2162E, 0x04D2162F, 0x04D21630)
@@ -66,11 +68,28 @@ class _Part(NamedTuple):
 
 
 def recognise(slots: np.ndarray) -> NDArray[np.uint8]:
-    """Return a score (n,), uint8, for turns of connections not known yet: 0 is "not mine"."""
+    """Return a score (n,), uint8, for turns of connections not known yet: 0 is "not mine".
+
+    It is 0 too behind a turn that makes the connection this protocol's: those are not looked at.
+    """
     scores = np.zeros(len(slots), np.uint8)
-    for turn in read_turns(slots, np.flatnonzero(_may_be(slots))):
-        scores[turn.row] = _score_startup(turn) if turn.request[0] == 0 else _score_messages(turn)
+    rows = np.flatnonzero(_may_be(slots))
+    for _ in range(_ROUNDS):
+        cookies = slots["cookie"][rows]
+        first = np.unique(cookies, return_index=True)[1]
+        _score(slots, rows[first], scores)
+        sure = cookies[first[scores[rows[first]] >= LIKELY]]
+        left = ~np.isin(cookies, sure)
+        left[first] = False
+        rows = rows[left]
+    _score(slots, rows, scores)
     return scores
+
+
+def _score(slots: np.ndarray, rows: NDArray[np.intp], scores: NDArray[np.uint8]) -> None:
+    """Put the scores of `rows` (m,) into `scores` (n,)."""
+    for turn in read_turns(slots, rows):
+        scores[turn.row] = _score_startup(turn) if turn.request[0] == 0 else _score_messages(turn)
 
 
 def _may_be(slots: np.ndarray) -> NDArray[np.bool_]:

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 from masdeepflow.redact import summarize_sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "HEADER_BYTES",
     "HIDDEN",
     "LENGTH_BYTES",
+    "NOTHING",
     "Command",
     "Message",
     "Request",
     "Startup",
     "command_of",
+    "commands_of",
     "decode",
     "read_request",
     "unknown_statement",
@@ -33,6 +39,8 @@ LENGTH_BYTES = 4
 
 _ELLIPSIS = "…"
 _REMEMBERED = 4096
+_UNLIKE = ("", None)
+_NO_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 # The first bytes of a UTF-8 character whose rest is beyond the end.
 _CUT_CHARACTER = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z")
 
@@ -60,6 +68,8 @@ class Command(NamedTuple):
 
 HIDDEN = Command(None, None, None, None, truncated=True)
 """A command beyond the payload prefix."""
+NOTHING = Command(None, None, None, None)
+"""What there is of a command where a server says something unasked."""
 
 
 class Message(NamedTuple):
@@ -107,12 +117,29 @@ def decode(data: bytes, *, cut: bool) -> str:
     return _CUT_CHARACTER.sub(b"", data).decode("utf-8", "backslashreplace") + _ELLIPSIS
 
 
-@lru_cache(_REMEMBERED)
 def command_of(statement: bytes, *, cut: bool) -> Command:
     """Return what running a statement shows. cut: the rest of it is beyond the prefix."""
     text = decode(statement, cut=cut)
     operation, summary = summarize_sql(text)
     return Command(f"PostgreSQL Query: {text}", text, operation or "QUERY", summary or None, truncated=cut)
+
+
+def commands_of(statements: bytes) -> Iterable[Command]:
+    """Return the same for statements with a zero behind each; those that differ in digits are read as one."""
+    texts = decode(statements, cut=False).split("\0")[:-1]
+    alike = [*map(_read_alike, statements.translate(_NO_DIGITS).split(b"\0")[:-1])]
+    if _UNLIKE in alike:
+        return [command_of(text, cut=False) for text in statements.split(b"\0")[:-1]]
+    operations, summaries = zip(*alike, strict=True) if alike else ((), ())
+    lines = map("PostgreSQL Query: ".__add__, texts)
+    return map(Command, lines, texts, operations, summaries, repeat(False))  # noqa: FBT003
+
+
+@lru_cache(_REMEMBERED)
+def _read_alike(statement: bytes) -> tuple[str, str | None]:
+    """Return operation and summary of all that differ in digits; `_UNLIKE` if the summary has some."""
+    found = command_of(statement, cut=False)
+    return _UNLIKE if found.summary and "0" in found.summary else (found.operation or "", found.summary)
 
 
 def unknown_statement(name: str) -> Command:
