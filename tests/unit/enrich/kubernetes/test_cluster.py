@@ -119,8 +119,8 @@ def test_a_server_that_goes_away_leaves_what_is_known(api: ApiServer, watch_clus
     api.remove(old)
     api.put(pod("new", "10.0.0.2", start=60))
     api.start()
+    watcher.until(lambda: watcher.name_at("10.0.0.2", 61) == "new")
     watcher.until_connected()
-    assert watcher.name_at("10.0.0.2", 61) == "new"
     assert watcher.state().relists == 0
 
 
