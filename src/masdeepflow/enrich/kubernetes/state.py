@@ -15,10 +15,10 @@ __all__ = ["ClusterState", "Counters", "Link", "describe"]
 class ClusterState(NamedTuple):
     """What `/healthz` and the metrics tell.
 
-    connected: whether all that is watched is, or is being brought, up to date. since: Unix time in s of the last change of
-    `connected`. sentence: for people. events: objects received. reconnects: after a watch or list failed.
-    relists: because a version was too old. dropped: what could not be read, or was not taken in time.
-    cut: names and lists beyond their limits. pods, services: known now.
+    connected: whether all that is watched is, or is being brought, up to date. since: Unix time in s of the
+    last change of `connected`. sentence: for people. events: objects received. reconnects: after a watch or
+    list failed. relists: because a version was too old. dropped: what could not be read or kept, or was not
+    taken in time. cut: names and lists beyond their limits. pods, services: known now.
     """
 
     connected: bool
