@@ -246,6 +246,15 @@ def test_a_connection_that_says_nothing_is_given_up(reflect: Reflect) -> None:
         running.until_names("a", "b")
 
 
+def test_a_slow_server_is_waited_for(api: ApiServer, reflect: Reflect) -> None:
+    """As long as it is not silent for too long."""
+    api.put(pod("a"))
+    api.faults.slow_s = 0.5
+    running = reflect(api)
+    running.until_names("a")
+    assert running.counters.reconnects == 0
+
+
 def test_errors_of_the_server_are_told_in_its_own_words(api: ApiServer, reflect: Reflect) -> None:
     """With the remedy where there is one, and tried again until it works."""
     api.put(pod("a"))
