@@ -127,8 +127,8 @@ class Ledger:
         if new <= 0:
             return
         self._moved[service.index] = service.moved_bytes
-        names = self._pipeline.names(service.pid, service.port, service.role)
-        moved = _moved(service, names and names[0], new)
+        seen = self._pipeline.seen(service.pid, service.port, service.role)
+        moved = _moved(service, seen, new)
         if self.keep_fresh:
             self._fresh_moved.append(moved)
         _add_moved(self._metrics, self._pipeline, moved)

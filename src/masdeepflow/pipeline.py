@@ -118,9 +118,19 @@ class Pipeline:
         return slots[~life]
 
     def names(self, pid: int, port: int, role: int) -> tuple[Endpoint, str] | None:
-        """Return an endpoint and the protocol of what the kernel counts by process, port and role."""
+        """Return an endpoint and the protocol of what the kernel counts by process, port and role.
+
+        None as long as no protocol was recognised there.
+        """
         known = self.endpoints.services.get((pid, port, role))
-        return known and (known[0].endpoint(), self.registry.name(known[1]))
+        if known is None or known[1] == NO_PROTOCOL:
+            return None
+        return known[0].endpoint(), self.registry.name(known[1])
+
+    def seen(self, pid: int, port: int, role: int) -> Endpoint | None:
+        """Return an endpoint of what the kernel counts by process, port and role; None if none was seen."""
+        known = self.endpoints.services.get((pid, port, role))
+        return known and known[0].endpoint()
 
     def _forget(self, events: np.ndarray) -> None:
         ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]

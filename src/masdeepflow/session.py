@@ -21,6 +21,7 @@ from masdeepflow.cli import options as cli_options
 from masdeepflow.cli.accelerate import parse_ports
 from masdeepflow.cli.errors import HostError, UsageError
 from masdeepflow.enrich.directory import Directory
+from masdeepflow.escape import escape
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.recording import Recorder, Recording, RecordingError
@@ -183,7 +184,7 @@ def run_live(
 
     reload: reads the options anew for SIGHUP. Raises HostError or UsageError before anything is printed.
     """
-    logging.basicConfig(level=logging.WARNING, format="masdeepflow: %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     if options.ring_mib & (options.ring_mib - 1):
         raise UsageError(f"--ring-mib is a power of two, not {options.ring_mib}")
     shown = cli_options.shown(options)
@@ -244,6 +245,19 @@ def _acceleration(options: Options) -> Iterator[None]:
         _tell("\n".join(service.close().lines()))
 
 
+class _Printable(logging.Formatter):
+    """Lines that hold nothing a terminal obeys: what a parser raises may quote what strangers sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(escape, super().format(record).split("\n")))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("masdeepflow: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
 def _be_prompt() -> None:
     """Run before ordinary processes: the agent needs little, but a ring that is read late has lost turns."""
     with contextlib.suppress(OSError):  # without CAP_SYS_NICE it is one among others
@@ -300,6 +314,7 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
 
     Raises UsageError for what is no whole recording, HostError if stdout takes no lines.
     """
+    _log_to_stderr()
     shown = cli_options.shown(options)
     try:
         recording = Recording(path, partial=partial)

@@ -500,6 +500,16 @@ def test_what_was_parsed_is_held_against_what_moved(bench: Bench) -> None:
     assert bench.agent.summary().coverage == summary.coverage
 
 
+def test_what_nobody_understands_goes_under_the_name_of_its_records(bench: Bench) -> None:
+    """Not under the process's short name, if somebody gave it another."""
+    server = {"role": Role.SERVER, "local_port": 80, "remote_port": 5000, "pid": 42, "comm": b"nginx"}
+    bench.pipeline.learn([ProcessFact(42, "nginx", "nginx", service="shop")])
+    bench.pipeline.process(make_slots(turn(b"\x16\x03", b"\x16\x03", **server)), 0)
+    bench.probes.signals = [_moved(70)]
+    bench.agent.summary()
+    assert _coverage(bench) == {"shop": (0, 70)}
+
+
 def test_what_moved_is_read_before_the_ring(bench: Bench) -> None:
     """Or what comes between the two reads would look as if it had not been understood."""
     server = {"role": Role.SERVER, "local_port": 80, "remote_port": 5000, "pid": 42, "comm": b"nginx"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -191,6 +192,18 @@ def test_a_parser_that_fails_is_told_in_the_end(
     out, err = capfd.readouterr()
     assert [found.get("protocol") for found in map(json.loads, out.splitlines())] == ["tcp", "tcp", None]
     assert "parsers failed at 2 batches (http 2)" in err
+
+
+def test_what_a_parser_raises_can_not_reach_the_terminal_raw(capfd: pytest.CaptureFixture[str]) -> None:
+    """It may quote what strangers sent: line by line, escaped."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        session._log_to_stderr()
+        root.error("broken:\n%s \x1b[31m\u202e", "caf\u00e9")
+    finally:
+        root.handlers = before
+    assert capfd.readouterr().err == "masdeepflow: broken:\ncaf\u00e9 \\x1b[31m\\u202e\n"
 
 
 def test_metrics_are_served_while_it_runs(probes: FakeProbes) -> None:

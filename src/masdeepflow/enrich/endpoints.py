@@ -66,7 +66,9 @@ class Endpoints:
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
         self.services: dict[tuple[int, int, int], tuple[End, int]] = {}
-        """(PID, server port, role) -> end and protocol seen last: names turns that the ring lost."""
+        """(PID, server port, role) -> end and protocol seen last, `NO_PROTOCOL` if none was recognised there:
+        names what only the kernel counted.
+        """
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -145,6 +147,8 @@ class Endpoints:
     def _enter(self, code: int, end: End) -> None:
         for subject in end.subjects:
             self._by_subject[subject].add(code)
+        if _service_key(end) not in self.services:
+            self._name_service(end, NO_PROTOCOL)
         self._meet(code, end)
 
     def _meet(self, code: int, end: End) -> None:
@@ -209,9 +213,13 @@ class Endpoints:
         identity = self._directory.again(end.identity, end.comm)
         if identity is not end.identity:
             self._forget_subjects(code, end)
-            end = self._all[code] = end.again(identity, self._owner(identity, end.role, end.transport))
-            for subject in end.subjects:
+            new = end.again(identity, self._owner(identity, end.role, end.transport))
+            self._all[code] = new
+            for subject in new.subjects:
                 self._by_subject[subject].add(code)
+            service = self.services.get(_service_key(end))
+            if service is not None and service[0].identity is end.identity:
+                self._name_service(new, service[1])
 
     def _owner(self, identity: Identity, role: str, transport: str) -> Owner:
         key = (identity, role, transport)
@@ -267,7 +275,7 @@ class Endpoints:
     def _name_service(self, end: End, protocol: int) -> None:
         if len(self.services) > _LIMIT:
             self.services.clear()
-        self.services[end.pid, end.server[1] or 0, _ROLE_NUMBERS.get(end.role, 0)] = (end, protocol)
+        self.services[_service_key(end)] = (end, protocol)
 
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
@@ -385,6 +393,10 @@ class Endpoints:
             self._unix_paths[cookie] = path
         server: Side = (self._unix_paths.get(cookie), None)
         return (NOWHERE, server) if int(slot["role"]) == Role.CLIENT else (server, NOWHERE)
+
+
+def _service_key(end: End) -> tuple[int, int, int]:
+    return end.pid, end.server[1] or 0, _ROLE_NUMBERS.get(end.role, 0)
 
 
 def _inet_sides(slots: np.ndarray) -> list[tuple[Side, Side]]:

@@ -447,3 +447,16 @@ def test_a_peer_elsewhere_is_named_by_its_address() -> None:
     ]
     table.refresh(directory.learn(facts))
     assert _peers(table, pod, service) == [(None, "web"), (None, "front")]
+
+
+def test_services_are_known_before_anything_is_recognised_there() -> None:
+    """What only the kernel counts has the name that its records have; facts that come late change it."""
+    directory = Directory()
+    table = Endpoints(directory)
+    _resolve(table, make_slots(turn(b"?", b"", **SERVER_END)))
+    ((key, (end, protocol)),) = table.services.items()
+    assert (key, end.endpoint().service, protocol) == ((8, 80, int(Role.SERVER)), "nginx", NO_PROTOCOL)
+    table.refresh(directory.learn([ProcessFact(8, "nginx", "nginx", service="shop")]))
+    assert table.services[key][0].endpoint().service == "shop"
+    table.recognise(table.codes(make_slots(turn(b"?", b"", **SERVER_END))), np.array([2], np.int16))
+    assert (table.services[key][0].endpoint().service, table.services[key][1]) == ("shop", 2)
