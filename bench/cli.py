@@ -10,7 +10,19 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import agent_cpu, bpf, cluster, footprint, kept, loss, machine, naming, postgresql, stages
+from bench import (
+    acceleration,
+    agent_cpu,
+    bpf,
+    cluster,
+    footprint,
+    kept,
+    loss,
+    machine,
+    naming,
+    postgresql,
+    stages,
+)
 from bench.plan import FULL, QUICK
 from bench.report import Outcome, Run
 
@@ -42,6 +54,7 @@ _BENCHMARKS = {
     "memory": _Benchmark(footprint.measure_memory),
     "start": _Benchmark(footprint.measure_start),
     "idle": _Benchmark(footprint.measure_idle),
+    "acceleration": _Benchmark(acceleration.measure),
     "stages": _Benchmark(stages.measure, live=False),
     "naming": _Benchmark(naming.measure, live=False),
     "postgresql": _Benchmark(postgresql.measure, live=False),

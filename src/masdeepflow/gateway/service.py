@@ -34,10 +34,18 @@ class RefusedError(Exception):
 class Service:
     """Accelerates new connections to ports of this host, in a thread of its own, until it is closed.
 
-    tell: is called with what the user has to know. Raises RefusedError, libbpf.BpfError or OSError.
+    tell: is called with what the user has to know. prove: run the self-test first, unless it has just passed.
+    Raises RefusedError, libbpf.BpfError or OSError.
     """
 
-    def __init__(self, ports: Iterable[int], tell: Callable[[str], None], cgroup: Path | None = None) -> None:
+    def __init__(
+        self,
+        ports: Iterable[int],
+        tell: Callable[[str], None],
+        cgroup: Path | None = None,
+        *,
+        prove: bool = True,
+    ) -> None:
         self._tell = tell
         where = cgroup or pins.cgroup_root()
         if where is None:
@@ -45,8 +53,7 @@ class Service:
         if not pins.writable():
             raise RefusedError(f"no BPF file system at {pins.ROOT}: mount -t bpf bpf {pins.ROOT}")
         self._clear()
-        self.results = selftest.run()
-        why_not = selftest.refusal(self.results)
+        why_not = selftest.refusal(selftest.run()) if prove else None
         if why_not:
             raise RefusedError(f"{why_not}; connections stay plain TCP")
         self.gateway = Gateway(ports, where)

@@ -1,0 +1,256 @@
+"""`acceleration`: what socket acceleration gains, and what it costs where it gains nothing.
+
+One server of each kind, loaded by its own benchmark tool, in pairs of runs: one with `masdeepflow accelerate`,
+one without any of its programs attached. The runs of a pair are next to each other in time and in alternating
+order; the figure is the median of the pairs' ratios.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.report import Detail, Goal, Outcome, row_of
+from masdeepflow.gateway import selftest
+from masdeepflow.gateway.service import Service
+from tests.support.ports import LOOPBACK, free_port, wait_listening
+from tests.support.programs import TRAFFIC_GEN, Program
+from tests.support.servers import mariadb, nginx, postgresql, redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bench.plan import Plan
+
+__all__ = ["measure"]
+
+_GRACE_S = 120
+_MIB = 1 << 20
+_SPEED, _ROUND_TRIP, _TAIL = Goal(1.5, least=True), Goal(0.6), Goal(1.0)
+
+
+class _Figure(NamedTuple):
+    """Of a workload's answer. pattern: of the number in what its tool prints."""
+
+    name: str
+    unit: str
+    pattern: str
+    goal: Goal | None = None
+
+
+class _Workload(NamedTuple):
+    """command: port and seconds -> the command line of the tool."""
+
+    figures: tuple[_Figure, ...]
+    command: Callable[[int, int], list[object]]
+
+
+class _Server(NamedTuple):
+    """start: gives the port, in a directory of its own."""
+
+    start: Callable[[Path], object]
+    workloads: tuple[_Workload, ...]
+
+
+def _tool(*more: object) -> Callable[[int, int], list[object]]:
+    return lambda port, seconds: [
+        TRAFFIC_GEN,
+        "benchmark-client",
+        "--port",
+        port,
+        "--duration",
+        seconds,
+        *more,
+    ]
+
+
+def _wrk(path: str, *more: object) -> Callable[[int, int], list[object]]:
+    return lambda port, s: ["wrk", "-t1", "-c16", f"-d{s}s", *more, f"http://{LOOPBACK}:{port}{path}"]
+
+
+def _redis(name: str, requests: int, *more: object) -> Callable[[int, int], list[object]]:
+    return lambda port, s: ["redis-benchmark", "-p", port, "-q", "-n", requests * s, "-t", name, *more]
+
+
+def _pgbench(*more: object) -> Callable[[int, int], list[object]]:
+    where = "postgresql://postgres@127.0.0.1:{}/shop?sslmode=disable"
+    return lambda port, s: ["pgbench", "--no-vacuum", "-T", s, *more, where.format(port)]
+
+
+def _mariadb(queries: int, *more: object) -> Callable[[int, int], list[object]]:
+    where = ("--no-defaults", "--protocol=tcp", "--skip-ssl", "--user=root", f"--host={LOOPBACK}")
+    return lambda port, s: [
+        "mariadb-slap",
+        *where,
+        f"--port={port}",
+        f"--number-of-queries={queries * s}",
+        *more,
+    ]
+
+
+def _rate(name: str, pattern: str) -> tuple[_Figure, ...]:
+    return (_Figure(name, "/s", pattern),)
+
+
+_WRK, _REDIS = r"Requests/sec: +([\d.]+)", r"([\d.]+) requests per second"
+_PGBENCH, _SLAP = r"tps = ([\d.]+)", r"Average number of seconds to run all queries: ([\d.]+)"
+
+
+@contextmanager
+def _sink(directory: Path) -> Iterator[int]:
+    port = free_port()
+    with Program(directory, TRAFFIC_GEN, "benchmark-server", "--port", port):
+        wait_listening(port)
+        yield port
+
+
+@contextmanager
+def _web(directory: Path) -> Iterator[int]:
+    with nginx(directory) as server:
+        (server.files / "large.bin").write_bytes(bytes(_MIB))
+        yield server.port
+
+
+@contextmanager
+def _maria(directory: Path) -> Iterator[int]:
+    with mariadb(directory) as server:
+        yield server.port
+
+
+@contextmanager
+def _postgres(_directory: Path) -> Iterator[int]:
+    with postgresql() as server:
+        subprocess.run(
+            list(map(str, server.pgbench("--initialize", "--quiet"))), check=True, capture_output=True
+        )
+        yield server.port
+
+
+_SERVERS = (
+    _Server(
+        _sink,
+        (
+            _Workload(
+                (_Figure("writes of 1 MiB, MB/s", "MB/s", r"Speed: ([\d.]+)", _SPEED),),
+                _tool("--size", _MIB),
+            ),
+            _Workload((_Figure("writes of 4 KiB, MB/s", "MB/s", r"Speed: ([\d.]+)"),), _tool("--size", 4096)),
+            _Workload(
+                (
+                    _Figure("round trip of 64 B, p50", "µs", r"p50 ([\d.]+)", _ROUND_TRIP),
+                    _Figure("round trip of 64 B, p99", "µs", r"p99 ([\d.]+)", _TAIL),
+                ),
+                _tool("--rtt", "--size", 64),
+            ),
+        ),
+    ),
+    _Server(
+        _web,
+        (
+            _Workload(_rate("nginx, 6 B, wrk -c16, requests/s", _WRK), _wrk("/")),
+            _Workload(
+                _rate("nginx, 1 MiB by sendfile, wrk -c16, requests/s", _WRK), _wrk("/files/large.bin")
+            ),
+            _Workload(
+                _rate("nginx, a connection for each request, requests/s", _WRK),
+                _wrk("/", "-H", "Connection: close"),
+            ),
+        ),
+    ),
+    _Server(
+        redis,
+        (
+            _Workload(_rate("Redis GET, 50 clients, requests/s", _REDIS), _redis("get", 80_000)),
+            _Workload(_rate("Redis GET, 1 client, requests/s", _REDIS), _redis("get", 40_000, "-c", 1)),
+            _Workload(
+                _rate("Redis GET, 50 clients, pipelines of 16, requests/s", _REDIS),
+                _redis("get", 600_000, "-P", 16),
+            ),
+        ),
+    ),
+    _Server(
+        _postgres,
+        (
+            _Workload(_rate("PostgreSQL, pgbench -S -c4, transactions/s", _PGBENCH), _pgbench("-S", "-c4")),
+            _Workload(_rate("PostgreSQL, pgbench -S -c1, transactions/s", _PGBENCH), _pgbench("-S", "-c1")),
+        ),
+    ),
+    _Server(
+        _maria,
+        (
+            _Workload(
+                (_Figure("MariaDB, SELECT 1, 4 clients, seconds for the same queries", "s", _SLAP),),
+                _mariadb(40_000, "--query=SELECT 1", "--concurrency=4"),
+            ),
+        ),
+    ),
+)
+
+
+def measure(plan: Plan) -> Outcome:
+    """Measure all workloads."""
+    if why_not := selftest.refusal(selftest.run()):
+        raise SystemExit(why_not)
+    outcome = Outcome()
+    seconds = max(plan.seconds // 2, 1)
+    for server in _SERVERS:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="masdeepflow-bench-")))
+            port: int = stack.enter_context(server.start(directory))  # type: ignore[arg-type]  # a context manager
+            for workload in server.workloads:
+                _measure(workload, port, plan.pairs, seconds, outcome)
+    return outcome
+
+
+def _measure(workload: _Workload, port: int, pairs: int, seconds: int, outcome: Outcome) -> None:
+    samples: list[tuple[list[float], list[float]]] = []
+    command = [str(word) for word in workload.command(port, seconds)]
+    _values(workload, command)  # warms up
+    redirected = 0
+    for number in range(pairs):
+        found: dict[bool, list[float]] = {}
+        for accelerated in (number % 2 == 0, number % 2 != 0):
+            with ExitStack() as stack:
+                if accelerated:
+                    service = stack.enter_context(Service([port], _note, prove=False))
+                found[accelerated] = _values(workload, command)
+                if accelerated:
+                    redirected += service.totals().redirected_bytes
+        samples.append((found[True], found[False]))
+    assert redirected, f"nothing was redirected: {workload.figures[0].name}"
+    for index, figure in enumerate(workload.figures):
+        ratios = [with_[index] / without[index] for with_, without in samples]
+        outcome.rows.append(row_of("acceleration", figure.name, ratios, "", figure.goal))
+        outcome.details.append(_detail(figure, index, samples))
+
+
+def _detail(figure: _Figure, index: int, samples: list[tuple[list[float], list[float]]]) -> Detail:
+    rows = [
+        (f"pair {number}", [with_[index], without[index]])
+        for number, (with_, without) in enumerate(samples, 1)
+    ]
+    columns = [f"accelerated {figure.unit}", f"plain {figure.unit}"]
+    return Detail(f"acceleration, {figure.name}", columns, rows)
+
+
+def _values(workload: _Workload, command: list[str]) -> list[float]:
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_GRACE_S)
+    text = done.stdout.replace("\r", "\n") + done.stderr
+    assert "Socket errors" not in text, text
+    return [_last(figure, text) for figure in workload.figures]
+
+
+def _last(figure: _Figure, text: str) -> float:
+    found = re.findall(figure.pattern, text)
+    if not found:
+        raise SystemExit(f"the answer is not understood: {figure.name}:\n{text}")
+    return float(found[-1])
+
+
+def _note(text: str) -> None:
+    print(f"  {text}", file=sys.stderr)
