@@ -1,8 +1,8 @@
 """`acceleration`: what socket acceleration gains, and what it costs where it gains nothing.
 
-One server of each kind, loaded by its own benchmark tool, in pairs of runs: one with `masdeepflow accelerate`,
-one without any of its programs attached. The runs of a pair are next to each other in time and in alternating
-order; the figure is the median of the pairs' ratios.
+One server of each kind, loaded by its own benchmark tool, in pairs of runs: one under `masdeepflow accelerate`,
+one without any of its programs attached. The runs of a pair are next to each other in time, every other pair
+in the other order; the figure is the median of the pairs' ratios.
 """
 
 from __future__ import annotations

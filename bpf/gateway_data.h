@@ -5,6 +5,8 @@
 
 #define HOLD_NS (120 * SECOND_NS)
 #define BRAKE_ROUNDS 65536
+#define MOST_MESSAGES 8192
+#define RECENT_MESSAGES 512
 
 /* sk_msg programs are not told the flags of the call. */
 static __always_inline bool sends_urgent(void)
@@ -41,13 +43,15 @@ static long has_room(__u32 round, struct braking *b)
  * No sk_msg program can make its writer sleep. So a writer that is ahead of its reader waits here a little for each
  * message: a reader that runs keeps up, and its bytes are still in the cache.
  */
-static __always_inline void brake(const struct end *me, const struct end *peer)
+static __always_inline void brake(const struct end *me, const struct end *peer, __u64 size)
 {
 	struct braking b = {.me = me, .peer = peer};
 
 	if (me->redirected - peer->received <= shared.soft_room)
 		return;
-	b.until_ns = bpf_ktime_get_ns() + shared.brake_ns;
+	/* As long as the kernel needs to copy that much, so that a short message does not wait for long. */
+	size >>= 3;
+	b.until_ns = bpf_ktime_get_ns() + (size < shared.brake_ns ? size : shared.brake_ns);
 	bpf_loop(BRAKE_ROUNDS, has_room, &b, 0);
 }
 
@@ -61,6 +65,30 @@ static __always_inline bool memory_is_short(void)
 	if (&tcp_memory_pressure)
 		bpf_probe_read_kernel(&since, sizeof(since), &tcp_memory_pressure);
 	return since;
+}
+
+/*
+ * The kernel counts the bytes of redirected messages only, but each has a struct sk_msg, and most are short: their
+ * number is estimated from the size of recent ones.
+ */
+static __always_inline bool too_many(const struct end *me, __u64 waiting_bytes)
+{
+	return waiting_bytes * me->recent_messages > (__u64)MOST_MESSAGES * me->recent_bytes;
+}
+
+static __always_inline void count_message(struct end *me, __u32 size)
+{
+	if (me->recent_messages >= RECENT_MESSAGES) {
+		me->recent_messages /= 2;
+		me->recent_bytes /= 2;
+	}
+	me->recent_messages++;
+	me->recent_bytes += size;
+}
+
+static __always_inline bool crowded(const struct end *me, const struct end *peer, __u64 waiting_bytes, __u64 size)
+{
+	return waiting_bytes + size > peer->room || too_many(me, waiting_bytes) || memory_is_short();
 }
 
 /* The rule: a byte is redirected only if none went by TCP before. */
@@ -86,9 +114,9 @@ int gateway_send(struct sk_msg_md *msg)
 		goto by_tcp;
 	if (peer->closed)
 		goto depart;
-	brake(me, peer);
+	brake(me, peer, size);
 	waiting_bytes = me->redirected - peer->received;
-	if (waiting_bytes + size > peer->room || (waiting_bytes && memory_is_short())) {
+	if (waiting_bytes && crowded(me, peer, waiting_bytes, size)) {
 		reason = REASON_PRESSURE;
 		goto depart;
 	}
@@ -100,6 +128,7 @@ int gateway_send(struct sk_msg_md *msg)
 	before = __sync_fetch_and_add(&me->redirected, size);
 	cookie = peer->cookie;
 	if (pair->state == PAIR_REDIRECTED && bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) == SK_PASS) {
+		count_message(me, size);
 		if (!before)
 			peer->progress_ns = bpf_ktime_get_ns();
 		return SK_PASS;

@@ -231,6 +231,21 @@ def test_a_slow_reader_bounds_what_is_queued(fresh: Track) -> None:
         until(lambda: not fresh.gateway.evict() and fresh.gateway.members() == 0)
 
 
+def test_many_short_messages_are_bounded_too(fresh: Track) -> None:
+    """Each takes kernel memory beside its bytes: their writer goes by TCP long before the room is full."""
+    client, server = fresh.connect(accelerated=True)
+    with client, server:
+        sent = 0
+        while not (left := _totals(fresh).left) and sent < 100_000:
+            for _ in range(100):
+                sent += client.send(b"x")
+        assert left == {"slow reader": 1}
+        assert 1000 < sent < 20_000
+        server.settimeout(10)
+        while sent:
+            sent -= len(server.recv(sent))
+
+
 def test_a_program_that_needs_tcp_is_found_out(fresh: Track) -> None:
     """One receive with MSG_WAITALL, and its server's next connections stay plain."""
     client, server = fresh.connect(accelerated=True)
