@@ -1,6 +1,6 @@
 """`acceleration`: what socket acceleration gains, and what it costs where it gains nothing.
 
-One server of each kind, loaded by its own benchmark tool, in pairs of runs: one under `masdeepflow accelerate`,
+Each server is loaded by its own benchmark tool, in pairs of runs: one under `masdeepflow accelerate`, and
 one without any of its programs attached. The runs of a pair are next to each other in time, every other pair
 in the other order; the figure is the median of the pairs' ratios.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench.plan import Plan
 
-__all__ = ["measure"]
+__all__ = ["maria", "measure", "postgres", "web"]
 
 _GRACE_S = 120
 _MIB = 1 << 20
@@ -110,20 +110,23 @@ def _sink(directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _web(directory: Path) -> Iterator[int]:
+def web(directory: Path) -> Iterator[int]:
+    """Run nginx with a large file; give its port."""
     with nginx(directory) as server:
         (server.files / "large.bin").write_bytes(bytes(_MIB))
         yield server.port
 
 
 @contextmanager
-def _maria(directory: Path) -> Iterator[int]:
+def maria(directory: Path) -> Iterator[int]:
+    """Run MariaDB; give its port."""
     with mariadb(directory) as server:
         yield server.port
 
 
 @contextmanager
-def _postgres(_directory: Path) -> Iterator[int]:
+def postgres(_directory: Path) -> Iterator[int]:
+    """Run PostgreSQL with the tables of pgbench; give its port."""
     with postgresql() as server:
         subprocess.run(
             list(map(str, server.pgbench("--initialize", "--quiet"))), check=True, capture_output=True
@@ -150,7 +153,7 @@ _SERVERS = (
         ),
     ),
     _Server(
-        _web,
+        web,
         (
             _Workload(_rate("nginx, 6 B, wrk -c16, requests/s", _WRK), _wrk("/")),
             _Workload(
@@ -174,14 +177,14 @@ _SERVERS = (
         ),
     ),
     _Server(
-        _postgres,
+        postgres,
         (
             _Workload(_rate("PostgreSQL, pgbench -S -c4, transactions/s", _PGBENCH), _pgbench("-S", "-c4")),
             _Workload(_rate("PostgreSQL, pgbench -S -c1, transactions/s", _PGBENCH), _pgbench("-S", "-c1")),
         ),
     ),
     _Server(
-        _maria,
+        maria,
         (
             _Workload(
                 (_Figure("MariaDB, SELECT 1, 4 clients, seconds for the same queries", "s", _SLAP),),

@@ -21,6 +21,7 @@ from bench import (
     machine,
     naming,
     postgresql,
+    soak,
     stages,
 )
 from bench.plan import FULL, QUICK
@@ -43,6 +44,8 @@ class _Benchmark(NamedTuple):
     measure: Callable[[Plan], Outcome]
     live: bool = True
     """Whether it starts the agent, which takes root."""
+    when_asked: bool = False
+    """Whether it runs with --only alone: it looks for faults, for long."""
 
 
 _BENCHMARKS = {
@@ -55,6 +58,7 @@ _BENCHMARKS = {
     "start": _Benchmark(footprint.measure_start),
     "idle": _Benchmark(footprint.measure_idle),
     "acceleration": _Benchmark(acceleration.measure),
+    "soak": _Benchmark(soak.measure, when_asked=True),
     "stages": _Benchmark(stages.measure, live=False),
     "naming": _Benchmark(naming.measure, live=False),
     "postgresql": _Benchmark(postgresql.measure, live=False),
@@ -72,7 +76,10 @@ def main() -> None:
     run = (
         Run.load(arguments.load)
         if arguments.load
-        else _measure(arguments.only or list(_BENCHMARKS), arguments.quick)
+        else _measure(
+            arguments.only or [name for name, each in _BENCHMARKS.items() if not each.when_asked],
+            arguments.quick,
+        )
     )
     if not (partial or arguments.load):
         run.save(_OUT / "run.json")

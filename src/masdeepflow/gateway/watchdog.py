@@ -6,6 +6,7 @@ That cannot happen on a kernel that passed the self-test; if it does, the gatewa
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import struct
 import time
@@ -55,25 +56,36 @@ class Stall(NamedTuple):
 
 
 class Watchdog:
-    """Looks at a gateway's pairs: who makes no progress is suspected, and then looked at closely."""
+    """Looks at a gateway's pairs: who makes no progress is suspected, and then looked at closely.
+
+    patience_ns: how long bytes have to be queued, with none of them read, for that.
+    """
 
     def __init__(self, pairs: Pairs, patience_ns: int = PATIENCE_NS) -> None:
         self._pairs = pairs
         self._patience_ns = patience_ns
+        self._suspects: dict[tuple[int, int], tuple[int, int]] = {}
 
     def look(self) -> list[Stall]:
         """Return the sockets that have stalled."""
+        now = time.monotonic_ns()
         used = self._pairs.used()
         rows = self._pairs.rows[used]
-        members = np.isin(rows["state"], _MEMBERS)
-        late = rows["ends"]["progress_ns"] + self._patience_ns < time.monotonic_ns()
         queued = self._pairs.queued(rows)
-        suspects = np.argwhere(members[:, None] & late & (queued > 0) & (rows["ends"]["closed"] == 0))
-        return [
-            stall
-            for row, side in suspects
-            if (stall := _examine(rows[row], int(side), int(queued[row, side])))
-        ]
+        members = np.isin(rows["state"], _MEMBERS)[:, None] & (rows["ends"]["closed"] == 0)
+        before, self._suspects = self._suspects, {}
+        stalls = []
+        for row, side in np.argwhere(members & (queued > 0)):
+            end = rows[row]["ends"][side]
+            key, state = (int(end["cookie"]), int(side)), int(end["received"])
+            known = before.get(key)
+            since = known[1] if known is not None and known[0] == state else now
+            self._suspects[key] = (state, since)
+            if now - since >= self._patience_ns and (
+                stall := _examine(rows[row], int(side), int(queued[row, side]))
+            ):
+                stalls.append(stall)
+        return stalls
 
 
 def _examine(row: np.void, side: int, queued: int) -> Stall | None:
@@ -81,11 +93,24 @@ def _examine(row: np.void, side: int, queued: int) -> Stall | None:
         (address_text(bytes(row[f"{name}_address"])), int(row[f"{name}_port"])) for name in SIDES
     )
     local, remote = (client, server) if side == 0 else (server, client)
-    pid = int(row["ends"][side]["tgid"])
-    inode = _socket_inode(pid, local[1], remote[1])
-    if inode is None or not waits_for(pid, inode):
+    read_by = int(row["ends"][side]["tgid"])
+    inode = _socket_inode(read_by or os.getpid(), local[1], remote[1])
+    if inode is None:
         return None
-    return Stall(SIDES[side], f"{client[0]}:{client[1]}", f"{server[0]}:{server[1]}", queued, pid)
+    # Nobody has read from it yet: whoever holds it may be the one that waits.
+    for pid in [read_by] if read_by else _processes():
+        if waits_for(pid, inode):
+            return Stall(SIDES[side], _text(client), _text(server), queued, pid)
+    return None
+
+
+def _text(endpoint: tuple[str, int]) -> str:
+    address, port = endpoint
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
 
 
 def _socket_inode(pid: int, local_port: int, remote_port: int) -> int | None:

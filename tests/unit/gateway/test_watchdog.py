@@ -9,9 +9,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from masdeepflow.gateway.watchdog import Stall, waits_for
+from masdeepflow.gateway.kernel import object_path
+from masdeepflow.gateway.pairs import STATES, Pairs, layout_of, pair_dtype
+from masdeepflow.gateway.watchdog import Stall, Watchdog, waits_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,6 +96,69 @@ def test_waiting_for_another_socket_is_no_waiting(ends: tuple[socket.socket, soc
 def test_a_process_that_is_gone_does_not_wait() -> None:
     """Whatever /proc lacks is no error."""
     assert not waits_for(2**22 + 1, 1)
+
+
+class _Rows(Pairs):
+    """One redirected connection as the kernel tells of it: bytes wait for the server."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.rows = np.zeros(1, pair_dtype(layout_of(object_path())))
+        row = self.rows[0]
+        row["state"] = STATES.index("redirected")
+        row["client_port"], row["server_port"] = client.getsockname()[1], server.getsockname()[1]
+        row["ends"]["redirected"] = (10, 0)
+        row["ends"]["tgid"] = (0, os.getpid())
+
+
+@pytest.fixture
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield client and server of a TCP connection."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as server,
+    ):
+        yield client, server
+
+
+@pytest.mark.parametrize("read_before", [True, False], ids=["read before", "never read"])
+def test_a_reader_that_is_not_woken_is_a_stall(
+    connected: tuple[socket.socket, socket.socket],
+    read_before: bool,  # noqa: FBT001  # a case
+) -> None:
+    """Bytes are queued and none is read from one look to the next, while a thread sleeps in recv()."""
+    client, server = connected
+    pairs = _Rows(client, server)
+    if not read_before:
+        pairs.rows["ends"]["tgid"] = 0
+    watchdog = Watchdog(pairs, patience_ns=0)
+    thread = threading.Thread(target=lambda: server.recv(1))
+    thread.start()
+    end = time.monotonic() + 10
+    while not (stalls := watchdog.look()) and time.monotonic() < end:
+        time.sleep(0.005)
+    client.send(b"x")
+    thread.join()
+    assert [(stall.side, stall.queued, stall.pid) for stall in stalls] == [("server", 10, os.getpid())]
+
+
+def test_bytes_that_have_just_come_are_no_stall(connected: tuple[socket.socket, socket.socket]) -> None:
+    """Nor are those of a reader that makes progress, however late the looks are."""
+    client, server = connected
+    pairs = _Rows(client, server)
+    watchdog = Watchdog(pairs, patience_ns=1)
+    thread = threading.Thread(target=lambda: server.recv(1))
+    thread.start()
+    while not waits_for(os.getpid(), os.fstat(server.fileno()).st_ino):
+        time.sleep(0.005)
+    assert watchdog.look() == []
+    for _ in range(3):
+        pairs.rows["ends"]["received"] += 1
+        assert watchdog.look() == []
+    pairs.rows["state"] = STATES.index("tcp")
+    assert [watchdog.look(), watchdog.look()] == [[], []]
+    client.send(b"x")
+    thread.join()
 
 
 def test_a_stall_names_the_connection_and_the_process() -> None:
