@@ -19,6 +19,9 @@ import pytest
 from masdeepflow import session
 from masdeepflow.cli.errors import HostError, UsageError
 from masdeepflow.cli.options import Options
+from masdeepflow.gateway import service
+from masdeepflow.gateway.pairs import Totals
+from masdeepflow.gateway.service import RefusedError
 from masdeepflow.recording import Recorder
 from masdeepflow.redaction import redact_table
 from tests.support.probes import FakeProbes
@@ -469,3 +472,44 @@ def test_a_lost_stderr_is_no_reason_to_end(probes: FakeProbes, monkeypatch: pyte
     monkeypatch.setattr("click.echo", gone)
     _at_poll(probes, _kill(signal.SIGUSR1), _send(probes))
     assert session.run_live(QUIET) == 0
+
+
+def test_a_refused_acceleration_is_told_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Connections stay plain TCP; what was asked for besides is done."""
+
+    def refuse(_ports: list[int], _tell: object) -> None:
+        raise RefusedError("FIONREAD (differs)")
+
+    monkeypatch.setattr(service, "Service", refuse)
+    with session._acceleration(Options(accelerate="8080")):
+        pass
+    assert capsys.readouterr().err == "masdeepflow: nothing is accelerated: FIONREAD (differs)\n"
+
+
+def test_acceleration_ends_with_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All connections are back at TCP when the summary is told."""
+    calls: list[object] = []
+
+    class Accelerating:
+        def __init__(self, ports: list[int], _tell: object) -> None:
+            calls.append(ports)
+
+        def close(self) -> Totals:
+            calls.append("closed")
+            return Totals(1, 2, 3, 0, 0, 0, {})
+
+    monkeypatch.setattr(service, "Service", Accelerating)
+    with session._acceleration(Options(accelerate="80,8080")):
+        assert calls == [[80, 8080]]
+    assert calls == [[80, 8080], "closed"]
+    assert "bytes redirected: 2" in capsys.readouterr().err
+
+
+def test_ports_that_are_none_are_wrong_usage() -> None:
+    """Before anything is loaded."""
+    with pytest.raises(UsageError, match="is no port"), session._acceleration(Options(accelerate="http")):
+        pass
