@@ -178,6 +178,14 @@ traffic_gen() { "$PYTHON" -c 'from masdeepflow.traffic_gen.cli import main; main
 client() { traffic_gen "$@" >/tmp/client 2>&1 || fail "$1: $(cat /tmp/client)"; }
 # saw PROTOCOL WORDS: how many lines of the log have both: one of the client and one of the server for each request.
 saw() { grep "\"$1\"" /tmp/log | grep -c -- "$2"; }
+# listens PORT: waits for a server; emulated, Python needs its time to start.
+listens() {
+    for _ in $(seq 60); do
+        if grep -q ":$(printf %04X "$1") 00000000:0000 0A" /proc/net/tcp; then return 0; fi
+        sleep 1
+    done
+    return 1
+}
 expect() { if [ "$2" -ge "$3" ]; then say "ok: $2 $1"; else fail "$2 $1, of $3"; fi; }
 
 say "$(uname -srm), $(nproc) CPUs"
@@ -212,7 +220,9 @@ if [ "$checked" != 0 ]; then
 else
     traffic_gen http-server >/tmp/http-server 2>&1 &
     traffic_gen mysql-server --delay-ms 20 >/tmp/mysql-server 2>&1 &
-    sleep 10
+    for port in 8000 3306; do
+        listens "$port" || fail "nothing listens on port $port"
+    done
     # A connection that is older than the agent.
     (until [ -e /tmp/ready ]; do sleep 1; done
      printf 'GET /old HTTP/1.1\r\nHost: guest\r\n\r\n'
@@ -240,6 +250,8 @@ else
     head -n 2 /tmp/log
     grep -m 2 -i mysql /tmp/log
     expect "lines of /separate" "$(saw http /separate)" 10
+    expect "of them named at both ends" "$(grep '/separate' /tmp/log | grep '"process.command_line":' \
+        | grep -c '"peer.process.pid":')" 10
     expect "lines of /kept" "$(saw http /kept)" 40
     expect "lines of /old" "$(saw http /old)" 2
     expect "lines of MySQL statements" "$(saw mysql 'SELECT [123] FROM t')" 6

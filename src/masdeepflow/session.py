@@ -31,7 +31,7 @@ from masdeepflow.sinks.metrics import Metrics
 from masdeepflow.sinks.text import TextLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from masdeepflow.cli.options import Options
@@ -125,6 +125,7 @@ class _Told(NamedTuple):
     lost: Callable[[], dict[str, int]]
     failures: Callable[[], dict[str, int]]
     lookups: Callable[[], dict[str, str]]
+    lookup_counts: Callable[[], Mapping[str, Mapping[str, int]]]
 
 
 def _listen(options: Options, agent: Agent, metrics: Metrics, told: _Told) -> HttpServer | None:
@@ -214,6 +215,7 @@ def run_live(
                 lambda: {**agent.ledger.lost(), "log": log_lost()},
                 pipeline.registry.failures,
                 lookups.problems,
+                lookups.counters,
             )
             listener = _listen(options, agent, metrics, told)
             undo.pop_all()  # from here on the recording ends with the run

@@ -68,6 +68,8 @@ def test_metrics_are_valid_for_promtool_and_openmetrics(nginx: Nginx, start_agen
     text = _curl(f"http://{address}/metrics", "--include").stdout
     assert re.search(r"(?i)^content-type: text/plain", text, re.MULTILINE)
     body = _curl(f"http://{address}/metrics").stdout
+    for source in ("processes", "containers"):
+        assert f'masdeepflow_lookup_asked_total{{source="{source}"}}' in body
     checked = run("promtool", "check", "metrics", input=body.encode())
     assert checked.code == 0, checked.stdout + checked.stderr
     for name in "masdeepflow_events_total", "masdeepflow_cpu_seconds_total", "masdeepflow_resident_bytes":

@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from masdeepflow.enrich import proc
+from masdeepflow.kernel import privileges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from masdeepflow.enrich.directory import Wanted
     from masdeepflow.enrich.facts import ContainerFact, Fact
@@ -35,6 +36,10 @@ class Runtimes(Protocol):
     def problems(self) -> dict[str, str]:
         """Return who does not answer, and why."""
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was asked, answered and cut, never decreasing."""
+
     def close(self) -> None:
         """Stop looking."""
 
@@ -49,6 +54,10 @@ class State(Protocol):
     @property
     def sentence(self) -> str:
         """What is, for people."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was received, lost and cut, never decreasing."""
 
 
 class Cluster(Protocol):
@@ -79,14 +88,17 @@ class Lookups:
         self._processes = proc.ProcReader()
         self._runtimes = runtimes
         self._cluster = cluster
+        # Elsewhere PIDs are others than the kernel's, and users are not the host's.
+        self._host_pids = privileges.has_host_pids()
         self._first: list[Fact] = []
         self._unanswered: dict[str, _Question] = {}
         self._next_s = 0.0
 
     def start(self) -> None:
         """Read the processes that there are, and start the threads."""
-        self._first = [proc.read_users(), *proc.scan()]
-        self._processes.start()
+        if self._host_pids:
+            self._first = [proc.read_users(), *proc.scan()]
+            self._processes.start()
         for other in (self._runtimes, self._cluster):
             if other is not None:
                 other.start()
@@ -119,7 +131,7 @@ class Lookups:
 
     def ask(self, wanted: Wanted) -> None:
         """Want things looked up; what is found out comes out of `take`."""
-        for pid in wanted.pids:
+        for pid in wanted.pids if self._host_pids else ():
             self._processes.ask(pid)
         if self._runtimes is not None:
             until_s = time.monotonic() + _PATIENCE_S
@@ -134,6 +146,15 @@ class Lookups:
         if self._cluster is not None:
             state = self._cluster.state()
             found["kubernetes"] = "" if state.connected else state.sentence
+        return found
+
+    def counters(self) -> dict[str, Mapping[str, int]]:
+        """Return source -> name -> count, never decreasing, for the metrics."""
+        found: dict[str, Mapping[str, int]] = {"processes": self._processes.counters}
+        if self._runtimes is not None:
+            found["containers"] = self._runtimes.counters
+        if self._cluster is not None:
+            found["kubernetes"] = self._cluster.state().counters
         return found
 
     def close(self) -> None:

@@ -91,17 +91,24 @@ class ProcReader:
         self._asked: queue.Queue[int | None] = queue.Queue(_ASKED_LIMIT)
         self._read: queue.SimpleQueue[ProcessFact] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="proc", daemon=True)
+        self._counts = dict.fromkeys(("asked", "answered", "unknown", "dropped"), 0)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """How many were asked for, read, gone already, and not read because too many waited."""
+        return dict(self._counts)
+
     def ask(self, pid: int) -> None:
         """Want a process read. Beyond some thousands that wait, it stays unnamed."""
+        self._counts["asked"] += 1
         try:
             self._asked.put_nowait(pid)
         except queue.Full:
-            return
+            self._counts["dropped"] += 1
 
     def take(self) -> list[ProcessFact]:
         """Return what has been read since the last call."""
@@ -122,5 +129,6 @@ class ProcReader:
     def _work(self) -> None:
         while (pid := self._asked.get()) is not None:
             fact = read_process(pid)
+            self._counts["unknown" if fact is None else "answered"] += 1
             if fact is not None:
                 self._read.put(fact)

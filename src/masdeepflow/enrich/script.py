@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 __all__ = ["script_of"]
 
 _INTERPRETER = re.compile(
-    r"(python|pypy|ruby|perl|php|node|nodejs|bun|deno|java|bash|dash|sh|busybox)[\d.]*", re.ASCII
+    r"(python|pypy|ruby|perl|php|node|nodejs|bun|deno|java|bash|dash|ash|sh)[\d.]*", re.ASCII
 )
+_MULTICALL = "busybox"  # runs what it is called as, or told first
+_SHELLS = frozenset(["sh", "ash"])
+_RUNNERS = frozenset(["bun", "deno"])  # whose script may follow the word `run`
 _NAMES_PROGRAM = frozenset(["-m", "-jar", "--module"])
 _TAKES_VALUE = frozenset(
     ["-cp", "-classpath", "--class-path", "-p", "--module-path", "-W", "-X", "-r", "--require"]
@@ -23,14 +26,31 @@ _IS_PROGRAM = frozenset(["-c", "-e", "--eval", "--command", "-"])
 def script_of(executable: str | None, arguments: Sequence[str]) -> str | None:
     """Return the base name of the script, module, archive or class that an interpreter was told to run.
 
+    Of busybox, the applet, or what that runs if it is a shell.
     None for other executables, for programs given on the command line itself, and where nothing is given.
     arguments: argv, its first the interpreter's own name.
     """
+    if executable == _MULTICALL:
+        return _applet(arguments)
     if executable is None or not _INTERPRETER.fullmatch(executable):
         return None
-    rest = iter(arguments[1:])
+    rest = iter(arguments[2:] if executable in _RUNNERS and arguments[1:2] == ["run"] else arguments[1:])
     program = next(_program(rest), None)
-    return None if program is None else program.rstrip("/").rpartition("/")[2] or None
+    return None if program is None else _base_name(program)
+
+
+def _applet(arguments: Sequence[str]) -> str | None:
+    for place, argument in enumerate(arguments[:2]):
+        name = (_base_name(argument) or "").removeprefix("-")
+        if name in _SHELLS:
+            return script_of(name, arguments[place:])
+        if name != _MULTICALL:
+            return name or None
+    return None
+
+
+def _base_name(path: str) -> str | None:
+    return path.rstrip("/").rpartition("/")[2] or None
 
 
 def _program(rest: Iterator[str]) -> Iterator[str]:

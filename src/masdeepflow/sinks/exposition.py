@@ -52,6 +52,17 @@ _NAMES = {
     ("dns", "client"): ("dns_lookup_duration_seconds", "Duration of DNS lookups"),
 }
 _OTHER_NAME = ("network_request_duration_seconds", "Duration of requests of all other protocols")
+_LOOKUP_COUNTERS = {
+    "asked": "Names that were asked for",
+    "answered": "Names that were found",
+    "unknown": "Names that nobody there knew",
+    "failed": "Names that could not be asked for, or were not told",
+    "events": "Objects received",
+    "reconnects": "Connections made again because the one before failed",
+    "relists": "Lists read again because what was known was too old",
+    "dropped": "What could not be read, or had no room",
+    "cut": "Names and lists that were cut because they were too long",
+}
 _SPLIT_BY_ROLE = {"dns_lookup_duration_seconds", "network_request_duration_seconds"}
 """Metrics whose name does not tell the role: they carry it as a label."""
 
@@ -76,11 +87,16 @@ def _no_counts() -> dict[str, int]:
     return {}
 
 
+def _no_lookups() -> dict[str, Mapping[str, int]]:
+    return {}
+
+
 class Exposition(Collector):
     """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
 
     lost: reason -> count, and failures: protocol -> batches that its parser failed at; never decreasing.
-    lookups: who is asked for names -> why that is in vain, empty where it is not.
+    lookups: who is asked for names -> why that is in vain, empty where it is not. lookup_counts: source ->
+    counter -> count, those of `_LOOKUP_COUNTERS` are shown.
     """
 
     def __init__(
@@ -89,11 +105,13 @@ class Exposition(Collector):
         lost: Callable[[], Mapping[str, int]] = _no_counts,
         failures: Callable[[], Mapping[str, int]] = _no_counts,
         lookups: Callable[[], Mapping[str, str]] = dict,
+        lookup_counts: Callable[[], Mapping[str, Mapping[str, int]]] = _no_lookups,
     ) -> None:
         self._metrics = metrics
         self._lost = lost
         self._failures = failures
         self._lookups = lookups
+        self._lookup_counts = lookup_counts
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -126,6 +144,7 @@ class Exposition(Collector):
             ),
             {source: not problem for source, problem in self._lookups().items()},
         )
+        yield from _lookup_counters(self._lookup_counts())
         yield from _coverage(snapshot)
         yield from _agent()
 
@@ -200,6 +219,13 @@ def _connections(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
     for failure, (count,) in zip(snapshot.failures_by, snapshot.failures.tolist(), strict=True):
         failures.add_metric((failure.service, failure.error, *places.of(failure.resource)), count)
     yield from (opened, closed, retransmits, moved, rtt, failures)
+
+
+def _lookup_counters(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    for name, documentation in _LOOKUP_COUNTERS.items():
+        values = {source: own[name] for source, own in counts.items() if name in own}
+        family = CounterMetricFamily(f"masdeepflow_lookup_{name}", documentation, labels=["source"])
+        yield _by_label(family, values)
 
 
 def _coverage(snapshot: Snapshot) -> Iterator[Metric]:

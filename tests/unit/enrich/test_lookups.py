@@ -11,6 +11,7 @@ from masdeepflow.enrich.directory import Wanted
 from masdeepflow.enrich.facts import ContainerFact, Fact, PodFact, ProcessFact, UsersFact
 from masdeepflow.enrich.kubernetes.state import ClusterState
 from masdeepflow.enrich.lookups import Lookups
+from masdeepflow.kernel import privileges
 
 if TYPE_CHECKING:
     import pytest
@@ -40,8 +41,12 @@ class _Other(Generic[F]):
     def problems(self) -> dict[str, str]:
         return {"docker": "it does not answer"}
 
+    @property
+    def counters(self) -> dict[str, int]:
+        return {"asked": len(self.asked)}
+
     def state(self) -> ClusterState:
-        return ClusterState(connected=self.running, since=0.0, sentence="nobody is there")
+        return ClusterState(connected=self.running, since=0.0, sentence="nobody is there", dropped=3)
 
     def close(self) -> None:
         self.running = False
@@ -55,6 +60,19 @@ def test_first_comes_what_there_is() -> None:
     lookups.close()
     assert isinstance(users, UsersFact)
     assert os.getppid() in [fact.pid for fact in processes if isinstance(fact, ProcessFact)]
+
+
+def test_processes_of_another_pid_namespace_name_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PIDs of records are the host's: what an agent in a container of its own sees has others."""
+    monkeypatch.setattr(privileges, "has_host_pids", lambda: False)
+    lookups = Lookups()
+    lookups.start()
+    wanted = Wanted()
+    wanted.pids = [os.getppid()]
+    lookups.ask(wanted)
+    lookups.close()
+    assert lookups.take() == []
+    assert lookups.counters()["processes"]["asked"] == 0
 
 
 def test_what_is_wanted_goes_to_who_can_find_it_out() -> None:
@@ -75,6 +93,11 @@ def test_what_is_wanted_goes_to_who_can_find_it_out() -> None:
     assert [fact.pid for fact in found if isinstance(fact, ProcessFact)] == [os.getppid()]
     assert runtimes.asked == [("a", "docker")]
     assert lookups.problems() == {"docker": "it does not answer", "kubernetes": ""}
+    assert lookups.counters() == {
+        "processes": {"asked": 1, "answered": 1, "unknown": 0, "dropped": 0},
+        "containers": {"asked": 1},
+        "kubernetes": {"events": 0, "reconnects": 0, "relists": 0, "dropped": 3, "cut": 0},
+    }
     lookups.close()
     assert [runtimes.running, cluster.running] == [False, False]
     assert lookups.problems()["kubernetes"] == "nobody is there"

@@ -61,7 +61,17 @@ def _full() -> CollectorRegistry:
     )
     metrics.add_lost(Service("nginx", "http", "server"), 5, np.zeros(KERNEL_BUCKETS, np.int64))
     metrics.add_bytes("nginx", 992, 1000)
-    return registry(Exposition(metrics, lambda: {"ring_full": 5, "log": 0}, lambda: {"http": 0, "mysql": 2}))
+    return registry(
+        Exposition(
+            metrics,
+            lambda: {"ring_full": 5, "log": 0},
+            lambda: {"http": 0, "mysql": 2},
+            lookup_counts=lambda: {
+                "containers": {"asked": 7, "cut": 1},
+                "kubernetes": {"cut": 2, "events": 5, "pods": 9},
+            },
+        )
+    )
 
 
 @pytest.fixture(params=["text", "openmetrics"])
@@ -101,6 +111,15 @@ def test_duration_of_http_requests(samples: Samples) -> None:
     }
     assert counts == {"0.0001": 0, "0.01": 0, "0.025": 1}
     assert _value(samples, f"{name}_bucket", le="+Inf", **labels) == 1
+
+
+def test_lookups_count_by_source_what_they_were_asked_and_lost(samples: Samples) -> None:
+    """Each source has those that it knows; what may shrink is no counter."""
+    assert _value(samples, "masdeepflow_lookup_cut_total", source="containers") == 1
+    assert _value(samples, "masdeepflow_lookup_cut_total", source="kubernetes") == 2
+    assert _value(samples, "masdeepflow_lookup_asked_total", source="containers") == 7
+    counted = {name for name, _ in samples if name.startswith("masdeepflow_lookup_")}
+    assert counted == {f"masdeepflow_lookup_{name}_total" for name in ("asked", "cut", "events")}
 
 
 def test_every_kind_and_role_has_its_metric(samples: Samples) -> None:

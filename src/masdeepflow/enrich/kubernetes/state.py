@@ -32,6 +32,11 @@ class ClusterState(NamedTuple):
     pods: int = 0
     services: int = 0
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """What only grows."""
+        return {name: getattr(self, name) for name in Counters.__slots__}
+
 
 @dataclass(slots=True)
 class Counters:
