@@ -204,6 +204,7 @@ def pod_sandbox(  # noqa: PLR0913  # a pod has that many names
     labels: Mapping[str, str] | None = None,
     *,
     host_network: bool = False,
+    host_pids: bool = False,
     quality: str = "burstable",
 ) -> Iterator[Pod]:
     """Run a pod's sandbox, labelled as a kubelet labels it, while the block lasts; no container of it yet.
@@ -213,6 +214,7 @@ def pod_sandbox(  # noqa: PLR0913  # a pod has that many names
     uid = uid or str(uuid.uuid4())
     parent = Path("/kubepods", quality, f"pod{uid}")
     network = kubelet.NODE if host_network else kubelet.POD
+    pids = kubelet.NODE if host_pids else kubelet.CONTAINER
     config = kubelet.PodSandboxConfig(
         metadata=kubelet.PodSandboxMetadata(name=name, uid=uid, namespace=namespace),
         hostname="" if host_network else name,
@@ -221,7 +223,7 @@ def pod_sandbox(  # noqa: PLR0913  # a pod has that many names
         linux=kubelet.LinuxPodSandboxConfig(
             cgroup_parent=str(parent),
             security_context=kubelet.LinuxSandboxSecurityContext(
-                namespace_options=kubelet.NamespaceOption(network=network, pid=kubelet.CONTAINER)
+                namespace_options=kubelet.NamespaceOption(network=network, pid=pids)
             ),
         ),
     )
@@ -262,13 +264,15 @@ def pod_container(  # noqa: PLR0913  # and so has a container
     image: str = BUSYBOX,
     labels: Mapping[str, str] | None = None,
     mounts: Mapping[str, str] | None = None,
+    config: kubelet.ContainerConfig | None = None,
 ) -> Iterator[Container]:
     """Run a container in a pod while the block lasts; without a command that of its image.
 
-    labels: beside those that a kubelet sets. mounts: path here -> path in the container.
+    labels: beside those that a kubelet sets. mounts: path here -> path in the container. config: what else it
+    is to have.
     """
     own = {**_pod_labels(pod.name, pod.namespace, pod.uid), "io.kubernetes.container.name": name}
-    config = kubelet.ContainerConfig(
+    whole = kubelet.ContainerConfig(
         metadata=kubelet.ContainerMetadata(name=name),
         image=kubelet.ImageSpec(image=image),
         command=[str(word) for word in command],
@@ -278,7 +282,9 @@ def pod_container(  # noqa: PLR0913  # and so has a container
         labels={**(labels or {}), **own},
         log_path=f"{name}.log",
     )
-    request = kubelet.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
+    if config is not None:
+        whole.MergeFrom(config)
+    request = kubelet.CreateContainerRequest(pod_sandbox_id=pod.id, config=whole, sandbox_config=pod.config)
     made = cri.call("CreateContainer", request, kubelet.ContainerId)
     try:
         cri.call("StartContainer", made, kubelet.Empty)

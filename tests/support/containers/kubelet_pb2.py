@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rkubelet.proto\x12\x13masdeepflow.kubelet\"\x0f\n\rStatusRequest\"0\n\x10RuntimeCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x08\"J\n\rRuntimeStatus\x12\x39\n\nconditions\x18\x01 \x03(\x0b\x32%.masdeepflow.kubelet.RuntimeCondition\"D\n\x0eStatusResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".masdeepflow.kubelet.RuntimeStatus\"S\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"\xa8\x01\n\x0fNamespaceOption\x12\x33\n\x07network\x18\x01 \x01(\x0e\x32\".masdeepflow.kubelet.NamespaceMode\x12/\n\x03pid\x18\x02 \x01(\x0e\x32\".masdeepflow.kubelet.NamespaceMode\x12/\n\x03ipc\x18\x03 \x01(\x0e\x32\".masdeepflow.kubelet.NamespaceMode\"^\n\x1bLinuxSandboxSecurityContext\x12?\n\x11namespace_options\x18\x01 \x01(\x0b\x32$.masdeepflow.kubelet.NamespaceOption\"z\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12J\n\x10security_context\x18\x02 \x01(\x0b\x32\x30.masdeepflow.kubelet.LinuxSandboxSecurityContext\"\xa4\x03\n\x10PodSandboxConfig\x12\x39\n\x08metadata\x18\x01 \x01(\x0b\x32\'.masdeepflow.kubelet.PodSandboxMetadata\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x15\n\rlog_directory\x18\x03 \x01(\t\x12\x41\n\x06labels\x18\x06 \x03(\x0b\x32\x31.masdeepflow.kubelet.PodSandboxConfig.LabelsEntry\x12K\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32\x36.masdeepflow.kubelet.PodSandboxConfig.AnnotationsEntry\x12\x39\n\x05linux\x18\x08 \x01(\x0b\x32*.masdeepflow.kubelet.LinuxPodSandboxConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x14RunPodSandboxRequest\x12\x35\n\x06\x63onfig\x18\x01 \x01(\x0b\x32%.masdeepflow.kubelet.PodSandboxConfig\"&\n\x0cPodSandboxId\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"%\n\x17PodSandboxNetworkStatus\x12\n\n\x02ip\x18\x01 \x01(\t\"Q\n\x10PodSandboxStatus\x12=\n\x07network\x18\x05 \x01(\x0b\x32,.masdeepflow.kubelet.PodSandboxNetworkStatus\"Q\n\x18PodSandboxStatusResponse\x12\x35\n\x06status\x18\x01 \x01(\x0b\x32%.masdeepflow.kubelet.PodSandboxStatus\"2\n\x11\x43ontainerMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"D\n\x05Mount\x12\x16\n\x0e\x63ontainer_path\x18\x01 \x01(\t\x12\x11\n\thost_path\x18\x02 \x01(\t\x12\x10\n\x08readonly\x18\x03 \x01(\x08\"&\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"t\n\x1dLinuxContainerSecurityContext\x12\x12\n\nprivileged\x18\x02 \x01(\x08\x12?\n\x11namespace_options\x18\x03 \x01(\x0b\x32$.masdeepflow.kubelet.NamespaceOption\"d\n\x14LinuxContainerConfig\x12L\n\x10security_context\x18\x02 \x01(\x0b\x32\x32.masdeepflow.kubelet.LinuxContainerSecurityContext\"\xaf\x03\n\x0f\x43ontainerConfig\x12\x38\n\x08metadata\x18\x01 \x01(\x0b\x32&.masdeepflow.kubelet.ContainerMetadata\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1e.masdeepflow.kubelet.ImageSpec\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12+\n\x04\x65nvs\x18\x06 \x03(\x0b\x32\x1d.masdeepflow.kubelet.KeyValue\x12*\n\x06mounts\x18\x07 \x03(\x0b\x32\x1a.masdeepflow.kubelet.Mount\x12@\n\x06labels\x18\t \x03(\x0b\x32\x30.masdeepflow.kubelet.ContainerConfig.LabelsEntry\x12\x10\n\x08log_path\x18\x0b \x01(\t\x12\x38\n\x05linux\x18\x0f \x01(\x0b\x32).masdeepflow.kubelet.LinuxContainerConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa5\x01\n\x16\x43reateContainerRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x34\n\x06\x63onfig\x18\x02 \x01(\x0b\x32$.masdeepflow.kubelet.ContainerConfig\x12=\n\x0esandbox_config\x18\x03 \x01(\x0b\x32%.masdeepflow.kubelet.PodSandboxConfig\"#\n\x0b\x43ontainerId\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"?\n\x16\x43ontainerStatusRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\x8c\x01\n\x17\x43ontainerStatusResponse\x12\x44\n\x04info\x18\x02 \x03(\x0b\x32\x36.masdeepflow.kubelet.ContainerStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x0f\x45xecSyncRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63md\x18\x02 \x03(\t\x12\x0f\n\x07timeout\x18\x03 \x01(\x03\"E\n\x10\x45xecSyncResponse\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x11\n\texit_code\x18\x03 \x01(\x05\"\x07\n\x05\x45mpty*1\n\rNamespaceMode\x12\x07\n\x03POD\x10\x00\x12\r\n\tCONTAINER\x10\x01\x12\x08\n\x04NODE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rkubelet.proto\x12\x13masdeepflow.kubelet\"\x0f\n\rStatusRequest\"0\n\x10RuntimeCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x08\"J\n\rRuntimeStatus\x12\x39\n\nconditions\x18\x01 \x03(\x0b\x32%.masdeepflow.kubelet.RuntimeCondition\"D\n\x0eStatusResponse\x12\x32\n\x06status\x18\x01 \x01(\x0b\x32\".masdeepflow.kubelet.RuntimeStatus\"S\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"\xa8\x01\n\x0fNamespaceOption\x12\x33\n\x07network\x18\x01 \x01(\x0e\x32\".masdeepflow.kubelet.NamespaceMode\x12/\n\x03pid\x18\x02 \x01(\x0e\x32\".masdeepflow.kubelet.NamespaceMode\x12/\n\x03ipc\x18\x03 \x01(\x0e\x32\".masdeepflow.kubelet.NamespaceMode\"^\n\x1bLinuxSandboxSecurityContext\x12?\n\x11namespace_options\x18\x01 \x01(\x0b\x32$.masdeepflow.kubelet.NamespaceOption\"z\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12J\n\x10security_context\x18\x02 \x01(\x0b\x32\x30.masdeepflow.kubelet.LinuxSandboxSecurityContext\"\xa4\x03\n\x10PodSandboxConfig\x12\x39\n\x08metadata\x18\x01 \x01(\x0b\x32\'.masdeepflow.kubelet.PodSandboxMetadata\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x15\n\rlog_directory\x18\x03 \x01(\t\x12\x41\n\x06labels\x18\x06 \x03(\x0b\x32\x31.masdeepflow.kubelet.PodSandboxConfig.LabelsEntry\x12K\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32\x36.masdeepflow.kubelet.PodSandboxConfig.AnnotationsEntry\x12\x39\n\x05linux\x18\x08 \x01(\x0b\x32*.masdeepflow.kubelet.LinuxPodSandboxConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x14RunPodSandboxRequest\x12\x35\n\x06\x63onfig\x18\x01 \x01(\x0b\x32%.masdeepflow.kubelet.PodSandboxConfig\"&\n\x0cPodSandboxId\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"%\n\x17PodSandboxNetworkStatus\x12\n\n\x02ip\x18\x01 \x01(\t\"Q\n\x10PodSandboxStatus\x12=\n\x07network\x18\x05 \x01(\x0b\x32,.masdeepflow.kubelet.PodSandboxNetworkStatus\"Q\n\x18PodSandboxStatusResponse\x12\x35\n\x06status\x18\x01 \x01(\x0b\x32%.masdeepflow.kubelet.PodSandboxStatus\"2\n\x11\x43ontainerMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"D\n\x05Mount\x12\x16\n\x0e\x63ontainer_path\x18\x01 \x01(\t\x12\x11\n\thost_path\x18\x02 \x01(\t\x12\x10\n\x08readonly\x18\x03 \x01(\x08\"&\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"A\n\nCapability\x12\x18\n\x10\x61\x64\x64_capabilities\x18\x01 \x03(\t\x12\x19\n\x11\x64rop_capabilities\x18\x02 \x03(\t\"\x1b\n\nInt64Value\x12\r\n\x05value\x18\x01 \x01(\x03\"I\n\x0fSecurityProfile\x12\x36\n\x0cprofile_type\x18\x01 \x01(\x0e\x32 .masdeepflow.kubelet.ProfileType\"\xff\x02\n\x1dLinuxContainerSecurityContext\x12\x35\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x1f.masdeepflow.kubelet.Capability\x12\x12\n\nprivileged\x18\x02 \x01(\x08\x12?\n\x11namespace_options\x18\x03 \x01(\x0b\x32$.masdeepflow.kubelet.NamespaceOption\x12\x34\n\x0brun_as_user\x18\x05 \x01(\x0b\x32\x1f.masdeepflow.kubelet.Int64Value\x12\x17\n\x0freadonly_rootfs\x18\x07 \x01(\x08\x12\x14\n\x0cno_new_privs\x18\x0b \x01(\x08\x12\x35\n\x07seccomp\x18\x0f \x01(\x0b\x32$.masdeepflow.kubelet.SecurityProfile\x12\x36\n\x08\x61pparmor\x18\x10 \x01(\x0b\x32$.masdeepflow.kubelet.SecurityProfile\"d\n\x14LinuxContainerConfig\x12L\n\x10security_context\x18\x02 \x01(\x0b\x32\x32.masdeepflow.kubelet.LinuxContainerSecurityContext\"\xaf\x03\n\x0f\x43ontainerConfig\x12\x38\n\x08metadata\x18\x01 \x01(\x0b\x32&.masdeepflow.kubelet.ContainerMetadata\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1e.masdeepflow.kubelet.ImageSpec\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12+\n\x04\x65nvs\x18\x06 \x03(\x0b\x32\x1d.masdeepflow.kubelet.KeyValue\x12*\n\x06mounts\x18\x07 \x03(\x0b\x32\x1a.masdeepflow.kubelet.Mount\x12@\n\x06labels\x18\t \x03(\x0b\x32\x30.masdeepflow.kubelet.ContainerConfig.LabelsEntry\x12\x10\n\x08log_path\x18\x0b \x01(\t\x12\x38\n\x05linux\x18\x0f \x01(\x0b\x32).masdeepflow.kubelet.LinuxContainerConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa5\x01\n\x16\x43reateContainerRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x34\n\x06\x63onfig\x18\x02 \x01(\x0b\x32$.masdeepflow.kubelet.ContainerConfig\x12=\n\x0esandbox_config\x18\x03 \x01(\x0b\x32%.masdeepflow.kubelet.PodSandboxConfig\"#\n\x0b\x43ontainerId\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"?\n\x16\x43ontainerStatusRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\x8c\x01\n\x17\x43ontainerStatusResponse\x12\x44\n\x04info\x18\x02 \x03(\x0b\x32\x36.masdeepflow.kubelet.ContainerStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x0f\x45xecSyncRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63md\x18\x02 \x03(\t\x12\x0f\n\x07timeout\x18\x03 \x01(\x03\"E\n\x10\x45xecSyncResponse\x12\x0e\n\x06stdout\x18\x01 \x01(\x0c\x12\x0e\n\x06stderr\x18\x02 \x01(\x0c\x12\x11\n\texit_code\x18\x03 \x01(\x05\"\x07\n\x05\x45mpty*1\n\rNamespaceMode\x12\x07\n\x03POD\x10\x00\x12\r\n\tCONTAINER\x10\x01\x12\x08\n\x04NODE\x10\x02*1\n\x0bProfileType\x12\x12\n\x0eRuntimeDefault\x10\x00\x12\x0e\n\nUnconfined\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTAINERCONFIG_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._loaded_options = None
   _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_options = b'8\001'
-  _globals['_NAMESPACEMODE']._serialized_start=2882
-  _globals['_NAMESPACEMODE']._serialized_end=2931
+  _globals['_NAMESPACEMODE']._serialized_start=3321
+  _globals['_NAMESPACEMODE']._serialized_end=3370
+  _globals['_PROFILETYPE']._serialized_start=3372
+  _globals['_PROFILETYPE']._serialized_end=3421
   _globals['_STATUSREQUEST']._serialized_start=38
   _globals['_STATUSREQUEST']._serialized_end=53
   _globals['_RUNTIMECONDITION']._serialized_start=55
@@ -81,28 +83,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MOUNT']._serialized_end=1622
   _globals['_KEYVALUE']._serialized_start=1624
   _globals['_KEYVALUE']._serialized_end=1662
-  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_start=1664
-  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_end=1780
-  _globals['_LINUXCONTAINERCONFIG']._serialized_start=1782
-  _globals['_LINUXCONTAINERCONFIG']._serialized_end=1882
-  _globals['_CONTAINERCONFIG']._serialized_start=1885
-  _globals['_CONTAINERCONFIG']._serialized_end=2316
+  _globals['_CAPABILITY']._serialized_start=1664
+  _globals['_CAPABILITY']._serialized_end=1729
+  _globals['_INT64VALUE']._serialized_start=1731
+  _globals['_INT64VALUE']._serialized_end=1758
+  _globals['_SECURITYPROFILE']._serialized_start=1760
+  _globals['_SECURITYPROFILE']._serialized_end=1833
+  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_start=1836
+  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_end=2219
+  _globals['_LINUXCONTAINERCONFIG']._serialized_start=2221
+  _globals['_LINUXCONTAINERCONFIG']._serialized_end=2321
+  _globals['_CONTAINERCONFIG']._serialized_start=2324
+  _globals['_CONTAINERCONFIG']._serialized_end=2755
   _globals['_CONTAINERCONFIG_LABELSENTRY']._serialized_start=1051
   _globals['_CONTAINERCONFIG_LABELSENTRY']._serialized_end=1096
-  _globals['_CREATECONTAINERREQUEST']._serialized_start=2319
-  _globals['_CREATECONTAINERREQUEST']._serialized_end=2484
-  _globals['_CONTAINERID']._serialized_start=2486
-  _globals['_CONTAINERID']._serialized_end=2521
-  _globals['_CONTAINERSTATUSREQUEST']._serialized_start=2523
-  _globals['_CONTAINERSTATUSREQUEST']._serialized_end=2586
-  _globals['_CONTAINERSTATUSRESPONSE']._serialized_start=2589
-  _globals['_CONTAINERSTATUSRESPONSE']._serialized_end=2729
-  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_start=2686
-  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_end=2729
-  _globals['_EXECSYNCREQUEST']._serialized_start=2731
-  _globals['_EXECSYNCREQUEST']._serialized_end=2800
-  _globals['_EXECSYNCRESPONSE']._serialized_start=2802
-  _globals['_EXECSYNCRESPONSE']._serialized_end=2871
-  _globals['_EMPTY']._serialized_start=2873
-  _globals['_EMPTY']._serialized_end=2880
+  _globals['_CREATECONTAINERREQUEST']._serialized_start=2758
+  _globals['_CREATECONTAINERREQUEST']._serialized_end=2923
+  _globals['_CONTAINERID']._serialized_start=2925
+  _globals['_CONTAINERID']._serialized_end=2960
+  _globals['_CONTAINERSTATUSREQUEST']._serialized_start=2962
+  _globals['_CONTAINERSTATUSREQUEST']._serialized_end=3025
+  _globals['_CONTAINERSTATUSRESPONSE']._serialized_start=3028
+  _globals['_CONTAINERSTATUSRESPONSE']._serialized_end=3168
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_start=3125
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_end=3168
+  _globals['_EXECSYNCREQUEST']._serialized_start=3170
+  _globals['_EXECSYNCREQUEST']._serialized_end=3239
+  _globals['_EXECSYNCRESPONSE']._serialized_start=3241
+  _globals['_EXECSYNCRESPONSE']._serialized_end=3310
+  _globals['_EMPTY']._serialized_start=3312
+  _globals['_EMPTY']._serialized_end=3319
 # @@protoc_insertion_point(module_scope)

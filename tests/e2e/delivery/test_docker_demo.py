@@ -4,154 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import re
 import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from masdeepflow.kernel.privileges import CAPABILITIES
+from tests.e2e.delivery.engine import IMAGE, NAME, ROOT, SCRIPT, Engine
 from tests.support.ports import free_port
-from tests.support.programs import Finished, Program, clean_environment, run, until
+from tests.support.programs import clean_environment, run, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "run-in-docker.sh"
-NAME = "masdeepflow-demo"
-_BUILD_S = 500
 _LARGEST_MB = 330
-_REQUIRED = {"CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_NICE"}
-
-
-class Engine:
-    """docker or podman with its own storage, and what run-in-docker.sh needs to use it."""
-
-    def __init__(self, program: str, **environment: str) -> None:
-        self.program = program
-        self.environment = clean_environment(CONTAINER_ENGINE=program, **environment)
-
-    def command(self, *words: object, timeout_s: float = 120) -> Finished:
-        """Run a command of the engine to its end."""
-        return run(self.program, *words, env=self.environment, timeout_s=timeout_s)
-
-    def done(self, *words: object) -> str:
-        """Run a command that must succeed; return what it printed."""
-        finished = self.command(*words)
-        assert finished.code == 0, f"{words}: {finished.stderr}"
-        return finished.stdout
-
-    def start(self, *arguments: object, **environment: str) -> Finished:
-        """Run run-in-docker.sh to its end."""
-        return run(SCRIPT, *arguments, env=self.environment | environment, timeout_s=_BUILD_S)
-
-    def inspect(self) -> dict[str, Any]:
-        """Return what the engine tells of the demo's container."""
-        found: list[dict[str, Any]] = json.loads(self.done("container", "inspect", NAME))
-        return found[0]
-
-    def logs(self) -> list[str]:
-        """Return the lines that the agent has printed."""
-        finished = self.command("logs", NAME)
-        return [*finished.stdout.splitlines(), *finished.stderr.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Run a Docker daemon without networks of its own, so that builds and containers are on the host's."""
-    directory = tmp_path_factory.mktemp("docker")
-    socket = directory / "docker.sock"
-    config = directory / "daemon.json"
-    config.write_text("{}")
-    engine = Engine("docker", DOCKER_HOST=f"unix://{socket}")
-    daemon = Program(
-        directory,
-        # What it mounts goes with it.
-        *("unshare", "--mount", "dockerd"),
-        f"--config-file={config}",
-        f"--host=unix://{socket}",
-        f"--data-root={directory / 'data'}",
-        f"--exec-root={directory / 'exec'}",
-        f"--pidfile={directory / 'pid'}",
-        "--exec-opt=native.cgroupdriver=cgroupfs",
-        "--bridge=none",
-        "--iptables=false",
-        "--ip6tables=false",
-    )
-    with daemon:
-        until(lambda: engine.command("version").code == 0, lambda: daemon.errors[-2000:], 60)
-        yield engine
-        engine.command("rm", "--force", NAME)
-        daemon.stop()
-    shutil.rmtree(directory / "data", ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory for BUILDER_ROOT: what this host's apt and pip need to reach their servers."""
-    root = tmp_path_factory.mktemp("builder-root")
-    codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    apt = root / "etc" / "apt"
-    (apt / "sources.list.d").mkdir(parents=True)
-    (apt / "apt.conf.d").mkdir()
-    here = Path("/etc/apt")
-    for path in [*here.glob("sources.list"), *here.glob("sources.list.d/*.[ls][io][su]*")]:
-        # Others' repositories name themselves in the suite, and need keys that the base has not.
-        if re.search(rf"\s{codename}\s", path.read_text()):
-            shutil.copy(path, apt / path.relative_to(here))
-    (apt / "apt.conf.d" / "90host").write_text(run("apt-config", "dump", "Acquire").stdout)
-    settings = ["[global]"]
-    certificates = Path(os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt"))
-    if certificates.exists():
-        shutil.copy(certificates, root / "etc" / "host-certificates.crt")
-        settings.append("cert = /etc/host-certificates.crt")
-    for line in run("pip", "config", "list").stdout.splitlines():
-        key, _, value = line.partition("=")
-        if key.rpartition(".")[2] in {"index" + "-url", "proxy", "trusted-host", "timeout"}:
-            settings.append(f"{key.rpartition('.')[2]} = {value.strip(chr(39))}")
-    (root / "etc" / "pip.conf").write_text("\n".join(settings) + "\n")
-    return root
-
-
-@pytest.fixture(scope="module")
-def base(docker: Engine, distribution: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of an image with this distribution's essential packages: no registry is asked."""
-    archive = tmp_path_factory.mktemp("base") / "base.tar"
-    apt = distribution / "etc" / "apt"
-    sources = [path for path in [apt / "sources.list", *(apt / "sources.list.d").iterdir()] if path.exists()]
-    made = run(
-        "mmdebstrap",
-        "--quiet",
-        "--variant=essential",
-        "--include=apt",
-        f"--aptopt={apt / 'apt.conf.d' / '90host'}",
-        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
-        platform.freedesktop_os_release()["VERSION_CODENAME"],
-        archive,
-        *sources,
-        timeout_s=300,
-    )
-    assert made.code == 0, made.stderr[-2000:]
-    docker.done("import", archive, "masdeepflow-test-base:1")
-    archive.unlink()
-    return "masdeepflow-test-base:1"
-
-
-@pytest.fixture(scope="module")
-def demo(docker: Engine, base: str, distribution: Path) -> Engine:
-    """Run run-in-docker.sh once as a user does; the container is there afterwards."""
-    docker.environment |= {
-        "BASE_IMAGE": base,
-        "BUILDER_ROOT": str(distribution),
-        "BUILD_NETWORK": "host",
-    }
-    started = docker.start("--listen", "off")
-    assert started.code == 0, started.stderr
-    assert f"docker logs -f {NAME}" in started.stdout
-    return docker
 
 
 def _mysql_lines(engine: Engine) -> list[str]:
@@ -191,8 +59,9 @@ class TestDocker:
     def test_the_container_has_the_capabilities_it_needs_and_no_others(self, demo: Engine) -> None:
         """Never privileged; what loads programs is CAP_BPF and CAP_PERFMON, CAP_SYS_ADMIN for old engines."""
         host = demo.inspect()["HostConfig"]
+        lesser = {capability.name for capability in CAPABILITIES if not capability.required}
         added = {f"CAP_{name.removeprefix('CAP_')}" for name in host["CapAdd"]}
-        assert added - _REQUIRED in ({"CAP_BPF", "CAP_PERFMON"}, {"CAP_SYS_ADMIN"})
+        assert added - lesser in ({"CAP_BPF", "CAP_PERFMON"}, {"CAP_SYS_ADMIN"})
         assert (host["Privileged"], host["ReadonlyRootfs"], host["CapDrop"]) == (False, True, ["ALL"])
         assert (host["PidMode"], host["NetworkMode"], host["CgroupnsMode"]) == ("host", "host", "host")
 
@@ -205,14 +74,14 @@ class TestDocker:
 
     def test_check_in_a_bare_container_names_all_that_is_missing(self, demo: Engine) -> None:
         """Each capability and namespace with the option of `docker run` that gives it; exit code 1."""
-        bare = demo.command("run", "--rm", "--network=none", "masdeepflow:demo", "check")
+        bare = demo.command("run", "--rm", "--network=none", IMAGE, "check")
         assert bare.code == 1
         for option in ("--cap-add BPF", "--cap-add PERFMON", "--cap-add SYS_PTRACE", "--pid host"):
             assert option in bare.stdout
 
     def test_the_image_is_small_and_has_nothing_of_the_build(self, demo: Engine, distribution: Path) -> None:
         """No compiler, no pip, no settings of the builder, nothing that makes root of others."""
-        told = json.loads(demo.done("image", "inspect", "masdeepflow:demo"))[0]
+        told = json.loads(demo.done("image", "inspect", IMAGE))[0]
         assert told["Size"] < _LARGEST_MB * 1_000_000
         assert len(told["RootFS"]["Layers"]) == 1
         paths = [f"/{path.relative_to(distribution)}" for path in distribution.rglob("*") if path.is_file()]
@@ -222,7 +91,7 @@ class TestDocker:
             find / -xdev -perm /6000 -type f
             ls -d /packages /build /opt/masdeepflow/lib/python3*/site-packages/pip 2>/dev/null
             true"""
-        left = demo.done("run", "--rm", "--network=none", "--entrypoint=sh", "masdeepflow:demo", "-c", search)
+        left = demo.done("run", "--rm", "--network=none", "--entrypoint=sh", IMAGE, "-c", search)
         assert left == ""
 
     def test_version_names_the_commit_it_was_built_from(self, demo: Engine) -> None:
@@ -241,7 +110,7 @@ class TestDocker:
 
     def test_what_run_refuses_is_told_in_a_sentence(self, demo: Engine) -> None:
         """Wrong arguments reach the agent in the container; its answer is the script's."""
-        refused = demo.start("--log", "xml", IMAGE="masdeepflow:demo")
+        refused = demo.start("--log", "xml", IMAGE=IMAGE)
         assert refused.code == 1
         assert "xml" in refused.stderr.splitlines()[-1]
 
@@ -256,11 +125,13 @@ class TestDocker:
 @pytest.mark.root
 @pytest.mark.server("dockerd", "docker", "mmdebstrap", "podman", "runc")
 @pytest.mark.timeout(600)
-def test_podman_runs_it_too(demo: Engine, tmp_path: Path) -> None:
+def test_podman_runs_it_too(demo: Engine, scratch: Path) -> None:
     """`CONTAINER_ENGINE=podman` with the same image: the same two lines."""
-    with _podman(tmp_path) as podman:
-        archive = tmp_path / "image.tar"
-        demo.done("save", "--output", archive, "masdeepflow:demo")
+    directory = scratch / "podman"
+    directory.mkdir()
+    with _podman(directory) as podman:
+        archive = scratch / "podman.tar"
+        demo.done("save", "--output", archive, IMAGE)
         podman.done("load", "--input", archive)
         archive.unlink()
         started = podman.start("--listen", "off", IMAGE="localhost/masdeepflow:demo")
