@@ -112,30 +112,6 @@ container_options() {
     for socket in $(local_sockets); do OPTIONS+=(--volume "$socket:ro"); done
 }
 
-# loads OPTION...: whether the agent's programs load in a container with these options.
-loads() { LAST=$("$ENGINE" run --rm "${OPTIONS[@]}" "$@" "$IMAGE" check 2>&1); }
-
-# Tried from the least on, as no version number tells what an engine knows and its seccomp profile allows.
-choose_privileges() {
-    local least=() capability
-    for capability in "${LOADING[@]}"; do least+=(--cap-add "$capability"); done
-    PRIVILEGES=("${least[@]}")
-    loads "${PRIVILEGES[@]}" && return
-    local first=$LAST
-    PRIVILEGES=("${least[@]}" --security-opt seccomp=unconfined)
-    if loads "${PRIVILEGES[@]}"; then
-        say "this engine's seccomp profile forbids bpf() to CAP_BPF: starting without the profile"
-        return
-    fi
-    PRIVILEGES=(--cap-add SYS_ADMIN)
-    if loads "${PRIVILEGES[@]}"; then
-        say "this engine does not know CAP_BPF: starting with CAP_SYS_ADMIN in its place"
-        return
-    fi
-    printf '%s\n' "$first" >&2
-    die "the agent can't run in a container here (the reason is above)"
-}
-
 # Followed by `docker logs`, whatever the engine's own choice is; the size is bounded.
 log_options() {
     if [[ $ENGINE == podman ]]; then
@@ -145,25 +121,54 @@ log_options() {
     fi
 }
 
+# start: whether the container starts with PRIVILEGES and the arguments in ARGUMENTS, and the probes are attached.
+# REASON says why not.
 start() {
-    local answer
-    log_options
     "$ENGINE" rm --force "$NAME" >/dev/null 2>&1 || true
-    answer=$("$ENGINE" run --detach --name "$NAME" "${OPTIONS[@]}" "${PRIVILEGES[@]}" "${LOG[@]}" "$IMAGE" run "$@" 2>&1) \
-        || die "the container could not be started: $(first_line "$answer")"
+    if ! REASON=$("$ENGINE" run --detach --name "$NAME" "${OPTIONS[@]}" "${PRIVILEGES[@]}" "${LOG[@]}" \
+        "$IMAGE" run "${ARGUMENTS[@]}" 2>&1); then
+        REASON=$(first_line "$REASON")
+        return 1
+    fi
+    wait_ready
 }
 
 wait_ready() {
-    local log=
+    local log='' state
     for _ in {1..150}; do
         log=$("$ENGINE" logs "$NAME" 2>&1) || true
         if [[ $log == *"ready: hooks="* ]]; then return; fi
-        if [[ $("$ENGINE" inspect --format '{{.State.Running}}' "$NAME" 2>/dev/null) != true ]]; then
-            die "the agent ended at once: $(first_line "$log")"
-        fi
+        state=$("$ENGINE" inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$NAME" 2>/dev/null) || true
+        case $state in
+            "exited 2") die "$(first_line "$log")" ;;
+            exited*)
+                REASON=$(first_line "$log")
+                return 1
+                ;;
+        esac
         sleep 0.2
     done
     die "the agent is not ready after 30 s: see $ENGINE logs $NAME"
+}
+
+# From the least on, as no version number tells what an engine knows and its seccomp profile allows.
+start_with_least() {
+    local least=() capability
+    for capability in "${LOADING[@]}"; do least+=(--cap-add "$capability"); done
+    PRIVILEGES=("${least[@]}")
+    start && return
+    PRIVILEGES=("${least[@]}" --security-opt seccomp=unconfined)
+    if start; then
+        say "this engine's seccomp profile forbids bpf() to CAP_BPF: started without the profile"
+        return
+    fi
+    PRIVILEGES=(--cap-add SYS_ADMIN)
+    if start; then
+        say "this engine does not know CAP_BPF: started with CAP_SYS_ADMIN in its place"
+        return
+    fi
+    "$ENGINE" rm --force "$NAME" >/dev/null 2>&1 || true
+    die "the agent does not start in a container here: $REASON"
 }
 
 explain() {
@@ -181,7 +186,7 @@ END
 require_engine
 [[ $IMAGE ]] || build
 container_options
-choose_privileges
-start "$@"
-wait_ready
+log_options
+ARGUMENTS=("$@")
+start_with_least
 explain

@@ -72,10 +72,7 @@ _STATUS = Path("/proc/self/status")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 _CGROUP_NAMESPACE = Path("/proc/self/ns/cgroup")
 _APPARMOR = (Path("/proc/self/attr/apparmor/current"), Path("/proc/self/attr/current"))
-_CONTAINER_FILES: tuple[tuple[Path, Place], ...] = (
-    (Path("/run/.containerenv"), "podman"),
-    (Path("/.dockerenv"), "docker"),
-)
+_DOCKER = Path("/.dockerenv")
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _NO_SUCH_COMMAND = 0x7FFF
 
@@ -105,7 +102,10 @@ def place() -> Place:
     """Return where this process runs; `host` also for containers of runtimes that leave no sign."""
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return "kubernetes"
-    return next((place for path, place in _CONTAINER_FILES if path.exists()), "host")
+    # Its file, /run/.containerenv, is not there beside --read-only.
+    if os.environ.get("container") == "podman":  # noqa: SIM112  # systemd's convention, which Podman keeps
+        return "podman"
+    return "docker" if _DOCKER.exists() else "host"
 
 
 def effective() -> int:

@@ -22,8 +22,9 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "status"
     path.write_text(f"Name:\tpython\nCapPrm:\t{ALL:016x}\nCapEff:\t{BPF:016x}\nCapBnd:\t{0:016x}\n")
     monkeypatch.setattr(privileges, "_STATUS", path)
-    monkeypatch.setattr(privileges, "_CONTAINER_FILES", ((tmp_path / "docker", "docker"),))
+    monkeypatch.setattr(privileges, "_DOCKER", tmp_path / "docker")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.delenv("container", raising=False)
     return path
 
 
@@ -68,6 +69,8 @@ def test_place_is_told_by_what_its_runtime_leaves(
     assert privileges.place() == "host"
     (tmp_path / "docker").touch()
     assert privileges.place() == "docker"
+    monkeypatch.setenv("container", "podman")
+    assert privileges.place() == "podman"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     assert privileges.place() == "kubernetes"
 
