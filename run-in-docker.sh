@@ -134,14 +134,15 @@ start() {
 }
 
 wait_ready() {
-    local log='' state
+    local state log
     for _ in {1..150}; do
+        # Before the log, so that the log of one that has ended is whole.
+        state=$("$ENGINE" inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$NAME" 2>/dev/null) || true
         log=$("$ENGINE" logs "$NAME" 2>&1) || true
         if [[ $log == *"ready: hooks="* ]]; then return; fi
-        state=$("$ENGINE" inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$NAME" 2>/dev/null) || true
         case $state in
-            "exited 2") die "$(first_line "$log")" ;;
-            exited*)
+            *"ed 2") die "$(first_line "$log")" ;;
+            exited* | stopped* | dead*) # stopped is what Podman calls it first
                 REASON=$(first_line "$log")
                 return 1
                 ;;
