@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from masdeepflow import filters
 from masdeepflow.enrich.directory import Directory
+from masdeepflow.enrich.identity import Identity
 from masdeepflow.enrich.process import is_life
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
@@ -19,7 +21,7 @@ from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
 from masdeepflow.redaction import redact_table
 from masdeepflow.schema import Flag, Kind, Role, Transport
 from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
-from tests.support.slots import DTYPE, MILLISECOND, START, make_slots, turn
+from tests.support.slots import DTYPE, MILLISECOND, START, cgroup, execute, fork, make_slots, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -333,6 +335,28 @@ def test_what_is_resolved_names_connections_of_the_same_batch() -> None:
     tables, _ = pipeline.process(make_slots(turn(b"aL", cookie=1), turn(b"zL", cookie=2)), OFFSET)
     peers = {table.protocol: dict(table.endpoints[0].peer) for table in tables}
     assert peers["a"]["peer.dns.name"] == "server.example"
+
+
+def test_memory_is_flat_over_processes_that_come_and_go() -> None:
+    """A host that starts a process a request does not make the agent grow by what each of them was."""
+    pipeline = _real()
+    alive = []
+    for start in range(1, 6001, 250):
+        records = []
+        for pid in range(start, start + 250):
+            ends = {"cookie": pid, "pid": pid, "comm": b"curl", "local_port": 1024 + pid}
+            records += [
+                fork(pid, 1),
+                cgroup(pid, f"docker/{pid:064x}"),
+                execute(pid, b"curl", b"http://example.org/%d" % pid),
+                turn(b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", **ends),
+                turn(kind=Kind.CLOSE, **ends),  # type: ignore[arg-type]
+            ]
+        pipeline.process(make_slots(*records), OFFSET)
+        pipeline.take_wanted()
+        alive.append(sum(isinstance(one, Identity) for one in gc.get_objects()))
+    assert max(alive) <= 2048 + 2 * 1024 + 250
+    assert alive[-1] <= alive[len(alive) // 2] + 1024
 
 
 def test_lost_turns_can_be_named() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "Wanted"]
 
-_IDENTITIES = 16384
+_IDENTITIES = 2048  # 2 kB each
 _CONTAINERS = 16384
 _WANTED = 4096
 _NAMES = 16384

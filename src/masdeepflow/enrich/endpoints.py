@@ -14,7 +14,7 @@ from masdeepflow.batch import word_of, words
 from masdeepflow.endpoint import Ends
 from masdeepflow.enrich.end import NOWHERE, End, Side, owner_of
 from masdeepflow.enrich.flows import Flow, Flows
-from masdeepflow.schema import Kind, Role, Transport
+from masdeepflow.schema import MAX_SERVICES, Kind, Role, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,8 @@ __all__ = ["NO_PROTOCOL", "Endpoints"]
 NO_PROTOCOL = -1
 """Protocol number of a connection that none was recognised on yet."""
 _LIMIT = 32768
+_OWNERS_LIMIT = 1024
+_SERVICES_LIMIT = 2 * MAX_SERVICES  # of processes that are gone the kernel keeps none
 _UNCLOSED_LIMIT = 4096  # UDP and Unix sockets, whose end nothing tells; the kernel side knows no more of them
 # Socket cookies count up from 1, a few down from 2^64 (include/linux/cookie.h), and PIDs have 22 bits: the
 # pair fits in 64.
@@ -225,7 +227,7 @@ class Endpoints:
         key = (identity, role, transport)
         owner = self._owners.get(key)
         if owner is None:
-            if len(self._owners) >= _LIMIT:
+            if len(self._owners) >= _OWNERS_LIMIT:
                 self._owners.clear()
             owner = self._owners[key] = owner_of(identity, role, transport)
         return owner
@@ -273,9 +275,10 @@ class Endpoints:
                     self._protocols[code] = self._by_cookie[end.cookie]
 
     def _name_service(self, end: End, protocol: int) -> None:
-        if len(self.services) > _LIMIT:
-            self.services.clear()
-        self.services[_service_key(end)] = (end, protocol)
+        key = _service_key(end)
+        if self.services.pop(key, None) is None and len(self.services) >= _SERVICES_LIMIT:
+            del self.services[next(iter(self.services))]
+        self.services[key] = (end, protocol)
 
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""

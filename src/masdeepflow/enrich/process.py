@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Processes", "Program", "is_life"]
 
-_LIMIT = 65536
+_LIMIT = 8192  # some 6 MB
 _WAITING_LIMIT = 1024
 _CGROUP_BYTES, _EXECUTABLE_BYTES = 128, 40  # bpf/wire.h
 _BEFORE = -1
@@ -46,7 +46,10 @@ def is_life(kinds: np.ndarray) -> NDArray[np.bool_]:
 
 
 class Processes:
-    """PID -> program. A PID that is used again is the new process's from its fork on."""
+    """PID -> program. A PID that is used again is the new process's from its fork on.
+
+    Bounded: those that have not been asked for, and had no children, for longest are forgotten.
+    """
 
     def __init__(self) -> None:
         self._programs: dict[int, Program | None] = {}
@@ -65,7 +68,7 @@ class Processes:
     def _follow(self, slot: np.void, position: int) -> None:
         kind, pid = int(slot["kind"]), int(slot["pid"])
         if kind == Kind.FORK:
-            self._set(pid, self._programs.get(int(slot["tid"])), position)
+            self._set(pid, self._used(int(slot["tid"])), position)
         elif kind == Kind.CGROUP:
             if len(self._cgroups) >= _WAITING_LIMIT:  # their execs were lost
                 self._cgroups.clear()
@@ -81,6 +84,12 @@ class Processes:
             for old in list(self._programs)[: _LIMIT // 4]:
                 del self._programs[old]
         self._programs[pid] = program
+
+    def _used(self, pid: int) -> Program | None:
+        program = self._programs.pop(pid, None)
+        if program is not None:
+            self._programs[pid] = program
+        return program
 
     def end_batch(self) -> None:
         """Forget the order within the batch."""
@@ -116,7 +125,7 @@ class Processes:
         """
         changes = self._changes.get(pid)
         if changes is None:
-            return self._programs.get(pid)
+            return self._used(pid)
         return next(program for at, program in reversed(changes) if at <= position)
 
 

@@ -114,3 +114,13 @@ def test_memory_is_bounded_under_process_churn(monkeypatch: pytest.MonkeyPatch) 
     assert len(processes._cgroups) <= 16
     assert processes.program(499, 0) is not None
     assert processes.program(1, 0) is None
+
+
+def test_processes_in_use_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is there for long outlives the programs that come and go, and so does who starts them."""
+    monkeypatch.setattr(module, "_LIMIT", 16)
+    processes = _followed(execute(1, b"nginx"), execute(2, b"cron"))
+    for pid in range(3, 500):
+        _followed(fork(pid, 2), execute(pid, b"sh"), processes=processes)
+        assert _program(processes, 1).executable == "nginx"
+    assert _program(processes, 2).executable == "cron"
