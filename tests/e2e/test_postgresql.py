@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.support import json_log
 from tests.support.ports import LOOPBACK
-from tests.support.programs import run
+from tests.support.programs import run, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ _NO_TABLE, _SYNTAX = "42P01", "42601"
 _CLIENTS, _TRANSACTIONS = 4, 50
 _TPC_B = ["BEGIN", "UPDATE", "SELECT", "UPDATE", "UPDATE", "INSERT", "END"]
 _REDACTED = ["SELECT ?, ?, ?, ?", "SELECT ?::int", "SELECT ?"]
+_SLEEP = "SELECT pg_sleep(60)"
 _BALANCE = "SELECT abalance FROM pgbench_accounts WHERE aid = "
 
 
@@ -350,3 +352,42 @@ def test_literals_are_redacted(postgresql: PostgreSql, start_agent: StartAgent) 
         text = printed.read_text()
         assert "secret" not in text
         assert "4711" not in text
+
+
+def test_what_a_server_says_unasked(postgresql: PostgreSql, start_agent: StartAgent) -> None:
+    """A notification to a client that waits has no request; nor has the error that ends its connection."""
+    agent = start_agent(ports=[postgresql.port])
+    with contextlib.ExitStack() as stack:
+        listener, other = (
+            stack.enter_context(psycopg.connect(postgresql.uri(), autocommit=True)) for _ in "12"
+        )
+        listener.execute("LISTEN news")
+        agent.wait_for(lambda lines: any("Response: LISTEN" in line and "psql" not in line for line in lines))
+        other.execute("NOTIFY news")
+        assert len(list(listener.notifies(timeout=20, stop_after=1))) == 1
+        agent.wait_for(lambda lines: sum("PostgreSQL Notification: news, " in line for line in lines) >= 2)
+        other.execute("SELECT pg_terminate_backend(%s)", (listener.info.backend_pid,))
+        with pytest.raises(psycopg.OperationalError):
+            listener.execute("SELECT 1")
+    assert any("PostgreSQL Response: FATAL 57P01: terminating" in line for line in agent.settle().lines)
+
+
+def test_a_cancelled_statement(postgresql: PostgreSql, start_agent: StartAgent) -> None:
+    """The request for it comes on a connection of its own; the statement ends with its error."""
+    agent = start_agent("--log", "json", ports=[postgresql.port])
+    with psycopg.connect(postgresql.uri(), autocommit=True) as session:
+        sleeper = threading.Thread(target=_sleep, args=(session,))
+        sleeper.start()
+        active = "SELECT wait_event FROM pg_stat_activity"
+        until(lambda: "PgSleep" in run(*postgresql.psql(f"--command={active}")).stdout)
+        session.cancel()
+        sleeper.join(20)
+    for found in _by_role(agent).values():
+        assert [one["error"] for one in _named(found, "CANCEL")] == [False]
+        (cancelled,) = [one for one in found if one.get("db.query.text") == _SLEEP]
+        assert cancelled["db.response.status_code"] == "57014"
+
+
+def _sleep(session: psycopg.Connection) -> None:
+    with contextlib.suppress(psycopg.Error):
+        session.execute(_SLEEP.encode())

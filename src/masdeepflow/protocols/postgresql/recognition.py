@@ -44,6 +44,11 @@ _CUT_TEXT = re.compile(_NO_CONTROLS + rb"\0?\Z")
 _STATEMENT_TEXT = 64  # bytes of a statement that are looked at: behind them it may hold anything
 _NAME = rb"[^\x00-\x1f\x7f]{0,63}\0"
 _NAMES = re.compile(_NAME)
+_CUT_NAME = re.compile(rb"[^\x00-\x1f\x7f]{0,63}\Z")
+_NAME_BYTES = 64
+_PAYLOAD_BYTES = 8000  # of a notification, the server's own limit
+_SETTING_BYTES = 1024
+_SETTING = re.compile(rb"[A-Za-z_.]{1,63}(?:\0|\Z)|\Z")
 _TAG = re.compile(rb"[A-Z][A-Z ]{1,40}(?: \d{1,20}){0,2}\0?\Z")
 _SEVERITY = rb"ERROR|FATAL|PANIC|WARNING|NOTICE|DEBUG|INFO|LOG"
 _NOTICE = re.compile(rb"S[^\0]{1,20}\0(?:V(?:" + _SEVERITY + rb")\0)?C[0-9A-Z]{5}\0M")
@@ -65,6 +70,9 @@ class _Part(NamedTuple):
     def cut(self) -> bool:
         """Whether some of it was not captured."""
         return len(self.body) < self.length
+
+
+_NEVER = _Part("", 0, b"")
 
 
 def recognise(slots: np.ndarray) -> NDArray[np.uint8]:
@@ -134,16 +142,25 @@ def _score_messages(turn: Turn) -> int:
     if not asked or not all(_ASKS.get(part.kind, _is_never)(part) for part in asked):
         return _NOT_MINE
     first = asked[0]
+    if first.kind in "QP" and not _is_statement(first) and turn.response[:1] != b"E":
+        return _NOT_MINE
     if turn.response_bytes:
         return LIKELY if _fits(turn, _ANSWERS[first.kind] + "ENSA") else _NOT_MINE
-    if first.kind in "QP":
-        statement = first.body if first.kind == "Q" else first.body.partition(b"\0")[2]
-        return POSSIBLE if summarize_sql(statement.decode("utf-8", "replace"))[0] else _NOT_MINE
-    return POSSIBLE if first.kind == "X" else _NOT_MINE
+    return POSSIBLE if first.kind in "QPX" else _NOT_MINE
+
+
+def _is_statement(part: _Part) -> bool:
+    """Whether it begins with a keyword of statements, with a comment, which may hide it, or is empty."""
+    text = part.body if part.kind == "Q" else part.body.partition(b"\0")[2]
+    return (
+        not text.strip(b" ;\0")
+        or text.startswith((b"/*", b"--"))
+        or bool(summarize_sql(text.decode("utf-8", "replace"))[0])
+    )
 
 
 def _fits(turn: Turn, firsts: str) -> bool:
-    """Whether the response is messages to its end, and the first is one of `firsts`."""
+    """Whether the response is messages to its end, of which the first is one of `firsts`."""
     answers = list(_parts(turn.response, turn.response_bytes))
     return (
         bool(answers)
@@ -153,19 +170,23 @@ def _fits(turn: Turn, firsts: str) -> bool:
 
 
 def _parts(data: bytes, total: int) -> Iterator[_Part]:
-    """Yield messages as far as captured; one that is never valid if they don't fill `total` bytes."""
+    """Yield messages as far as captured, and one that is never valid if they cannot fill `total` bytes."""
     at = 0
     while at + HEADER_BYTES <= len(data):
         length = int.from_bytes(data[at + 1 : at + HEADER_BYTES], "big") - (HEADER_BYTES - 1)
         end = at + HEADER_BYTES + length
         if length < 0 or end > total:
-            break
+            yield _NEVER
+            return
         yield _Part(chr(data[at]), length, data[at + HEADER_BYTES : end])
         at = end
-    left = total - max(at, len(data))
     # What follows the last message has to be a head that was cut.
-    if at != total and (left <= 0 or total - at < HEADER_BYTES):
-        yield _Part("", 0, b"")
+    if at != total and (len(data) >= total or total - at < HEADER_BYTES or not _is_head(data[at:])):
+        yield _NEVER
+
+
+def _is_head(start: bytes) -> bool:
+    return not start or (chr(start[0]) in _SAYS.keys() | _ASKS.keys() and start[1:2] in {b"", b"\0"})
 
 
 def _is_never(_part: _Part) -> bool:
@@ -228,14 +249,22 @@ def _skip_formats(body: bytes, at: int) -> int | None:
     return end if set(formats[::2]) <= {0} and set(formats[1::2]) <= {0, 1} else None
 
 
+def _is_name(part: _Part, before: int, behind: int) -> bool:
+    """Whether there is a name, with so many bytes before and behind it."""
+    if not before + 1 + behind <= part.length <= before + _NAME_BYTES + behind:
+        return False
+    name = _NAMES.match(part.body, before)
+    if name is None:
+        return part.cut and bool(_CUT_NAME.match(part.body, before))
+    return part.length == name.end() + behind
+
+
 def _is_execute(part: _Part) -> bool:
-    name = _NAMES.match(part.body)
-    return part.cut or (name is not None and part.length == name.end() + 4)
+    return _is_name(part, 0, 4)
 
 
 def _is_about(part: _Part) -> bool:
-    name = _NAMES.match(part.body, 1)
-    return part.cut or (part.body[:1] in {b"S", b"P"} and name is not None and part.length == name.end())
+    return part.body[:1] in {b"", b"S", b"P"} and _is_name(part, 1, 0)
 
 
 def _is_call(part: _Part) -> bool:
@@ -254,7 +283,10 @@ def _is_tag(part: _Part) -> bool:
 
 def _is_description(part: _Part) -> bool:
     """Number of columns (2), each a name with its zero and 18 bytes."""
-    return part.length >= _WIDTH + _COLUMN_BYTES * _first_number(part)
+    columns = _first_number(part)
+    name = _NAMES.match(part.body, _WIDTH) or (part.cut and _CUT_NAME.match(part.body, _WIDTH))
+    whole = part.length >= _WIDTH + _COLUMN_BYTES * columns
+    return whole and (bool(name) if columns else part.length == _WIDTH)
 
 
 def _is_types(part: _Part) -> bool:
@@ -277,17 +309,18 @@ def _is_copy(part: _Part) -> bool:
     """Format (1), number of columns (2), their formats (2 each)."""
     columns = int.from_bytes(part.body[1 : 1 + _WIDTH], "big")
     whole = part.length == 1 + _WIDTH + _WIDTH * columns or len(part.body) <= _WIDTH
-    return whole and part.body[:1] in {b"", b"\0", b"\1"}
+    return whole and part.length > _WIDTH and part.body[:1] in {b"", b"\0", b"\1"}
 
 
 def _is_parameter(part: _Part) -> bool:
-    name, nul, _ = part.body.partition(b"\0")
-    return name.replace(b"_", b"").isalpha() if nul else part.cut
+    ends = part.cut or part.body.endswith(b"\0")
+    return _WIDTH < part.length < _SETTING_BYTES and ends and bool(_SETTING.match(part.body))
 
 
 def _is_notification(part: _Part) -> bool:
     """Process (4), channel, payload."""
-    return part.length > _NUMBER + 1
+    channel = _NAMES.match(part.body, _NUMBER) or (part.cut and _CUT_NAME.match(part.body, _NUMBER))
+    return bool(channel) and _NUMBER + 1 < part.length < _NUMBER + _NAME_BYTES + _PAYLOAD_BYTES
 
 
 def _is_authentication(part: _Part) -> bool:
