@@ -68,7 +68,7 @@ class Messages(NamedTuple, Generic[T]):
 
     row: intp (m,). start, end: int64 (m,), bytes; end is -1 where it is not known, only for a turn's last.
     code: int32 (m,), index into `values`. ended: int64 (n,), end of the last message whose end is known.
-    good: bool (n,), nothing that is no message was seen.
+    good: bool (n,), nothing that is no message was seen. silent: bool (m,), requests that no reply comes for.
     """
 
     row: NDArray[np.intp]
@@ -78,13 +78,14 @@ class Messages(NamedTuple, Generic[T]):
     values: list[T]
     ended: NDArray[np.int64]
     good: NDArray[np.bool_]
+    silent: NDArray[np.bool_] | None = None
 
 
 class Pairs(NamedTuple, Generic[Q, R]):
     """m transactions. rows: intp (m,), their turns. requests, replies: int32 (m,), codes of the values.
 
     request_bytes, response_bytes: int64 (m,), each one's share. truncated: bool (m,), something of it was not
-    seen and is not certain.
+    seen and is not certain. answered: bool (m,), it has a reply.
     """
 
     rows: NDArray[np.intp]
@@ -95,6 +96,7 @@ class Pairs(NamedTuple, Generic[Q, R]):
     request_bytes: NDArray[np.int64]
     response_bytes: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    answered: NDArray[np.bool_]
 
 
 class _Side(NamedTuple):
@@ -143,7 +145,11 @@ def _count_alike(
 
 
 def pair(
-    slots: np.ndarray, requests: Messages[Q], replies: Messages[R], hidden: tuple[Q, R]
+    slots: np.ndarray,
+    requests: Messages[Q],
+    replies: Messages[R],
+    hidden: tuple[Q, R],
+    no_reply: R,
 ) -> tuple[NDArray[np.bool_], Callable[[NDArray[np.bool_]], Pairs[Q, R]]]:
     """Return which turns (n,) can be paired without looking at others, and what pairs those of a choice (n,).
 
@@ -151,26 +157,45 @@ def pair(
     """
     asked, answered = _side(slots, "request", requests), _side(slots, "response", replies)
     whole, told = asked.rest == 0, answered.rest <= 0
+    fits = (
+        (~whole | (answered.seen <= asked.done))
+        & (~told | (answered.done >= asked.seen))
+        & (whole | ~told | (answered.done > asked.done))
+        & (~whole | told | (answered.done < asked.done))
+    )
+    quiet = _silent_before(requests, len(slots))
+    if quiet is not None:
+        spoken = asked.done - quiet[1]
+        matched = whole & told & (answered.done == spoken) & (answered.seen == spoken)
+        fits = np.where(quiet[1] > 0, matched, fits)
     alone: NDArray[np.bool_] = (
-        requests.good
+        fits
+        & requests.good
         & replies.good
         & (slots["kind"] == Kind.TURN)
         & ((slots["flags"] & _NOT_ALONE) == 0)
         & (asked.seen > 0)
         & (answered.seen > 0)
         & (asked.rest >= 0)
-        & (~whole | (answered.seen <= asked.done))
-        & (~told | (answered.done >= asked.seen))
-        & (whole | ~told | (answered.done > asked.done))
-        & (~whole | told | (answered.done < asked.done))
     )
     counts, sure = _counts(asked, answered, whole, told)
 
     def build(chosen: NDArray[np.bool_]) -> Pairs[Q, R]:
         rows = np.flatnonzero(chosen)
-        return _expand(rows, counts[rows], sure, (asked, answered), (requests, replies), hidden)
+        return _expand(
+            rows, counts[rows], sure, (asked, answered), (requests, replies), (*hidden, no_reply), quiet
+        )
 
     return alone, build
+
+
+def _silent_before(requests: Messages[Q], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return how many silent requests of its turn precede each one (m,), and how many each turn has (n,)."""
+    if requests.silent is None or not requests.silent.any():
+        return None
+    total = np.bincount(requests.row[requests.silent], minlength=count)
+    before: NDArray[np.int64] = np.cumsum(requests.silent) - requests.silent
+    return before - (np.cumsum(total) - total)[requests.row], total
 
 
 def _counts(
@@ -191,7 +216,8 @@ def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in comm
     sure: NDArray[np.bool_],
     sides: tuple[_Side, _Side],
     messages: tuple[Messages[Q], Messages[R]],
-    hidden: tuple[Q, R],
+    blank: tuple[Q, R, R],
+    quiet: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
 ) -> Pairs[Q, R]:
     if int(counts.sum()) > _BATCH_MOST:
         counts = np.minimum(counts, max(_BATCH_MOST // len(counts), 1))
@@ -200,16 +226,25 @@ def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in comm
     rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     count = np.repeat(counts, counts)
     requests, request_bytes, unasked = _take(sides[0], messages[0], row, rank, count)
+    answered = np.ones(len(row), bool)
+    if quiet is not None:
+        # Turns with silent requests are seen whole: each rank is a message.
+        place = sides[0].first[row] + np.minimum(rank, sides[0].seen[row] - 1)
+        some = quiet[1][row] > 0
+        answered = ~(some & messages[0].silent[place]) if messages[0].silent is not None else answered
+        rank = np.where(some, rank - quiet[0][place], rank)
+        count = count - quiet[1][row]
     replies, response_bytes, untold = _take(sides[1], messages[1], row, rank, count)
     return Pairs(
         row,
         requests,
-        [*messages[0].values, hidden[0]],
-        replies,
-        [*messages[1].values, hidden[1]],
+        [*messages[0].values, blank[0]],
+        np.where(answered, replies, len(messages[1].values) + 1).astype(np.int32),
+        [*messages[1].values, *blank[1:]],
         request_bytes,
-        response_bytes,
-        unasked | untold | (~sure[row] & (rank >= sides[0].done[row])),
+        np.where(answered, response_bytes, 0),
+        unasked | (untold & answered) | (~sure[row] & (rank >= sides[0].done[row])),
+        answered,
     )
 
 
@@ -468,6 +503,9 @@ class Ordered(Generic[Q, R, S]):
             exchanges[-1].request_bytes += rest
             exchanges += self._unseen(connection, turn, found, len(exchanges))
         silent = [exchange for exchange in exchanges if not connection.session.expects(exchange.request)]
+        if rest > 0 and silent:
+            # Replies do not tell how many more of these are hidden.
+            exchanges[-1].truncated = True
         mute = set(map(id, silent))
         connection.waiting += [exchange for exchange in exchanges if id(exchange) not in mute]
         return silent
@@ -587,9 +625,7 @@ def merge(
     absent: what stands for no request and no reply.
     """
     if not exchanges:
-        single = len(pairs.rows) < 2 or bool((np.diff(pairs.rows) > 0).all())  # noqa: PLR2004  # two to differ
-        sizes = {} if single else {name: getattr(pairs, name) for name in _SHARED[2:]}
-        return pairs, sizes, np.zeros(0, np.intp)
+        return pairs, _base(slots, pairs), np.zeros(0, np.intp)
     rows = np.concatenate([pairs.rows, np.array([exchange.row for exchange in exchanges], np.intp)])
     order = np.argsort(rows, kind="stable")
     places = np.argsort(order, kind="stable")[len(pairs.rows) :]
@@ -599,8 +635,10 @@ def merge(
         base[name] = np.concatenate([getattr(pairs, name), np.zeros(len(exchanges), np.int64)])[order]
     for name in _SHARED:
         base[name][places] = [getattr(exchange, name) for exchange in exchanges]
+    answers = [exchange.answered for exchange in exchanges]
+    answered_all = np.concatenate([pairs.answered, np.array(answers, bool)])[order]
     for name in _STAMPS:
-        base[name][places[[not exchange.answered for exchange in exchanges]]] = 0
+        base[name][~answered_all] = 0
     asked = [absent[0] if exchange.request is None else exchange.request for exchange in exchanges]
     answered = [absent[1] if exchange.reply is None else exchange.reply for exchange in exchanges]
     marks = [exchange.truncated for exchange in exchanges]
@@ -611,8 +649,19 @@ def merge(
         base["request_bytes"],
         base["response_bytes"],
         np.concatenate([pairs.truncated, np.array(marks, bool)])[order],
+        answered_all,
     )
     return merged, base, places
+
+
+def _base(slots: np.ndarray, pairs: Pairs[Q, R]) -> dict[str, NDArray[np.int64]]:
+    """Return the base columns (m,) in which transactions differ from their turns."""
+    several = len(pairs.rows) > 1 and bool((np.diff(pairs.rows) == 0).any())
+    base = {name: getattr(pairs, name) for name in _SHARED[2:]} if several else {}
+    if not pairs.answered.all():
+        for name in _STAMPS:
+            base[name] = np.where(pairs.answered, slots[name][pairs.rows].astype(np.int64), 0)
+    return base
 
 
 def _extend(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import MySQLdb
 import psycopg
+import pymemcache  # type: ignore[import-untyped]  # it ships no types
 import pymysql
 import redis
 
@@ -41,6 +42,7 @@ _HTTP: Address = ("127.0.80.80", 80)
 _MYSQL: Address = ("127.0.33.6", 3306)
 _POSTGRESQL: Address = ("127.0.54.32", 5432)
 _REDIS: Address = ("127.0.63.79", 6379)
+_MEMCACHED: Address = ("127.0.112.11", 11211)
 _HEAD_END = b"\r\n\r\n"
 _CLOSE = b"Host: golden\r\nConnection: close\r\n\r\n"
 
@@ -607,3 +609,84 @@ def _tls_on_6379(directory: Path) -> Iterator[Where]:
 def _random_on_6379(directory: Path) -> Iterator[Where]:
     del directory
     yield from _noise(6379, _REDIS)
+
+
+@_scenario("memcached/pymemcache")
+def _pymemcache(directory: Path) -> Iterator[Where]:
+    with servers.memcached(directory, _MEMCACHED):
+        yield _MEMCACHED
+        client = pymemcache.Client(_MEMCACHED)
+        client.set("user:1", "secret")  # noreply, as is this client's default
+        client.get("user:1")
+        client.set("user:1", "secret" * 100, expire=60, noreply=False)
+        client.get_many([f"user:{number}" for number in range(20)])
+        client.set_many({f"session:{number}": "secret" for number in range(10)})
+        client.gets("session:1")
+        client.cas("session:1", "secret", "1", noreply=False)
+        client.set("count", "1", noreply=False)
+        client.incr("count", 41)
+        with contextlib.suppress(pymemcache.MemcacheClientError):
+            client.incr("user:1", 1)
+        client.delete("user:9f86d081884c7d65", noreply=False)
+        client.touch("user:1", 10, noreply=False)
+        client.version()
+        client.stats()
+        client.quit()
+        yield _MEMCACHED
+
+
+@_scenario("memcached/libmemcached")
+def _libmemcached(directory: Path) -> Iterator[Where]:
+    (directory / "user1").write_text("secret")
+    server = f"--servers={_MEMCACHED[0]}:{_MEMCACHED[1]}"
+    with servers.memcached(directory, _MEMCACHED):
+        yield _MEMCACHED
+        for protocol in ([], ["--binary"]):
+            run("memccp", server, *protocol, directory / "user1")
+            run("memccat", server, *protocol, "user1", "user2")
+            run("memcexist", server, *protocol, "user1")
+            run("memctouch", server, *protocol, "--expire=60", "user1")
+            run("memcrm", server, *protocol, "user1")
+            run("memcping", server, *protocol)
+            run("memcflush", server, *protocol)
+        yield _MEMCACHED
+
+
+@_scenario("memcached/meta")
+def _meta(directory: Path) -> Iterator[Where]:
+    with servers.memcached(directory, _MEMCACHED):
+        yield _MEMCACHED
+        lines = ["ms user:1 6 T60", "secret", "mg user:1 v t", "mg user:2 v", "ma count:1 N0", "md user:1"]
+        for line in ["\r\n".join(lines[:2]), *lines[2:], "mg a v q\r\nmg b v q\r\nmn", "nosuch", "quit"]:
+            exchange(_MEMCACHED[1], line.encode() + b"\r\nquit\r\n", _MEMCACHED[0])
+        yield _MEMCACHED
+
+
+@_scenario("memcached/http-on-11211")
+def _http_on_11211(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _MEMCACHED):
+        yield _MEMCACHED
+        run("curl", "--silent", f"{_url(_MEMCACHED)}/get")
+        yield _MEMCACHED
+
+
+@_scenario("memcached/redis-on-11211")
+def _redis_on_11211(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _MEMCACHED):
+        yield _MEMCACHED
+        exchange(_MEMCACHED[1], b"get user:1\r\nquit\r\n", _MEMCACHED[0])
+        yield _MEMCACHED
+
+
+@_scenario("redis/memcached-on-6379")
+def _memcached_on_6379(directory: Path) -> Iterator[Where]:
+    with servers.memcached(directory, _REDIS):
+        yield _REDIS
+        exchange(_REDIS[1], b"get user:1\r\nquit\r\n", _REDIS[0])
+        yield _REDIS
+
+
+@_scenario("memcached/random-on-11211")
+def _random_on_11211(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(11211, _MEMCACHED)

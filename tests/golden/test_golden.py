@@ -11,7 +11,7 @@ from tests.golden.capture import lines_of, recording_of, replayed
 from tests.golden.scenarios import SCENARIOS
 from tests.support import json_log
 
-_FOREIGN = {"http": "http", "mysql": "mysql", "postgresql": "postgresql", "redis": "redis"}
+_FOREIGN = {name: name for name in ("http", "memcached", "mysql", "postgresql", "redis")}
 """What is on another protocol's port -> what it has to be recognised as; all else is nobody's."""
 _SAME_ON_BOTH_SIDES = (
     "http.request.method",

@@ -55,7 +55,7 @@ def counted(
 ) -> tuple[int, int]:
     """Return how many transactions one turn is taken for, and how many of them are marked."""
     slots = make_slots(turn(b"q" * request_bytes, b"r" * response_bytes))
-    alone, build = pair(slots, asked, told, HIDDEN)
+    alone, build = pair(slots, asked, told, HIDDEN, "")
     pairs = build(alone)
     if alone.all():
         assert pairs.request_bytes.sum() == request_bytes
@@ -116,7 +116,7 @@ def test_first_in_first_out_over_turns() -> None:
     asked = side(messages(10, "a", "quiet", "b"), messages(10, "c"))
     told = side(messages(5, "push"), messages(5, "x", "y"))
     following = ordered()
-    alone, _ = pair(slots, asked, told, HIDDEN)
+    alone, _ = pair(slots, asked, told, HIDDEN, "")
     chosen, rows = following.choose(slots, alone)
     assert not chosen.any()
     ended, left = following.follow(slots, rows, alone[rows], (asked, told))
@@ -134,7 +134,7 @@ def test_merged_in_the_order_of_turns() -> None:
     slots = make_slots(turn(b"q" * 20, b"r" * 5, cookie=1), turn(b"q" * 10, b"r" * 5, cookie=2))
     asked, told = side(messages(10, "a", "b"), messages(10, "c")), side(messages(5, "x"), messages(5, "y"))
     following = ordered()
-    alone, build = pair(slots, asked, told, HIDDEN)
+    alone, build = pair(slots, asked, told, HIDDEN, "")
     chosen, rows = following.choose(slots, alone)
     assert rows.tolist() == [0]
     one_turn = (side(messages(10, "a", "b")), side(messages(5, "x")))

@@ -7,15 +7,14 @@ two equal.
 from __future__ import annotations
 
 import string
-from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from masdeepflow.protocols.redis import PROTOCOL
 from masdeepflow.protocols.redis import commands as names
 from masdeepflow.redact import redact_message
-from masdeepflow.schema import Flag, Kind
 from tests.unit.protocols.http_reference import rows_of
+from tests.unit.protocols.pipelined_reference import Language, Reference, Side, Transaction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +23,6 @@ LETTERS, DIGITS = string.ascii_letters, string.digits
 SEPARATORS = ":/.|,;#{}()<>&?_-[]"
 PUBSUB = [b"message", b"pmessage", b"smessage"]
 PUBSUB += [how + b"subscribe" for how in (b"", b"p", b"s", b"un", b"pun", b"sun")]
-MOST_WAITING = 1024
 
 
 class CutError(Exception):
@@ -107,49 +105,6 @@ def skip_command(data: bytes, at: int) -> int:
             raise WrongError
         at = text_end(data, at, size, last=number == count - 1)
     return at
-
-
-@dataclass
-class Side:
-    """Messages of one side: (start, end or None, bytes). good: nothing else is there."""
-
-    messages: list[tuple[int, int | None, bytes]]
-    good: bool
-    ended: int
-
-    @property
-    def done(self) -> int:
-        """How many have an end."""
-        return sum(end is not None for _, end, _ in self.messages)
-
-    def whole(self, length: int) -> int:
-        """Return how many were captured whole."""
-        return sum(end is not None and end <= length for _, end, _ in self.messages)
-
-    def fill(self, total: int) -> int:
-        """Return how many of one size fill the side, 0 for none."""
-        sizes = {end - start for start, end, _ in self.messages if end is not None}
-        if len(sizes) != 1 or total % min(sizes):
-            return 0
-        return total // min(sizes)
-
-
-def side_of(data: bytes, at: int, *, requests: bool) -> Side:
-    """Read all messages from `at` on."""
-    side = Side([], good=True, ended=at)
-    while at < len(data):
-        start = at
-        try:
-            at = skip_command(data, at) if requests else skip(data, at, last=True)
-        except CutError:
-            side.messages.append((start, None, data[start:]))
-            return side
-        except WrongError:
-            side.good = False
-            return side
-        side.messages.append((start, at, data[start:at]))
-        side.ended = at
-    return side
 
 
 def pattern_of(key: bytes, *, cut: bool) -> str:
@@ -255,6 +210,7 @@ class Asked:
     arguments: list[bytes] = field(default_factory=list)
     followed: bool = False
     empty: bool = False
+    silent: bool = False
     truncated: bool = False
 
     @property
@@ -427,269 +383,67 @@ class Session:
             self.stream = True
 
 
-@dataclass
-class Transaction:
-    """One row of the parser's columns."""
-
-    row: int
-    asked: Asked | None
-    told: Told | None
-    database: str | None
-    first_ns: int
-    queue_ns: int
-    request_bytes: int = 0
-    response_bytes: int = 0
-    answered: bool = True
-    unanswered: bool = False
-    truncated: bool = False
-    response_ns: tuple[int, int] = (0, 0)
-
-    def visible(self) -> tuple[object, ...]:
-        """Return what can be compared with a row of the parser's columns."""
-        asked, told = self.asked or Asked(), self.told or Told()
-        shown = self.database if self.database and len(self.database) <= 4 else None
-        if shown is not None and any(char not in DIGITS for char in shown):
-            shown = None
-        return (
-            self.row,
-            asked.text,
-            told.text,
-            told.error or self.unanswered,
-            self.truncated or asked.truncated or told.truncated,
-            "redis",
-            asked.query,
-            asked.query,
-            asked.operation,
-            None if shown is None else str(int(shown)),
-            told.code,
-            told.message,
-            asked.blocking,
-            self.first_ns,
-            self.queue_ns,
-            self.request_bytes,
-            self.response_bytes,
-            *(self.response_ns if self.answered else (0, 0)),
-        )
+def side_of(data: bytes, at: int, *, requests: bool) -> Side:
+    """Read all messages from `at` on."""
+    side = Side([], good=True, ended=at)
+    while at < len(data):
+        start = at
+        try:
+            at = skip_command(data, at) if requests else skip(data, at, last=True)
+        except CutError:
+            side.messages.append((start, None, data[start:]))
+            return side
+        except WrongError:
+            side.good = False
+            return side
+        side.messages.append((start, at, data[start:at]))
+        side.ended = at
+    return side
 
 
-@dataclass
-class Connection:
-    """What is kept of a connection."""
-
-    turn: int
-    session: Session
-    left: int = 0
-    hidden: bool = False
-    waiting: list[Transaction] = field(default_factory=list)
-
-
-class Reference:
-    """The parser, slowly."""
-
-    def __init__(self) -> None:
-        self.connections: dict[int, Connection] = {}
-
-    def parse(self, slots: np.ndarray) -> list[Transaction]:
-        """Return the transactions of turns in order."""
-        found: list[Transaction] = []
-        for row, slot in enumerate(slots):
-            ended = self.turn(row, slot)
-            for one in ended:
-                one.row = row
-                one.response_ns = (int(slot["response_first_ns"]), int(slot["response_last_ns"]))
-            found += ended
-        return found
-
-    def turn(self, row: int, slot: np.void) -> list[Transaction]:
-        """Return what one turn ends."""
-        cookie = int(slot["cookie"])
-        asked = side_of(slot["request"][: slot["request_length"]].tobytes(), 0, requests=True)
-        told = side_of(slot["response"][: slot["response_length"]].tobytes(), 0, requests=False)
-        first = None if slot["flags"] & Flag.OLD_CONNECTION else "0"
-        known = self.connections.get(cookie) or Connection(int(slot["turn"]), Session(first, first))
-        busy = bool(known.waiting or known.left or known.session.followed)
-        if not busy and alone(slot, asked, told):
-            return columns(row, slot, asked, told, known.session)
-        if slot["kind"] == Kind.OPEN:
-            known = deepcopy(known)
-        elif not slot["flags"] & Flag.CONTINUED or cookie in self.connections:
-            self.connections[cookie] = known
-        return self.follow(known, row, slot, asked, told)
-
-    def follow(
-        self, known: Connection, row: int, slot: np.void, asked: Side, told: Side
-    ) -> list[Transaction]:
-        """Follow a connection through a turn."""
-        continued = bool(slot["flags"] & Flag.CONTINUED)
-        if known.waiting and known.turn + (not continued) != slot["turn"]:
-            known.waiting, known.left = [], 0
-        if not known.waiting and not continued:
-            known.hidden = False
-        known.turn = int(slot["turn"])
-        ended = [] if continued else requests(known, row, slot, asked, told)
-        if slot["kind"] == Kind.OPEN:
-            for one in known.waiting:
-                one.answered = False
-            return ended + known.waiting
-        ended += replies(known, row, slot, told)
-        closed = bool(slot["flags"] & Flag.CLOSED)
-        while known.waiting and (closed or len(known.waiting) > MOST_WAITING):
-            known.waiting[0].unanswered = closed
-            known.waiting[0].answered = False
-            ended.append(known.waiting.pop(0))
-        if closed:
-            self.connections.pop(int(slot["cookie"]), None)
-        return ended
+def visible(one: Transaction) -> tuple[object, ...]:
+    """Return what can be compared with a row of the parser's columns."""
+    asked, told = one.asked or Asked(), one.told or Told()
+    database = one.session.database
+    shown = database if database and len(database) <= 4 else None
+    if shown is not None and any(char not in DIGITS for char in shown):
+        shown = None
+    return (
+        one.row,
+        asked.text,
+        told.text,
+        told.error or one.unanswered,
+        one.truncated or asked.truncated or told.truncated,
+        "redis",
+        asked.query,
+        asked.query,
+        asked.operation,
+        None if shown is None else str(int(shown)),
+        told.code,
+        told.message,
+        asked.blocking,
+        one.first_ns,
+        one.queue_ns,
+        one.request_bytes,
+        one.response_bytes,
+        *(one.response_ns if one.answered else (0, 0)),
+    )
 
 
-def alone(slot: np.void, asked: Side, told: Side) -> bool:  # noqa: PLR0911  # one condition a line
-    """Whether a turn needs nothing but itself."""
-    if slot["kind"] != Kind.TURN or slot["flags"] & (Flag.CONTINUED | Flag.SERVER_FIRST):
-        return False
-    if not (asked.good and told.good and asked.messages and told.messages):
-        return False
-    if any(asked_of(data).followed for _, _, data in asked.messages):
-        return False
-    if any(data.startswith(b">") for _, _, data in told.messages):
-        return False
-    rest, left = int(slot["request_bytes"]) - asked.ended, int(slot["response_bytes"]) - told.ended
-    if rest < 0:
-        return False
-    if rest == 0:
-        if left > 0:
-            return told.done < asked.done and len(told.messages) <= asked.done
-        return len(told.messages) <= asked.done and told.done >= len(asked.messages)
-    return left > 0 or told.done >= max(len(asked.messages), asked.done + 1)
+def plain(asked: Side, told: Side) -> bool:
+    """Whether nothing in a turn changes its connection."""
+    followed = any(asked_of(data).followed for _, _, data in asked.messages)
+    return not followed and not any(data.startswith(b">") for _, _, data in told.messages)
 
 
-def columns(row: int, slot: np.void, asked: Side, told: Side, session: Session) -> list[Transaction]:
-    """Return the transactions of a turn that is alone."""
-    total, answer = int(slot["request_bytes"]), int(slot["response_bytes"])
-    visible = max(asked.done, told.done) + 1
-    sure = True
-    if asked.ended == total:
-        count = asked.done
-    elif told.ended >= answer:
-        count = told.done
-    else:
-        fills = [asked.fill(total), told.fill(answer)]
-        sure = fills[0] == fills[1] and visible <= fills[0] <= max(16384, visible)
-        count = fills[0] if fills[0] >= visible else fills[1]
-        count = min(count, max(16384, visible)) if count >= visible else visible
-    found = []
-    for number in range(count):
-        one = Transaction(row, HIDDEN_ASKED, HIDDEN_TOLD, session.database, int(slot["request_first_ns"]), 0)
-        one.queue_ns = int(slot["queue_ns"])
-        one.truncated = not sure and number >= asked.done
-        message, one.request_bytes = pick(asked, total, int(slot["request_length"]), number, count)
-        one.asked = HIDDEN_ASKED if message is None else asked_of(message)
-        message, one.response_bytes = pick(told, answer, int(slot["response_length"]), number, count)
-        one.told = HIDDEN_TOLD if message is None else told_of(message)
-        found.append(one)
-    return found
-
-
-def pick(side: Side, total: int, length: int, number: int, count: int) -> tuple[bytes | None, int]:
-    """Return the bytes that stand for a message, None if hidden, and its share of all bytes."""
-    alike = side.fill(total) == count and total > side.ended
-    message = None
-    whole = side.whole(length)
-    if number < whole or (number < len(side.messages) and not alike):
-        message = side.messages[number][2]
-    elif alike:
-        message = side.messages[max(whole - 1, 0)][2]
-    rest = total - side.ended
-    size = 0
-    if number < side.done:
-        start, end, _ = side.messages[number]
-        size = (end or 0) - start
-    else:
-        size = max(rest, 0) // (count - side.done)
-        if number == count - 1:
-            size += max(rest, 0) % (count - side.done)
-    return message, size + (min(rest, 0) if number == count - 1 else 0)
-
-
-def requests(  # noqa: C901  # told as it happens
-    known: Connection, row: int, slot: np.void, asked: Side, told: Side
-) -> list[Transaction]:
-    """Queue the requests of a turn; return those without a reply."""
-    total = int(slot["request_bytes"])
-    skipped = min(known.left, total)
-    known.left -= skipped
-    if total == skipped:
-        return []
-
-    def new(command: Asked) -> Transaction:
-        one = Transaction(row, command, None, known.session.database, int(slot["request_first_ns"]), 0)
-        one.queue_ns, one.answered = int(slot["queue_ns"]), False
-        return one
-
-    if skipped:
-        data = slot["request"][: slot["request_length"]].tobytes()
-        asked = side_of(data, skipped, requests=True) if skipped < len(data) else Side([], True, skipped)  # noqa: FBT003
-    fresh = []
-    for start, end, data in asked.messages:
-        fresh.append(new(asked_of(data)))
-        fresh[-1].request_bytes = 0 if end is None else min(end, total) - start
-    rest = total - asked.ended
-    known.left += max(-rest, 0)
-    known.hidden = known.hidden or rest > 0
-    if not fresh:
-        fresh = [new(HIDDEN_ASKED)]
-        fresh[0].truncated = True
-    if rest > 0:
-        fresh[-1].request_bytes += rest
-        if not known.waiting and told.messages and told.ended < slot["response_bytes"]:
-            fill, replied = asked.fill(total), told.fill(int(slot["response_bytes"]))
-            like = asked_of(asked.messages[0][2]) if fill else HIDDEN_ASKED
-            for _ in range(len(fresh), min(fill or replied, MOST_WAITING)):
-                fresh.append(new(like))
-                fresh[-1].truncated = fill != replied
-    silent = []
-    for one in fresh:
-        assert one.asked is not None
-        if known.session.expects(one.asked):
-            known.waiting.append(one)
-        else:
-            silent.append(one)
-    return silent
-
-
-def replies(known: Connection, row: int, slot: np.void, told: Side) -> list[Transaction]:
-    """Give the replies of a turn to what waits."""
-    total = int(slot["response_bytes"])
-    if not total or (slot["flags"] & Flag.CONTINUED and not known.waiting):
-        return []
-    found = []
-    for start, end, data in told.messages:
-        reply = told_of(data)
-        oldest = known.waiting[0] if known.waiting else None
-        if not known.session.answers(reply, oldest.asked if oldest else None):
-            continue
-        if oldest:
-            one = known.waiting.pop(0)
-        elif known.hidden or slot["flags"] & Flag.SERVER_FIRST:
-            one = Transaction(row, HIDDEN_ASKED if known.hidden else None, None, None, 0, 0)
-            one.first_ns, one.queue_ns = int(slot["request_first_ns"]), int(slot["queue_ns"])
-            one.truncated = known.hidden
-        else:
-            continue
-        one.told, one.answered, one.database = reply, True, copy(known.session.database)
-        one.response_bytes = (total if end is None else min(end, total)) - start
-        found.append(one)
-    if told.ended < total and not known.session.followed:
-        for one in known.waiting:
-            one.told, one.answered, one.truncated = HIDDEN_TOLD, True, True
-        found += known.waiting
-        known.waiting, known.hidden = [], False
-    return found
+WORDS = Language(
+    side_of, asked_of, told_of, (HIDDEN_ASKED, HIDDEN_TOLD), lambda first: Session(first, first), plain
+)
 
 
 def check_equal(batches: list[np.ndarray]) -> None:
     """Hold parser and reference equal over batches."""
-    parser, reference = PROTOCOL(), Reference()
+    parser, reference = PROTOCOL(), Reference(WORDS)
     for batch in batches:
         parsed, expected = parser.parse(batch), reference.parse(batch)
-        got = rows_of(batch, parsed)
-        assert got == [one.visible() for one in expected]
+        assert rows_of(batch, parsed) == [visible(one) for one in expected]

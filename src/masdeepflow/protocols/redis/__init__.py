@@ -171,7 +171,7 @@ class Redis:
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns of Redis connections."""
         requests, replies = self._read_requests(slots), self._read_replies(slots)
-        alone, build = pair(slots, requests, replies, _HIDDEN)
+        alone, build = pair(slots, requests, replies, _HIDDEN, _NO_REPLY)
         _rule_out(alone, requests, lambda command: command.followed)
         _rule_out(alone, replies, lambda reply: reply.push)
         chosen, others = self._ordered.choose(slots, alone)

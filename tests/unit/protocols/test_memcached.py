@@ -1,0 +1,214 @@
+"""The rules of the Memcached parser: named captures of its three protocols, and its reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masdeepflow.protocols.base import LIKELY
+from masdeepflow.protocols.memcached import PROTOCOL
+from masdeepflow.schema import ATTRIBUTES, Flag, Kind
+from masdeepflow.table import ABSENT
+from tests.fuzz.fuzz_memcached import FRAGMENTS, check, packet
+from tests.support.slots import make_slots, turn
+from tests.unit.protocols.http_reference import rows_of
+
+GET, HIT, MISS = b"get user:1\r\n", b"VALUE user:1 0 5\r\nhello\r\nEND\r\n", b"END\r\n"
+NAMES = ["row", "request", "response", "error", "truncated"]
+BASE = ["request_first_ns", "queue_ns", "request_bytes", "response_bytes", "response_first_ns"]
+
+Row = dict[str, Any]
+
+
+def parse(*turns: dict[str, object], parser: PROTOCOL | None = None) -> list[Row]:
+    """Parse turns as one batch; return each transaction's columns by name, absent ones left out."""
+    slots = make_slots(*turns)
+    parsed = (parser or PROTOCOL()).parse(slots)
+    names = [*NAMES, *parsed.attributes, *BASE]
+    rows = [dict(zip(names, row, strict=False)) for row in rows_of(slots, parsed)]
+    return [{name: value for name, value in row.items() if value not in (None, ABSENT)} for row in rows]
+
+
+def shown(rows: list[Row]) -> list[tuple[str | None, str | None]]:
+    """Return command and reply of each transaction, as the text log has them."""
+    return [
+        (
+            row.get("request", "").removeprefix("Memcached Command: ") or None,
+            row.get("response", "").removeprefix("Memcached Response: ") or None,
+        )
+        for row in rows
+    ]
+
+
+def score(request: bytes, response: bytes = b"", **fields: object) -> int:
+    """Return the score of one turn."""
+    return int(PROTOCOL().recognise(make_slots(turn(request, response, **fields)))[0])
+
+
+CAPTURES: dict[str, tuple[bytes, bytes, tuple[str, str]]] = {
+    "hit": (GET, HIT, ("get user:*", "VALUE")),
+    "miss": (GET, MISS, ("get user:*", "END")),
+    "several keys": (b"get a:1 private\r\n", HIT, ("get a:*", "VALUE")),
+    "value beyond the prefix": (b"gets k\r\n", b"VALUE k 0 900 7\r\n" + b"v" * 907, ("gets k", "VALUE")),
+    "get and touch": (b"gat 60 user:1\r\n", MISS, ("gat user:*", "END")),
+    "set": (b"set user:1 0 60 7\r\nprivate\r\n", b"STORED\r\n", ("set user:*", "STORED")),
+    "large set": (b"set k 0 0 5000\r\n" + 5000 * b"v" + b"\r\n", b"STORED\r\n", ("set k", "STORED")),
+    "cas": (b"cas k 0 0 7 9\r\nprivate\r\n", b"EXISTS\r\n", ("cas k", "EXISTS")),
+    "increment": (b"incr hits:1 5\r\n", b"42\r\n", ("incr hits:*", "OK")),
+    "padded number": (b"decr hits:1 5\r\n", b"9  \r\n", ("decr hits:*", "OK")),
+    "delete": (b"delete user:1\r\n", b"NOT_FOUND\r\n", ("delete user:*", "NOT_FOUND")),
+    "statistics": (b"stats\r\n", b"STAT pid 1\r\nSTAT uptime 2\r\nEND\r\n", ("stats", "STAT")),
+    "unknown": (b"private12 x\r\n", b"ERROR\r\n", ("private*", "(error) ERROR")),
+    "refused": (
+        b"incr k 1\r\n",
+        b"CLIENT_ERROR cannot increment\r\n",
+        ("incr k", "(error) CLIENT_ERROR cannot increment"),
+    ),
+    "meta get": (b"mg user:1 v t\r\n", b"VA 7 t60\r\nprivate\r\n", ("mg user:*", "VA")),
+    "meta miss": (b"mg user:1 v\r\n", b"EN\r\n", ("mg user:*", "EN")),
+    "meta set": (b"ms user:1 7 T60\r\nprivate\r\n", b"HD\r\n", ("ms user:*", "HD")),
+    "binary hit": (packet(0x80, 0, b"user:1"), packet(0x81, 0, extras=bytes(4)), ("get user:*", "OK")),
+    "binary miss": (packet(0x80, 0, b"user:1"), packet(0x81, 0, status=1), ("get user:*", "NOT_FOUND")),
+    "binary set": (packet(0x80, 1, b"user:1", extras=bytes(8)), packet(0x81, 1), ("set user:*", "OK")),
+    "binary error": (
+        packet(0x80, 1, b"k", extras=bytes(8)),
+        packet(0x81, 1, status=0x82),
+        ("set k", "(error) OUT_OF_MEMORY"),
+    ),
+    "binary login": (packet(0x80, 0x21, b"PLAIN"), packet(0x81, 0x21), ("sasl_auth", "OK")),
+}
+
+
+@pytest.mark.parametrize(("request_", "response", "expected"), CAPTURES.values(), ids=CAPTURES)
+def test_one_command(request_: bytes, response: bytes, expected: tuple[str, str]) -> None:
+    """One turn, one transaction: name and key pattern, and the first word of the reply."""
+    (row,) = parse(turn(request_, response))
+    assert shown([row]) == [expected]
+    assert row["error"] == expected[1].startswith("(error)")
+    assert row.get("db.response.status_code") == (expected[1].split()[1] if row["error"] else None)
+    assert row["db.system.name"] == "memcached"
+    assert not row["truncated"]
+    assert "private " not in str(row)
+
+
+def test_attributes_are_those_of_the_schema() -> None:
+    """In its order."""
+    parsed = PROTOCOL().parse(make_slots(turn(GET, HIT)))
+    assert list(parsed.attributes) == [name for name in ATTRIBUTES if name in parsed.attributes]
+
+
+def test_empty_batch() -> None:
+    """No turns give no transactions."""
+    parser, empty = PROTOCOL(), make_slots(turn())[:0]
+    assert len(parser.parse(empty).rows) == 0
+    assert len(parser.recognise(empty)) == 0
+
+
+def test_commands_without_a_reply_are_transactions_without_a_response() -> None:
+    """`noreply` of the text protocol; what comes behind gets the reply."""
+    quiet = b"set user:1 0 0 5 noreply\r\nhello\r\n"
+    first, second = parse(turn(quiet + GET, HIT))
+    assert shown([first, second]) == [("set user:*", None), ("get user:*", "VALUE")]
+    assert (first["response_first_ns"], first["response_bytes"]) == (0, 0)
+    assert (first["request_bytes"], second["request_bytes"]) == (len(quiet), len(GET))
+    assert second["response_bytes"] == len(HIT)
+    assert not first["error"]
+    (alone,) = parse(turn(quiet, flags=Flag.CLOSED))
+    assert not alone["error"]
+
+
+def test_quiet_commands_end_with_a_fence() -> None:
+    """What they are answered nevertheless is not taken for the reply to what closes them."""
+    rows = parse(turn(b"mg a v q\r\nmg b v q\r\nmn\r\n", b"VA 1\r\nx\r\nMN\r\n"))
+    assert shown(rows) == [("mg a", None), ("mg b", None), ("mn", "MN")]
+    quiet = packet(0x80, 0x0D, b"user:1") * 2 + packet(0x80, 0x0A)
+    rows = parse(turn(quiet, packet(0x81, 0x0D, b"user:1") + packet(0x81, 0x0A)))
+    assert shown(rows) == [("getkq user:*", None), ("getkq user:*", None), ("noop", "OK")]
+
+
+def test_a_pipeline_is_paired() -> None:
+    """Each command with its own reply."""
+    rows = parse(turn(GET + b"delete k\r\n" + b"version\r\n", MISS + b"DELETED\r\n" + b"VERSION 1\r\n"))
+    assert shown(rows) == [("get user:*", "END"), ("delete k", "DELETED"), ("version", "VERSION")]
+
+
+def test_hidden_commands_without_replies_are_marked() -> None:
+    """Nothing tells how many they are."""
+    rows = parse(turn(b"set k 0 0 5 noreply\r\nhello\r\n" * 20 + GET, HIT))
+    assert 5 < len(rows) < 21
+    assert rows[-1]["truncated"]
+
+
+def test_a_turn_in_flight_shows_its_commands() -> None:
+    """They come again when it ends."""
+    parser = PROTOCOL()
+    assert shown(parse(turn(GET, kind=Kind.OPEN), parser=parser)) == [("get user:*", None)]
+    assert shown(parse(turn(GET, HIT), parser=parser)) == [("get user:*", "VALUE")]
+
+
+RECOGNISED = {
+    "get": (GET, HIT, LIKELY),
+    "miss": (GET, MISS, LIKELY),
+    "set": (b"set k 0 0 1\r\nx\r\n", b"STORED\r\n", LIKELY),
+    "large": (b"set k 0 0 900\r\n" + b"x" * 902, b"STORED\r\n", LIKELY),
+    "noreply": (b"set k 0 0 1 noreply\r\nx\r\n", b"", LIKELY),
+    "waiting": (GET, b"", 0),
+    "meta": (b"mn\r\n", b"MN\r\n", LIKELY),
+    "binary": (packet(0x80, 0, b"k"), packet(0x81, 0), LIKELY),
+    "binary waiting": (packet(0x80, 0, b"k"), b"", LIKELY),
+    "binary, answer to another": (packet(0x80, 0, b"k"), packet(0x81, 1), 0),
+}
+
+
+@pytest.mark.parametrize(("request_", "response", "expected"), RECOGNISED.values(), ids=RECOGNISED)
+def test_recognised(request_: bytes, response: bytes, expected: int) -> None:
+    """Commands with replies that are the protocol's."""
+    assert score(request_, response) == expected
+
+
+FOREIGN = {
+    "HTTP": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+    "redis inline": (b"get key\r\n", b"$-1\r\n"),
+    "redis": (b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", b"$-1\r\n"),
+    "POP3": (b"quit\r\n", b"+OK bye\r\n"),
+    "SMTP": (b"quit\r\n", b"221 bye\r\n"),
+    "FTP": (b"stat\r\n", b"211 end\r\n"),
+    "beanstalkd": (b"watch jobs\r\n", b"WATCHING 2\r\n"),
+    "MySQL": (b"\x21\x00\x00\x00\x03SELECT 1", b"\x01\x00\x00\x01\x01"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00", b"\x16\x03\x03\x00\x7a\x02"),
+    "SSL 2": (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", b""),
+    "nothing": (b"", b""),
+}
+
+
+@pytest.mark.parametrize(("request_", "response"), FOREIGN.values(), ids=FOREIGN)
+def test_foreign_protocols(request_: bytes, response: bytes) -> None:
+    """What is not Memcached is not taken for it."""
+    assert score(request_, response) == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, len(FRAGMENTS) + 8), max_size=120))
+def test_equals_the_reference(choices: list[int]) -> None:
+    """Turns of fragments, cut and mutated, over two connections: the invariant of the fuzzer."""
+    check(bytes(choices))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_holds_its_ground(data: bytes) -> None:
+    """Anything at all."""
+    check(data)
+
+
+def test_random_bytes_are_not_taken_for_memcached() -> None:
+    """Of 20,000 random turns, none."""
+    generator = np.random.default_rng(1)
+    slots = make_slots(*[turn(b"x" * 200, b"y" * 100)] * 20_000)
+    slots["request"] = generator.integers(0, 256, slots["request"].shape, np.uint8)
+    slots["response"] = generator.integers(0, 256, slots["response"].shape, np.uint8)
+    assert not PROTOCOL().recognise(slots).any()
