@@ -464,21 +464,30 @@ class Memcached:
         asked, answered = _first_known(requests, count), _first_known(replies, count)
         no_reply = slots["response_length"] == 0
         seen = requests.ended == slots["request_bytes"]
+        mute = np.array([line.silent for line in requests.values], bool)
         silent = np.zeros(count, bool)
-        sized = np.array(
-            [line.operation in _STORED or line.operation in _QUIET for line in requests.values], bool
-        )
-        mute = np.array([line.silent for line in requests.values], bool) & sized
         silent[requests.row[mute[requests.code] & (requests.start == 0)]] = True
+        silent &= _starts_with(requests, {*_STORED, *_QUIET}, count)
         fits = np.where(no_reply, seen & (silent | binary), answered & replies.good)
-        fits &= asked & requests.good
+        fits &= asked & requests.good & ~_starts_with(requests, {"quit"}, count)
+        number = _IS_DIGIT[slots["response"][:, 0]] & ~no_reply
+        fits &= ~number | _starts_with(requests, {"incr", "decr"}, count)
         fits &= ~binary | _is_binary(slots["request"], slots["response"], no_reply)
         return np.where(fits, np.uint8(LIKELY), np.uint8(0))
 
 
 _QUIET = {name for name in _OPCODES.values() if name.endswith("q")}
 _IS_LOWER = np.isin(np.arange(256), list(b"acdfgimprstvq"))
+_IS_DIGIT = np.isin(np.arange(256), list(b"0123456789"))
 _IS_UPPER = np.isin(np.arange(256), list(b"0123456789ABCDEHMNORSTV"))
+
+
+def _starts_with(messages: Messages[_Line], operations: set[str], count: int) -> NDArray[np.bool_]:
+    """Return which of `count` turns start with one of these operations."""
+    chosen = np.array([line.operation in operations for line in messages.values], bool)
+    result = np.zeros(count, bool)
+    result[messages.row[chosen[messages.code] & (messages.start == 0)]] = True
+    return result
 
 
 def _first_known(messages: Messages[_Line], count: int) -> NDArray[np.bool_]:

@@ -48,6 +48,10 @@ _DATABASE, _DATABASE_MOST = re.compile(r"[0-9]{1,4}\Z"), 9999
 _FIRST_DATABASE = "0"
 _REQUEST_START = np.isin(np.arange(256), list(b"*" + string.ascii_letters.encode()))
 _REPLY_START = np.isin(np.arange(256), list(b"+-:$*_,#!=(~%>|"))
+_INLINE_REPLY = re.compile(
+    rb"\+(?:OK|PONG|QUEUED|RESET)\r\n|-[A-Z]{3,} |:-?\d+\r\n|\$(?:-1|\d+)\r\n|[*~%](?:-1|\d+)\r\n|_\r\n"
+)
+"""What may answer an inline command: other protocols have lines of these words too."""
 _SHARED_WORDS = {"AUTH", "QUIT"}
 """Commands that POP3 has too, with replies that fit."""
 _NO_COMMAND, _NO_REPLY = Command(), Reply()
@@ -213,7 +217,10 @@ class Redis:
         score[array & (requests.ended > 0) & (answered > 0)] = LIKELY
         score[array & known] = CERTAIN
         whole = cut | (requests.ended == slots["request_bytes"])
-        score[~array & known & own & whole & (answered > 0) & (asked >= answered)] = LIKELY
+        inline = ~array & known & own & whole & (answered > 0) & (asked >= answered)
+        for row in np.flatnonzero(inline).tolist():
+            inline[row] = bool(_INLINE_REPLY.match(slots["response"][row].tobytes()))
+        score[inline] = LIKELY
         score[no_request | ~requests.good | ~(replies.good | no_reply)] = 0
         words = np.array([reply.word in PUBSUB for reply in replies.values], bool)
         messages = replies.row[words[replies.code] & (replies.end >= 0)]
