@@ -62,23 +62,45 @@ class Directory:
             changed |= self._learn(fact)
         for subject in changed:
             for key in self._by_subject.pop(subject, ()):
-                self._identities.pop(key, None)
+                self._forget(key)
         return changed
+
+    def _forget(self, key: tuple[int, str, Program | None]) -> None:
+        identity = self._identities.pop(key, None)
+        for subject in identity.subjects if identity else ():
+            keys = self._by_subject.get(subject, set())
+            keys.discard(key)
+            if not keys:
+                self._by_subject.pop(subject, None)
 
     def _learn(self, fact: Fact) -> set[str]:
         if isinstance(fact, ProcessFact):
-            return {f"pid:{fact.pid}"} if self.processes.learn(fact) else set()
+            return self._learn_process(fact)
         if isinstance(fact, UsersFact):
             self._users = dict(fact.names)
             return set()
         if isinstance(fact, ContainerFact):
-            if len(self._containers) >= _CONTAINERS:
-                del self._containers[next(iter(self._containers))]
-            self._containers[fact.id] = fact
-            return {fact.id}
+            return self._learn_container(fact)
         self.knows_addresses = True
         changes = self._index.apply(fact)
         return {*changes.containers, *changes.pods, *changes.addresses}
+
+    def _learn_process(self, fact: ProcessFact) -> set[str]:
+        unknown = self.processes.program(fact.pid, 0) is None
+        if not self.processes.learn(fact):
+            return set()
+        if unknown:  # it may be again: only so many processes are kept
+            self._asked.discard((fact.pid, fact.comm))
+        return {f"pid:{fact.pid}"}
+
+    def _learn_container(self, fact: ContainerFact) -> set[str]:
+        known = self._containers.get(fact.id)
+        if known == fact:
+            return set()
+        if known is None and len(self._containers) >= _CONTAINERS:
+            del self._containers[next(iter(self._containers))]
+        self._containers[fact.id] = fact
+        return {fact.id}
 
     def identity(self, pid: int, comm: str, position: int) -> Identity:
         """Return who process `pid` was at a place of the batch, see `Processes.program`.
@@ -86,15 +108,17 @@ class Directory:
         comm: its name there.
         """
         program = self.processes.program(pid, position)
-        if program is None or program.comm not in (None, comm):
+        if program is None or not program.fits(comm):
             self._want_process(pid, comm)
         return self._identify(pid, comm, program)
 
     def again(self, identity: Identity, comm: str) -> Identity:
         """Return who that is now that more is known."""
         program = identity.program
-        if program is None or program.comm is not None:
-            program = self.processes.program(identity.pid, 0)
+        if program is None or not program.sure or not program.fits(comm):
+            now = self.processes.program(identity.pid, 0)
+            # What an exec told meanwhile is of a later process, or of a later program of this one.
+            program = now if now is not None and (now.fits(comm) or not now.sure) else program
         return self._identify(identity.pid, comm, program)
 
     def _identify(self, pid: int, comm: str, program: Program | None) -> Identity:

@@ -107,7 +107,7 @@ def identify(  # noqa: PLR0913  # the parts of an identity
         container=_container_name(program, place),
         attributes=attributes,
         peer=peer_of(own),
-        subjects=frozenset(_subjects(pid, program, place)),
+        subjects=frozenset(_subjects(pid, comm, program, place)),
     )
 
 
@@ -217,8 +217,8 @@ def service_attributes(service: ServiceFact) -> Iterator[tuple[str, str | int]]:
     yield "k8s.namespace.name", _cut(service.namespace)
 
 
-def _subjects(pid: int, program: Program | None, place: Place) -> Iterator[str]:
-    if program is None or program.comm is not None:
+def _subjects(pid: int, comm: str, program: Program | None, place: Place) -> Iterator[str]:
+    if program is None or not program.sure or not program.fits(comm):
         yield f"pid:{pid}"
     if program and program.member.container_id:
         yield program.member.container_id

@@ -29,7 +29,7 @@ class Program:
 
     executable: base name, None where unknown. arguments: argv, cut. user: user ID, None where unknown.
     service: OTEL_SERVICE_NAME, empty where unset. member: what its cgroup tells.
-    comm: of a process read from /proc, else None: that of a later record tells whether it is still the same.
+    comm: what the process was called then, empty if that is not known. sure: whether the ring told all of it.
     """
 
     executable: str | None = None
@@ -37,7 +37,15 @@ class Program:
     user: int | None = None
     service: str = ""
     member: cgroup.Membership = NOBODY
-    comm: str | None = None
+    comm: str = ""
+    sure: bool = True
+
+    def fits(self, comm: str) -> bool:
+        """Return whether a process that is called `comm` may still run it, as far as that tells.
+
+        If not, it has renamed itself, or the ring has lost the exec of another program.
+        """
+        return self.comm == comm or (self.sure and not self.comm)
 
 
 def is_life(kinds: np.ndarray) -> NDArray[np.bool_]:
@@ -74,7 +82,7 @@ class Processes:
                 self._cgroups.clear()
             self._cgroups[pid] = cgroup.parse(_path(slot))
         else:
-            self._set(pid, _program(slot, self._cgroups.pop(pid, NOBODY)), position)
+            self._set(pid, _program(slot, self._cgroups.pop(pid, None)), position)
 
     def _set(self, pid: int, program: Program | None, position: int) -> None:
         changes = self._changes.setdefault(pid, [(_BEFORE, self._programs.get(pid))])
@@ -98,7 +106,7 @@ class Processes:
     def learn(self, fact: ProcessFact) -> bool:
         """Take what /proc told of a process that no exec or fork did; return whether it was wanted."""
         known = self._programs.get(fact.pid)
-        if known is not None and known.comm is None:
+        if known is not None and known.sure and not _runs_another(fact, known):
             return False
         self._set(
             fact.pid,
@@ -109,9 +117,11 @@ class Processes:
                 fact.service,
                 cgroup.parse_proc(fact.cgroup),
                 fact.comm,
+                sure=False,
             ),
             _BEFORE,
         )
+        self.end_batch()  # facts come between two
         return True
 
     def is_settled(self, pid: int) -> bool:
@@ -129,15 +139,26 @@ class Processes:
         return next(program for at, program in reversed(changes) if at <= position)
 
 
-def _program(slot: np.void, member: cgroup.Membership) -> Program:
+def _runs_another(fact: ProcessFact, known: Program) -> bool:
+    """Return whether the ring has lost an exec: a name alone the process may have given itself."""
+    executable, told = fact.executable, known.executable or ""
+    cut = len(told.encode()) >= _EXECUTABLE_BYTES - 1
+    same = executable is None or executable == told or (cut and executable.startswith(told))
+    return not same and not known.fits(fact.comm)
+
+
+def _program(slot: np.void, member: cgroup.Membership | None) -> Program:
+    """Return what an exec tells. member: None if the ring has lost what comes before it."""
     arguments = slot["request"][: int(slot["request_length"])].tobytes()
     response = slot["response"].tobytes()
     return Program(
         executable=_text(response[:_EXECUTABLE_BYTES]) or None,
-        arguments=tuple(_decoded(argument) for argument in arguments.removesuffix(b"\0").split(b"\0")),
+        arguments=tuple(map(_decoded, arguments.removesuffix(b"\0").split(b"\0"))) if arguments else (),
         user=int(slot["tid"]),
         service=_text(response[_EXECUTABLE_BYTES:]),
-        member=member,
+        member=member or NOBODY,
+        comm=_decoded(bytes(slot["comm"])) if member else "",
+        sure=member is not None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.enrich import directory as module
+from masdeepflow.enrich import process
 from masdeepflow.enrich.directory import Directory
 from masdeepflow.enrich.facts import (
     ContainerFact,
@@ -53,13 +54,51 @@ def test_an_unknown_process_is_wanted_once() -> None:
 
 
 def test_a_process_whose_comm_changed_is_looked_up_again() -> None:
-    """What /proc told of it may be about another by now; what an exec told can't."""
-    directory = _directory(execute(8, b"nginx"))
+    """What /proc told of it may be about another by now, and the ring may have lost an exec; once each."""
+    directory = _directory(cgroup(8, "a"), execute(8, b"nginx"))
     directory.learn([ProcessFact(7, "sh", "dash")])
     assert _identity(directory, comm="nginx").executable == "dash"
     assert directory.take_wanted().pids == [7]
+    _identity(directory, 8)
+    assert directory.take_wanted().pids == []
+    renamed = _identity(directory, 8, "worker")
+    assert directory.take_wanted().pids == [8]
+    assert directory.learn([ProcessFact(8, "worker", "nginx", ("x",))]) == set()
+    assert directory.learn([ProcessFact(8, "worker", "curl")]) == {"pid:8"}
+    assert renamed.executable == "nginx"
+    assert directory.again(renamed, "worker").executable == "curl"
     _identity(directory, 8, "worker")
     assert directory.take_wanted().pids == []
+
+
+def test_a_process_that_is_gone_is_not_the_next_one_with_its_pid() -> None:
+    """Its open connections keep its name when more becomes known."""
+    directory = _directory()
+    directory.learn([ProcessFact(7, "nginx", "nginx", cgroup=f"0::/docker/{ID}\n")])
+    before = _identity(directory)
+    directory.processes.follow(make_slots(cgroup(7, "a"), execute(7, b"curl")), np.zeros(2, np.intp))
+    directory.processes.end_batch()
+    directory.learn([ContainerFact(ID, "web")])
+    after = directory.again(before, "nginx")
+    assert (after.executable, after.container) == ("nginx", "web")
+
+
+def test_a_process_that_was_forgotten_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many are kept: one that lives on is found out about as often as that happens."""
+    monkeypatch.setattr(process, "_LIMIT", 4)
+    directory = _directory()
+    for _ in range(2):
+        _identity(directory)
+        assert directory.take_wanted().pids == [7]
+        directory.learn([ProcessFact(7, "nginx", "nginx")])
+        directory.learn([ProcessFact(pid, "a", "a") for pid in range(10, 20)])
+
+
+def test_what_is_told_twice_changes_nothing() -> None:
+    """Runtimes list all their containers whenever they are connected to."""
+    directory = _nginx_in_a_container()
+    assert directory.learn([ContainerFact(ID, "web")]) == {ID}
+    assert directory.learn([ContainerFact(ID, "web")]) == set()
 
 
 def test_an_unknown_container_is_wanted_with_its_runtime() -> None:
@@ -170,5 +209,11 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(directory._by_subject) <= 16
     assert len(directory._containers) <= 16
     assert len(directory._asked) <= 16
+    for pid in range(1, 500):  # their pod is never heard of again, their container is
+        member = cgroup(pid, f"kubepods/pod0123456789abcdef0123456789abcdef/{ID}")
+        directory.processes.follow(make_slots(member, execute(pid, b"a")), np.zeros(2, np.intp))
+        _identity(directory, pid, "a")
+        directory.learn([ContainerFact(ID, str(pid))])
+    assert sum(map(len, directory._by_subject.values())) <= 32
     assert len(directory._names) <= 16
     assert len(directory.take_wanted().pids) <= 16

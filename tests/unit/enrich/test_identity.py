@@ -134,6 +134,6 @@ def test_hostile_names_are_cut() -> None:
 def test_subjects_are_what_facts_may_still_tell() -> None:
     """A process that an exec told of is sure; one that /proc told of may be named anew."""
     assert _identity(None).subjects == {"pid:7"}
-    assert _identity(Program("nginx", comm="nginx")).subjects == {"pid:7"}
+    assert _identity(Program("nginx", comm="nginx", sure=False)).subjects == {"pid:7"}
     assert _identity(Program("nginx")).subjects == frozenset()
     assert _identity(_in_container(pod_uid="u")).subjects == {ID, "u"}

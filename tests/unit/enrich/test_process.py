@@ -89,9 +89,40 @@ def test_proc_names_only_what_no_exec_told() -> None:
     assert processes.learn(old)
     assert _program(processes, 7).member.container_id == _CONTAINER
     assert processes.learn(ProcessFact(7, "nginx", "nginx2"))
-    _followed(execute(7, b"curl"), processes=processes)
-    assert not processes.learn(old)
+    _followed(cgroup(7, "a"), execute(7, b"curl"), processes=processes)
+    assert not processes.learn(ProcessFact(7, "curl", "nginx"))
     assert _program(processes, 7).executable == "curl"
+
+
+def test_an_exec_that_the_ring_lost_is_read_later() -> None:
+    """A child that is called otherwise than its parent may have renamed itself; another program it ran."""
+    processes = _followed(cgroup(7, "a"), execute(7, b"sh"), fork(8, 7))
+    assert not processes.learn(ProcessFact(8, "worker", "sh"))
+    assert not processes.learn(ProcessFact(8, "sh", "busybox"))
+    assert processes.learn(ProcessFact(8, "curl", "curl"))
+    assert (_program(processes, 8).executable, _program(processes, 7).executable) == ("curl", "sh")
+
+
+def test_a_long_name_that_the_ring_cuts_is_the_same_program() -> None:
+    """The slot holds 39 bytes of it."""
+    processes = _followed(cgroup(7, "a"), execute(7, b"x" * 50))
+    assert not processes.learn(ProcessFact(7, "renamed", "x" * 50))
+    assert processes.learn(ProcessFact(7, "renamed", "x" * 38))
+
+
+def test_a_program_whose_cgroup_the_ring_lost_is_not_sure() -> None:
+    """It may be a container's: whoever sees it asks /proc, whose answer counts."""
+    processes = _followed(execute(7, b"nginx"))
+    assert not _program(processes, 7).fits("nginx")
+    assert processes.learn(ProcessFact(7, "nginx", "nginx", cgroup=f"0::/docker/{_CONTAINER}\n"))
+    assert _program(processes, 7).fits("nginx")
+    assert _program(processes, 7).member.container_id == _CONTAINER
+
+
+def test_arguments_that_could_not_be_read_are_none() -> None:
+    """An empty text would be one argument."""
+    record = execute(7)
+    assert _program(_followed(record), 7).arguments == ()
 
 
 @pytest.mark.parametrize("argument", [b"\xff\xfe", b"\x1b[2J", b"", b"x" * 5000])
