@@ -52,13 +52,12 @@ struct end {
 	__u64 redirected;   /* bytes that it sent and that were redirected */
 	__u64 by_tcp;       /* bytes that it sent by TCP while it was a member of the hash */
 	__u64 received;     /* bytes that it read, of those redirected to it */
-	__u64 progress_ns;  /* when it last did */
 	__u32 room;         /* how many redirected bytes may wait for it */
 	__u32 tgid;         /* who read last */
 	__u8 left;          /* it is out of the hash */
 	__u8 closed;
 	__u8 reset;         /* it is to be reset: closed with unread bytes, or in a splice() that can't see them */
-	__u8 unused[5];
+	__u8 unused[13];
 	__u32 recent_messages; /* that it sent, */
 	__u32 recent_bytes;    /* and their size: older ones fade */
 };

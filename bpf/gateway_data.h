@@ -98,7 +98,7 @@ int gateway_send(struct sk_msg_md *msg)
 	struct member *m = bpf_sk_storage_get(&members, msg->sk, NULL, 0);
 	struct pair *pair;
 	struct end *me, *peer;
-	__u64 size = msg->size, before, cookie, waiting_bytes;
+	__u64 size = msg->size, announced, cookie, waiting_bytes;
 	__u32 reason = REASON_NO_PEER;
 
 	if (!m)
@@ -124,13 +124,15 @@ int gateway_send(struct sk_msg_md *msg)
 		reason = REASON_URGENT;
 		goto depart;
 	}
-	/* Announced first, then the state is looked at again: gateway_evict does it the other way round. */
-	before = __sync_fetch_and_add(&me->redirected, size);
+	/*
+	 * Announced first, then the state is looked at again: gateway_evict does it the other way round. The addition that
+	 * gives a result back is the one that orders memory, on arm64 too.
+	 */
+	announced = __sync_fetch_and_add(&me->redirected, size);
+	barrier_var(announced);
 	cookie = peer->cookie;
 	if (pair->state == PAIR_REDIRECTED && bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) == SK_PASS) {
 		count_message(me, size);
-		if (!before)
-			peer->progress_ns = bpf_ktime_get_ns();
 		return SK_PASS;
 	}
 	__sync_fetch_and_add(&me->redirected, -size);
@@ -235,7 +237,6 @@ int BPF_PROG(gateway_receive, struct sock *sk, int length, int flags)
 	me = &pair->ends[m->side & 1];
 	if (length > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE)) && !me->left) {
 		__sync_fetch_and_add(&me->received, length);
-		me->progress_ns = bpf_ktime_get_ns();
 		me->tgid = bpf_get_current_pid_tgid() >> 32;
 	}
 	if (reason)

@@ -87,13 +87,13 @@ def _read_exactly(sock: socket.socket, view: memoryview) -> bool:
 
     A loop and not MSG_WAITALL: a socket in a BPF sockmap does not honour that flag.
     """
-    got = 0
-    while got < len(view):
+    got = sock.recv_into(view)  # most often that is all of it
+    while 0 < got < len(view):
         count = sock.recv_into(view[got:])
         if not count:
             return False
         got += count
-    return True
+    return got > 0
 
 
 class Flood:
