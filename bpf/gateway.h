@@ -123,6 +123,9 @@ struct gateway_shared {
 	__u32 brake_ns;       /* for so long at each message */
 	__u32 members;        /* counted by gateway_evict */
 	__u32 evicted;        /* likewise, in one pass */
+	__u32 live;           /* pairs in use */
+	__u64 budget;         /* bytes that may wait for all readers together */
+	__u32 unused;
 	__u32 unfinished;     /* ends that gateway_evict saw on their way out */
 };
 

@@ -30,12 +30,13 @@ static __always_inline bool is_shut(struct sk_msg_md *msg)
 struct braking {
 	const struct end *me;
 	const struct end *peer;
+	__u64 most;
 	__u64 until_ns;
 };
 
 static long has_room(__u32 round, struct braking *b)
 {
-	return *(volatile __u64 *)&b->me->redirected - *(volatile __u64 *)&b->peer->received <= shared.soft_room ||
+	return *(volatile __u64 *)&b->me->redirected - *(volatile __u64 *)&b->peer->received <= b->most ||
 	       bpf_ktime_get_ns() > b->until_ns;
 }
 
@@ -43,11 +44,13 @@ static long has_room(__u32 round, struct braking *b)
  * No sk_msg program can make its writer sleep. So a writer that is ahead of its reader waits here a little for each
  * message: a reader that runs keeps up, and its bytes are still in the cache.
  */
-static __always_inline void brake(const struct end *me, const struct end *peer, __u64 size)
+static __always_inline void brake(const struct end *me, const struct end *peer, __u64 size, __u64 share)
 {
-	struct braking b = {.me = me, .peer = peer};
+	struct braking b = {.me = me, .peer = peer, .most = share / 2};
 
-	if (me->redirected - peer->received <= shared.soft_room)
+	if (b.most > shared.soft_room)
+		b.most = shared.soft_room;
+	if (me->redirected - peer->received <= b.most)
 		return;
 	/* As long as the kernel needs to copy that much, so that a short message does not wait for long. */
 	size >>= 3;
@@ -86,9 +89,22 @@ static __always_inline void count_message(struct end *me, __u32 size)
 	me->recent_bytes += size;
 }
 
-static __always_inline bool crowded(const struct end *me, const struct end *peer, __u64 waiting_bytes, __u64 size)
+/* What may wait for this reader: less when there are many. */
+static __always_inline __u64 share_of(const struct end *peer)
 {
-	return waiting_bytes + size > peer->room || too_many(me, waiting_bytes) || memory_is_short();
+	__u64 share = shared.budget / (2 * (__u64)shared.live + 1);
+
+	return share < peer->room ? share : peer->room;
+}
+
+/* Whether the reader is so far behind that TCP is to block the writer. */
+static __always_inline bool crowded(const struct end *me, const struct end *peer, __u64 size)
+{
+	__u64 share = share_of(peer), waiting_bytes;
+
+	brake(me, peer, size, share);
+	waiting_bytes = me->redirected - peer->received;
+	return waiting_bytes && (waiting_bytes + size > share || too_many(me, waiting_bytes) || memory_is_short());
 }
 
 /* The rule: a byte is redirected only if none went by TCP before. */
@@ -98,7 +114,7 @@ int gateway_send(struct sk_msg_md *msg)
 	struct member *m = bpf_sk_storage_get(&members, msg->sk, NULL, 0);
 	struct pair *pair;
 	struct end *me, *peer;
-	__u64 size = msg->size, announced, cookie, waiting_bytes;
+	__u64 size = msg->size, announced, cookie;
 	__u32 reason = REASON_NO_PEER;
 
 	if (!m)
@@ -114,9 +130,7 @@ int gateway_send(struct sk_msg_md *msg)
 		goto by_tcp;
 	if (peer->closed)
 		goto depart;
-	brake(me, peer, size);
-	waiting_bytes = me->redirected - peer->received;
-	if (waiting_bytes && crowded(me, peer, waiting_bytes, size)) {
+	if (me->redirected != peer->received && crowded(me, peer, size)) {
 		reason = REASON_PRESSURE;
 		goto depart;
 	}

@@ -137,6 +137,7 @@ static __always_inline void forget(struct bpf_sock_ops *ops)
 
 static __always_inline void start_pair(struct pair *pair, const struct connection_key *key, __u64 now)
 {
+	__sync_fetch_and_add(&shared.live, 1);
 	__builtin_memset(pair->ends, 0, sizeof(pair->ends));
 	__builtin_memcpy(pair->client_address, key->client_address, 16);
 	__builtin_memcpy(pair->server_address, key->server_address, 16);
@@ -159,6 +160,7 @@ static __always_inline void free_pair(struct pair *pair, __u32 index)
 		c->by_tcp += pair->ends[0].by_tcp + pair->ends[1].by_tcp;
 	}
 	pair->state = PAIR_FREE;
+	__sync_fetch_and_add(&shared.live, -1);
 	__sync_fetch_and_add(&pair->generation, 1);
 	bpf_map_push_elem(&free_pairs, &index, BPF_ANY);
 }

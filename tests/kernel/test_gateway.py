@@ -231,6 +231,27 @@ def test_a_slow_reader_bounds_what_is_queued(fresh: Track) -> None:
         until(lambda: not fresh.gateway.evict() and fresh.gateway.members() == 0)
 
 
+def test_all_readers_share_a_budget(fresh: Track) -> None:
+    """Many slow ones together do not use up the memory that the kernel has for TCP."""
+    budget, chunk = 4 << 20, bytes(1 << 16)
+    fresh.gateway.limit(budget=budget)
+    pairs = [fresh.connect(accelerated=True) for _ in range(16)]
+    expected = []
+    for client, _ in pairs:
+        client.setblocking(False)  # noqa: FBT003  # the socket module's signature
+        expected.append(sum(client.send(chunk) for _ in range(20)))
+    rows = fresh.gateway.pairs.rows[fresh.gateway.pairs.used()]
+    assert fresh.gateway.pairs.queued(rows).sum() <= budget
+    assert _totals(fresh).left == {"slow reader": 16}
+    for (client, server), sent in zip(pairs, expected, strict=True):
+        server.settimeout(10)
+        got = 0
+        while got < sent:
+            got += len(server.recv(sent - got))
+        client.close()
+        server.close()
+
+
 def test_many_short_messages_are_bounded_too(fresh: Track) -> None:
     """Each takes kernel memory beside its bytes: their writer goes by TCP long before the room is full."""
     client, server = fresh.connect(accelerated=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-__all__ = ["Gateway", "default_room", "object_path"]
+__all__ = ["Gateway", "default_budget", "default_room", "object_path"]
 
 _MAPS = ("sockets", "pairs", "free_pairs", "ports", "counters", "events", ".bss")
 _PROGRAMS = (
@@ -35,7 +35,9 @@ _PROGRAMS = (
 )
 _KEPT = ("sockets", "pairs", "counters", ".bss")
 _RMEM = Path("/proc/sys/net/ipv4/tcp_rmem")
+_MEM = Path("/proc/sys/net/ipv4/tcp_mem")
 _MOST_ROOM = 32 << 20
+_LEAST_BUDGET = 32 << 20
 _SOFT_ROOM = 1 << 20
 _BRAKE_NS = 50_000
 _EVENTS_BYTES = 65536
@@ -52,6 +54,17 @@ def default_room() -> int:
         return min(int(_RMEM.read_text().split()[2]), _MOST_ROOM)
     except (OSError, ValueError, IndexError):
         return _MOST_ROOM
+
+
+def default_budget() -> int:
+    """Return how many redirected bytes may wait for all readers: half of what TCP has without pressure.
+
+    Beyond tcp_mem's limit the kernel refuses to queue, and send() would fail with ENOMEM.
+    """
+    try:
+        return int(_MEM.read_text().split()[0]) * mmap.PAGESIZE // 2
+    except (OSError, ValueError, IndexError):
+        return _LEAST_BUDGET
 
 
 class Gateway:
@@ -79,6 +92,7 @@ class Gateway:
             for port in ports:
                 self.trust(port)
             self._shared[0]["room"] = room or default_room()
+            self._shared[0]["budget"] = default_budget()
             self._shared[0]["soft_room"], self._shared[0]["brake_ns"] = _SOFT_ROOM, _BRAKE_NS
             self._attach(cgroup)
             if kept:
@@ -132,9 +146,13 @@ class Gateway:
         """Accelerate new connections to this port, whatever its server was seen to do before."""
         libbpf.update(self._descriptors["ports"], port.to_bytes(2, "little"), b"\0")
 
-    def limit(self, room: int) -> None:
-        """Let no more than `room` redirected bytes wait for the reader of a connection made from now on."""
-        self._shared[0]["room"] = room
+    def limit(self, room: int | None = None, budget: int | None = None) -> None:
+        """Let no more than `room` redirected bytes wait for a reader, or `budget` for all readers together.
+
+        The room is that of connections made from now on.
+        """
+        self._shared[0]["room"] = room or self._shared[0]["room"]
+        self._shared[0]["budget"] = budget or self._shared[0]["budget"]
 
     def distrusted(self) -> dict[int, str]:
         """Return the ports that are accelerated no more, with the call that their server was seen to make."""

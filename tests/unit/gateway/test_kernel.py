@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,20 @@ def test_room_is_what_tcp_would_give_a_reader(
     path.write_text(text)
     monkeypatch.setattr(kernel, "_RMEM", path)
     assert kernel.default_room() == room
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"), [("1000\t2000\t3000\n", 500 * mmap.PAGESIZE), ("\n", MOST), (None, MOST)]
+)
+def test_budget_is_half_of_what_tcp_has_without_pressure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, budget: int
+) -> None:
+    """tcp_mem is in pages; without it, little."""
+    path = tmp_path / "tcp_mem"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(kernel, "_MEM", path)
+    assert kernel.default_budget() == budget
 
 
 def test_room_without_the_setting_is_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
