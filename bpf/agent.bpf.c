@@ -12,6 +12,7 @@
 #include "ring.h"
 #include "turn.h"
 #include "connection.h"
+#include "datagram.h"
 
 #include "hooks/socket.h"
 #include "hooks/state.h"

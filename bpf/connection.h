@@ -237,4 +237,11 @@ static __noinline struct connection *new_other(struct sock *sk, __u64 cookie, bo
 	return c;
 }
 
+static __always_inline struct connection *find_other(struct sock *sk, bool send)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct connection *c = bpf_map_lookup_elem(&other_connections, &cookie);
+	return c ? c : new_other(sk, cookie, send);
+}
+
 #endif

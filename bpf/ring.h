@@ -49,6 +49,25 @@ struct {
 	__type(value, __u64);
 } patience SEC(".maps");
 
+/*
+ * Ports, a bit each, of which every datagram gets a slot: what is sent over them is paired by an id, not by order. Written
+ * by user space.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536 / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} datagram_ports SEC(".maps");
+
+/* Sockets of such ports that send something else, by cookie. Written by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u8);
+} other_datagrams SEC(".maps");
+
 /* The only variable in .bss, so that user space finds it at offset 0 of that map. */
 struct shared shared;
 
@@ -67,7 +86,8 @@ static __always_inline bool write_slot(struct slot *slot, __u8 kind)
 	slot->kind = kind;
 	if (!bpf_ringbuf_output(&ring, slot, sizeof(*slot), BPF_RB_NO_WAKEUP))
 		return true;
-	if (kind == KIND_TURN)
+	/* A lost question is a lost turn; a lost answer is not one more. */
+	if (kind == KIND_TURN || (kind == KIND_DATAGRAM && slot->request_first_ns))
 		COUNT(lost_ring_full);
 	else
 		COUNT(lost_event_ring_full);
@@ -165,6 +185,35 @@ static __always_inline void count_turn(const struct slot *slot, struct moved mov
 	ADD(s->turns_histogram[bucket], 1);
 	if (!written)
 		ADD(s->lost_histogram[bucket], 1);
+}
+
+/* A request is a turn; the response to the last one, asked at `asked_ns`, tells how long it took. */
+static __always_inline void count_datagram(const struct slot *slot, bool written, __u64 asked_ns)
+{
+	__u32 index = slot->service;
+	struct service_signals *s = bpf_map_lookup_elem(&signals, &index);
+	if (!s)
+		return;
+	s->request_bytes += slot->request_bytes;
+	s->response_bytes += slot->response_bytes;
+	if (slot->request_first_ns) {
+		s->turns++;
+		if (index == OVERFLOW_SERVICE)
+			COUNT(lost_service_full);
+		if (!written)
+			s->lost++;
+		return;
+	}
+	if (!asked_ns || slot->response_last_ns < asked_ns)
+		return;
+	__u64 duration = slot->response_last_ns - asked_ns;
+	__u32 bucket = histogram_bucket(duration);
+	if (bucket >= HISTOGRAM_BUCKETS)
+		return;
+	s->duration_ns += duration;
+	s->turns_histogram[bucket]++;
+	if (!written)
+		s->lost_histogram[bucket]++;
 }
 
 #endif

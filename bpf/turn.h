@@ -12,6 +12,10 @@
 /* A datagram that is not answered by then never will be. */
 #define UNANSWERED_NS 5000000000ULL
 
+/* Of a UDP socket with so many turns behind it not every one is written, if they follow each other so fast. */
+#define FLOOD_TURNS 256
+#define FLOOD_NS 10000000
+
 /* A connection: the slot being filled, and what outlives a turn. */
 struct connection {
 	struct slot slot;
@@ -20,15 +24,19 @@ struct connection {
 	__u64 total_request_bytes;
 	__u64 total_response_bytes;
 	struct moved counted;  /* what the golden signals have of the totals */
+	__u64 asked_ns;        /* datagrams: the last request */
+	__u64 shown_ns;        /* UDP: when a turn was written last */
 	__u32 read_seq;        /* TCP: copied_seq before the first byte that was counted */
 	__u32 unseen_sweeps;   /* in a row that found bytes read that no hook had counted */
 	__u32 busy;            /* a program works on it */
+	__u32 datagrams;       /* UDP: those that got a slot each, or NOT_DATAGRAMS */
+	__u32 unanswered;      /* datagrams: requests, less responses */
 	__u8 accept_pending;   /* the ACCEPT slot waits for the process to be known */
 	__u8 await_request;    /* older than the agent: response bytes before the first request belong to nobody */
 	__u8 written;          /* this turn was written as idle */
 	__u8 closed;
 	/* capture() proves its offset and its length apart: room for their sum, never written. */
-	__u8 slack[REQUEST_BYTES];
+	__u8 slack[PAYLOAD_BYTES];
 };
 
 enum buffer_shape { BUFFER_NONE, BUFFER_FLAT, BUFFER_IOVEC, BUFFER_MSGHDR };
@@ -215,6 +223,20 @@ static __always_inline struct moved take_moved(struct connection *c)
 	return moved;
 }
 
+/*
+ * Media, QUIC, tunnels: many datagrams that nobody can make sense of. One turn in a while is shown, all are counted, as
+ * those are that find the ring full.
+ */
+static __always_inline bool is_flood(struct connection *c)
+{
+	__u64 now = c->slot.request_last_ns;
+
+	if (c->slot.turn > FLOOD_TURNS && now < c->shown_ns + FLOOD_NS)
+		return true;
+	c->shown_ns = now;
+	return false;
+}
+
 /* Write the turn, if there is one, and count it whether or not the ring had room. */
 static __always_inline void finish_turn(struct connection *c, __u32 why)
 {
@@ -224,9 +246,13 @@ static __always_inline void finish_turn(struct connection *c, __u32 why)
 	if (s->service == NO_SERVICE || s->service == OVERFLOW_SERVICE)
 		s->service = find_service(s);
 	s->flags |= why;
-	hash_payload(s);
-	bool written = write_slot(s, KIND_TURN);
-	bool counted = s->request_first_ns && !(s->flags & FLAG_CONTINUED);
+	bool written = false, counted = s->request_first_ns && !(s->flags & FLAG_CONTINUED);
+	if (!why && s->transport == TRANSPORT_UDP && is_flood(c)) {
+		COUNT(unshown);
+	} else {
+		hash_payload(s);
+		written = write_slot(s, KIND_TURN);
+	}
 	count_turn(s, take_moved(c), counted, written, why == FLAG_IDLE);
 	c->written = true;
 }

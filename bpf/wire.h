@@ -40,6 +40,13 @@ enum slot_kind {
 	/* pid runs a new program. request[]: arguments, each ended by a zero byte; request_bytes: length of all of them.
 	 * response[]: executable's base name, and behind EXECUTABLE_BYTES its OTEL_SERVICE_NAME. tid: user */
 	KIND_EXEC = 9,
+	/*
+	 * One datagram, of a port whose datagrams are not turns (`datagram_ports`): in request_first_ns and request_bytes
+	 * if it went from client to server, else in response_first_ns and response_bytes. Its payload begins in request[]
+	 * and goes on in response[]. remote_address: zeros where the call does not tell, as in a server's recvfrom.
+	 */
+	KIND_DATAGRAM = 10,
+	KIND_SILENT = 11,        /* a UDP socket of such a port that was not answered, and for 5 s not used */
 };
 
 /* Longest names that runtimes give: cri-containerd-<64 hex digits>.scope, kubepods-besteffort-pod<UID>.slice. */
@@ -150,6 +157,7 @@ struct counters {
 	__u64 lost_no_memory;        /* connections whose state could not be allocated */
 	__u64 lost_service_full;     /* turns counted under the overflow service */
 	__u64 payload_missing;       /* I/O whose bytes could not be read */
+	__u64 unshown;               /* turns of UDP sockets with very many of them, left out on purpose */
 };
 
 /* Written by both sides, without locks. */

@@ -82,6 +82,7 @@ look_for_postgresql() {
 }
 
 need_for_testing() {
+    need bind9-dnsutils\|dnsutils have dig
     look_for_postgresql
     need beanstalkd have beanstalkd
     need bpftool\|linux-tools-generic have bpftool
@@ -90,6 +91,7 @@ need_for_testing() {
     need containerd have containerd
     need containernetworking-plugins test -e /usr/lib/cni/bridge -o -e /opt/cni/bin/bridge
     need curl have curl
+    need dnsmasq-base have dnsmasq
     need docker.io have dockerd
     need docker-cli\|docker.io have docker
     need git have git
@@ -110,6 +112,7 @@ need_for_testing() {
     need prometheus have prometheus
     need redis-server have redis-server
     need runc have runc
+    need unbound have unbound
     need util-linux have nsenter
     need wrk have wrk
     # mysqlclient has no wheels: it is compiled against the MariaDB client library.

@@ -212,36 +212,96 @@ int BPF_PROG(on_splice, struct sock *sk)
 	return 0;
 }
 
+/* The start of a struct sockaddr_in or sockaddr_in6, and where it lies in user memory. */
+struct peer_name {
+	const void *at;
+	__u16 family;
+	__be16 port;
+	__u32 address;
+};
+
 /* Where an unconnected UDP socket sends to stands in the call only. */
-static __always_inline void set_udp_peer(struct slot *s, const struct io *io, struct task_struct *task)
+static __always_inline void read_peer(struct peer_name *peer, const struct io *io, struct task_struct *task)
 {
 	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
 	const void *name = NULL;
-	struct {
-		__u16 family;
-		__be16 port;
-		__u32 address;
-	} to;
 
+	peer->at = NULL;
 	if (io->shape == BUFFER_FLAT && SYSCALL_NUMBER(task, regs) == NR_sendto)
 		name = (const void *)SYSCALL_ARG5(regs);
 	else if (io->shape == BUFFER_MSGHDR)
 		bpf_probe_read_user(&name, sizeof(name), (const void *)io->pointer);
-	if (!name || bpf_probe_read_user(&to, sizeof(to), name))
-		return;
-	s->remote_port = __builtin_bswap16(to.port);
-	if (to.family == AF_INET6) {
-		bpf_probe_read_user(s->remote_address, 16, name + sizeof(to)); /* sin6_flowinfo comes before */
+	if (name && !bpf_probe_read_user(&peer->family, 8, name))
+		peer->at = name;
+}
+
+static __always_inline void set_peer(struct slot *s, const struct peer_name *peer)
+{
+	s->remote_port = __builtin_bswap16(peer->port);
+	if (peer->family == AF_INET6) {
+		bpf_probe_read_user(s->remote_address, 16, peer->at + 8); /* behind sin6_flowinfo */
 	} else if (s->family == AF_INET6) {
 		/* An IPv4 address given to an IPv6 socket is mapped. */
+		__builtin_memset(s->remote_address, 0, 10);
 		s->remote_address[10] = s->remote_address[11] = 0xff;
-		*(__u32 *)(s->remote_address + 12) = to.address;
+		*(__u32 *)(s->remote_address + 12) = peer->address;
 	} else {
-		*(__u32 *)s->remote_address = to.address;
+		*(__u32 *)s->remote_address = peer->address;
 	}
 }
 
-static __noinline int other_io(struct sock *sk, bool send, int length)
+/*
+ * A UDP socket may be connected anew, or have many peers. Nothing tells who sent a datagram: a client is answered by whom
+ * it asked last.
+ */
+static __always_inline bool has_new_ends(const struct slot *s, struct sock *sk, bool send)
+{
+	return send || s->role != ROLE_CLIENT || sk->__sk_common.skc_dport;
+}
+
+static __noinline int udp_io(struct sock *sk, bool send, int length)
+{
+	struct io io = {.length = (__u32)length};
+	struct peer_name peer = {};
+	__u64 id = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
+	__u16 remote = __builtin_bswap16(sk->__sk_common.skc_dport);
+
+	if (id >> 32 == shared.own_pid)
+		return 0;
+	struct connection *c = find_other(sk, send);
+	if (!c)
+		return 0;
+	struct task_struct *task = current_task();
+	lock(c);
+	/* First of all: behind all that differs between calls the verifier would look at it again and again. */
+	bool next = turn_next(c, send);
+	set_process(c, id >> 32, task);
+	c->slot.tid = (__u32)id;
+	if (send)
+		find_buffers(&io, sk, task, true);
+	else
+		find_buffers(&io, sk, task, false);
+	if (send && !remote)
+		read_peer(&peer, &io, task);
+	if (!remote)
+		remote = peer.at ? __builtin_bswap16(peer.port) : c->slot.remote_port;
+	/* A port may be followed in the middle of a turn. */
+	bool datagram = !turn_open(c) && by_datagram(c, sk->__sk_common.skc_num, remote);
+	if (datagram ? has_new_ends(&c->slot, sk, send) : next)
+		set_addresses(&c->slot, &sk->__sk_common);
+	if (peer.at)
+		set_peer(&c->slot, &peer);
+	if (datagram)
+		datagram_io(c, send, &io, now);
+	else
+		turn_io(c, send, &io, now);
+	unlock(c);
+	if (!shared.unfinished_other)
+		shared.unfinished_other = 1;
+	return 0;
+}
+
+static __noinline int unix_io(struct sock *sk, bool send, int length)
 {
 	struct io io = {.length = (__u32)length};
 	__u64 id = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
@@ -249,30 +309,20 @@ static __noinline int other_io(struct sock *sk, bool send, int length)
 
 	if (pid == shared.own_pid)
 		return 0;
-	__u64 cookie = bpf_get_socket_cookie(sk);
-	struct connection *c = bpf_map_lookup_elem(&other_connections, &cookie);
-	bool fresh = !c;
-	if (!c) {
-		c = new_other(sk, cookie, send);
-		if (!c)
-			return 0;
-	}
+	struct connection *c = find_other(sk, send);
+	if (!c)
+		return 0;
 	struct task_struct *task = current_task();
 	lock(c);
-	bool udp = c->slot.transport == TRANSPORT_UDP;
-	/* A UDP socket may be connected anew, or have many peers. */
-	if (turn_next(c, send) && udp)
-		set_addresses(&c->slot, &sk->__sk_common);
+	turn_next(c, send);
 	set_process(c, pid, task);
-	if (fresh && !udp)
+	if (!c->slot.turn)
 		write_unix_opened(c);
 	c->slot.tid = (__u32)id;
 	if (send)
 		find_buffers(&io, sk, task, true);
 	else
 		find_buffers(&io, sk, task, false);
-	if (send && udp && !sk->__sk_common.skc_dport)
-		set_udp_peer(&c->slot, &io, task);
 	turn_io(c, send, &io, now);
 	unlock(c);
 	if (!shared.unfinished_other)
@@ -288,11 +338,11 @@ static __always_inline int socket_io(struct sock *sk, bool send, int length, int
 		if (sk->sk_protocol == IPPROTO_TCP)
 			return tcp_io(sk, send, length, flags & MSG_TRUNC);
 		if (sk->sk_protocol == IPPROTO_UDP)
-			return other_io(sk, send, length);
+			return udp_io(sk, send, length);
 		return 0;
 	}
 	if (family == AF_UNIX && sk->sk_type == SOCK_STREAM)
-		return other_io(sk, send, length);
+		return unix_io(sk, send, length);
 	return 0;
 }
 

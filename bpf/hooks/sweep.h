@@ -130,7 +130,7 @@ int sweep_other(struct bpf_iter__bpf_map_elem *ctx)
 	const struct connection *seen = ctx->value;
 	__u64 *cookie = ctx->key;
 	/* A look-up counts as use, and would keep what is long gone in the map. */
-	if (!cookie || !seen || !turn_open(seen))
+	if (!cookie || !seen || !(turn_open(seen) || seen->unanswered))
 		return 0;
 	__u64 key = *cookie;
 	struct connection *c = bpf_map_lookup_elem(&other_connections, &key);
@@ -138,7 +138,7 @@ int sweep_other(struct bpf_iter__bpf_map_elem *ctx)
 		return 0;
 	bool again = true;
 	if (try_lock(c)) {
-		again = turn_idle(c, true, 0, bpf_ktime_get_ns());
+		again = turn_idle(c, true, 0, bpf_ktime_get_ns()) || datagram_silent(c, bpf_ktime_get_ns());
 		unlock(c);
 	}
 	if (again)

@@ -86,6 +86,7 @@ class Ledger:
             "ring_full": self.counters.get("lost_ring_full", 0),
             "event_ring_full": self.counters.get("lost_event_ring_full", 0),
             "no_memory": self.counters.get("lost_no_memory", 0),
+            "udp_flood": self.counters.get("unshown", 0),
         }
 
     def take_fresh(self) -> list[LostTurns]:
@@ -110,9 +111,9 @@ class Ledger:
 
         final: also those of services of which no turn was ever read, under the process's name.
         """
-        before = self.counters.get("lost_ring_full", 0)
+        before = self._uncounted()
         self.counters = probes.counters()
-        self._unnamed |= self.counters["lost_ring_full"] != before
+        self._unnamed |= self._uncounted() != before
         if self._unnamed:
             self._unnamed = False
             for service in probes.services():
@@ -132,6 +133,10 @@ class Ledger:
         if self.keep_fresh:
             self._fresh_moved.append(moved)
         _add_moved(self._metrics, self._pipeline, moved)
+
+    def _uncounted(self) -> int:
+        """Return how many turns only the kernel has counted."""
+        return self.counters.get("lost_ring_full", 0) + self.counters.get("unshown", 0)
 
     def _add(self, service: ServiceSignals, *, final: bool) -> None:
         new = service.lost - self._lost.get(service.index, 0)
@@ -228,6 +233,7 @@ class Agent:
         self._updated_ns = 0
         self._looked_ns = time.monotonic_ns()
         self._previous_s = time.monotonic()
+        self._tell_kernel()
 
     def record(self, recorder: Recorder) -> None:
         """Write every batch to `recorder`, with what lookups found out for it."""
@@ -309,10 +315,18 @@ class Agent:
         if self.recorder is not None:
             found = self.ledger.take_fresh(), self.ledger.take_moved()
             self.recorder.write(Frame(slots, offset, watermark, [], *found))
+        self._tell_kernel()
         del slots
         ring.release(count)
         self._write(Output(tables, events, watermark, self._pipeline.records, behind, offset))
         return count
+
+    def _tell_kernel(self) -> None:
+        ports, cookies = self._pipeline.datagrams.take()
+        for port in ports:
+            self._probes.follow_datagrams(port)
+        for cookie in cookies:
+            self._probes.leave_datagrams(cookie)
 
     def _write(self, output: Output) -> None:
         for sink in self._sinks:

@@ -37,7 +37,9 @@ class Announced:
     def mark(self, slots: np.ndarray, parsed: Parsed) -> NDArray[np.bool_]:
         """Return which transactions (m,) of slots (n,) need not be shown: they were, or are not whole yet."""
         rows, shown = parsed.rows, np.zeros(len(parsed.rows), bool)
-        cookies, in_flight = slots["cookie"][rows], slots["kind"][rows] == Kind.OPEN
+        cookies, in_flight = slots["cookie"][rows], parsed.still_open
+        if in_flight is None:
+            in_flight = slots["kind"][rows] == Kind.OPEN
         concerned = np.array([*self._texts, *cookies[in_flight].tolist()], np.uint64)
         if not len(concerned):
             return shown

@@ -9,11 +9,12 @@ import numpy as np
 from masdeepflow import filters
 from masdeepflow.announced import Announced
 from masdeepflow.batch import neighbours, word_of, words
+from masdeepflow.datagrams import Datagrams
 from masdeepflow.endpoint import likenesses_of
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
 from masdeepflow.enrich.process import is_life
 from masdeepflow.protocols.registry import Registry
-from masdeepflow.schema import MAX_SERVICES, Flag, Kind
+from masdeepflow.schema import MAX_SERVICES, Flag, Kind, Transport
 from masdeepflow.table import ABSENT, Attribute, Encoded, Events, Parsed, Table
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _BASE = (
     "queue_ns",
 )
 """Neighbours in `struct slot`, in this order."""
+_STAMPS = 4  # of them
 
 
 class Pipeline:
@@ -59,6 +61,8 @@ class Pipeline:
         self._directory = directory
         self.set_redact(redact)
         self.shown = shown
+        ports = (protocol.datagram_ports for protocol in self.registry.waiting.values())
+        self.datagrams = Datagrams(frozenset().union(*ports))
         self._announced = Announced()
         self.records = 0
         """Slots seen, those that only tell of processes not counted."""
@@ -92,12 +96,13 @@ class Pipeline:
         codes = self.endpoints.codes(slots, offset_ns)
         self._directory.processes.end_batch()
         kinds = slots["kind"]
-        turns = kinds <= Kind.OPEN
+        turns = (kinds <= Kind.OPEN) | (kinds == Kind.DATAGRAM)
         whole = bool(turns.all())
         tables = self._tables(slots, codes, None if whole else turns, offset_ns)
-        rows = np.zeros(0, np.intp) if whole else np.flatnonzero(~turns)
+        rows = np.zeros(0, np.intp) if whole else np.flatnonzero(~turns & (kinds != Kind.SILENT))
         told = slots[rows]
         events = self._events(told, codes[rows], offset_ns)
+        tables += self._overdue(slots, offset_ns)
         if len(told):
             self._forget(told)
         return tables, events
@@ -116,6 +121,18 @@ class Pipeline:
         rows = np.flatnonzero(life)
         self._directory.processes.follow(slots[rows], rows - np.arange(len(rows)))
         return slots[~life]
+
+    def _overdue(self, slots: np.ndarray, offset_ns: int) -> list[Table]:
+        """Return the transactions that, as the batch's stamps tell, will not be answered any more."""
+        if not self.registry.waiting or not len(slots):
+            return []
+        tables = []
+        now_ns = _latest(slots)
+        for number in self.registry.waiting:
+            due = self.registry.overdue(number, now_ns)
+            if due is not None:
+                tables += self._transactions(number, due, self.endpoints.codes(due, offset_ns), offset_ns)
+        return tables
 
     def names(self, pid: int, port: int, role: int) -> tuple[Endpoint, str] | None:
         """Return an endpoint and the protocol of what the kernel counts by process, port and role.
@@ -177,8 +194,10 @@ class Pipeline:
         rows = np.flatnonzero(protocols == NO_PROTOCOL)
         if not len(rows):
             return protocols
-        chosen, sticky = self.registry.choose(slots[rows])
+        unknown = slots[rows]
+        chosen, sticky = self.registry.choose(unknown)
         if sticky.any():
+            self._follow_datagrams(unknown[sticky], chosen[sticky])
             # Turns before the first that was recognised keep their own answer; those behind it follow it.
             connections = np.unique(slots["cookie"][rows], return_inverse=True)[1]
             first = _first_sticky(connections, sticky)
@@ -188,6 +207,13 @@ class Pipeline:
         protocols[rows] = chosen
         return protocols
 
+    def _follow_datagrams(self, slots: np.ndarray, protocols: NDArray[np.int16]) -> None:
+        """Have those UDP ports followed datagram by datagram whose turns (n,) were recognised."""
+        udp = (slots["transport"] == Transport.UDP) & (slots["kind"] == Kind.TURN)
+        if udp.any():
+            mine = udp & np.isin(protocols, list(self.registry.waiting))
+            self.datagrams.recognised(slots[mine])
+
     def _transactions(
         self, number: int, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int
     ) -> list[Table]:
@@ -196,6 +222,9 @@ class Pipeline:
         parsed = None if number == nobody else self.registry.parse(number, slots)
         if parsed is None:
             number, parsed = nobody, _unrecognised(slots)
+            strange = slots["kind"] == Kind.DATAGRAM
+            if strange.any():
+                self.datagrams.strange(slots[strange])
         tables = [self._table(number, parsed, slots, codes, offset_ns)]
         if number != nobody:
             self._parsed_bytes += _bytes_by_service(slots)
@@ -236,7 +265,9 @@ def _first_sticky(connections: NDArray[np.intp], sticky: NDArray[np.bool_]) -> N
 
 
 def _unrecognised(slots: np.ndarray) -> Parsed:
-    rows = np.flatnonzero((slots["flags"] & Flag.CONTINUED) == 0)
+    # Of datagrams that nobody can pair, one that asks is a transaction.
+    answers = (slots["kind"] == Kind.DATAGRAM) & (slots["request_first_ns"] == 0)
+    rows = np.flatnonzero(((slots["flags"] & Flag.CONTINUED) == 0) & ~answers)
     no_text, no = Encoded.absent(len(rows)), np.zeros(len(rows), bool)
     return Parsed(rows, no_text, no_text, error=no, truncated=no)
 
@@ -258,11 +289,16 @@ def _behind(slots: np.ndarray, parsed: Parsed) -> NDArray[np.intp]:
 
 
 def _bytes_by_service(slots: np.ndarray) -> NDArray[np.float64]:
-    """Return the bytes of finished turns among slots (n,), both ways, by service (`MAX_SERVICES` + 1,)."""
+    """Return the bytes of slots (n,) that are not OPEN, both ways, by service (`MAX_SERVICES` + 1,)."""
     few = neighbours(slots, "request_bytes", "response_bytes", "service", "kind")
-    amounts = (few["request_bytes"] + few["response_bytes"]) * (few["kind"] == Kind.TURN)
+    amounts = (few["request_bytes"] + few["response_bytes"]) * (few["kind"] != Kind.OPEN)
     services = np.minimum(few["service"], MAX_SERVICES)
     return np.bincount(services, amounts, MAX_SERVICES + 1).astype(np.float64, copy=False)
+
+
+def _latest(slots: np.ndarray) -> int:
+    start = word_of(slots, _BASE[0])
+    return int(words(slots)[:, start : start + _STAMPS].max())
 
 
 def _signed(column: np.ndarray) -> NDArray[np.int64]:
@@ -299,7 +335,7 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     both = asked & answered
     start = first if asked.all() else np.where(asked, first, base["response_first_ns"])
     end = np.maximum(np.maximum(last, base["request_last_ns"]), start)
-    open_rows = slots["kind"] == Kind.OPEN
+    open_rows = slots["kind"] == Kind.OPEN if parsed.still_open is None else parsed.still_open
     return Table(
         protocol=name,
         start_ns=start + offset_ns,

@@ -29,6 +29,8 @@ class Kind(IntEnum):
     FORK = 7
     CGROUP = 8
     EXEC = 9
+    DATAGRAM = 10
+    SILENT = 11
 
 
 class Role(IntEnum):
@@ -84,6 +86,14 @@ _METHODS = frozenset(
     ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"]
 )
 
+# Of 65,536 types; clients may ask for any.
+_RECORDS = frozenset(
+    [
+        *("A", "AAAA", "ANY", "CAA", "CNAME", "DNSKEY", "DS", "HTTPS", "MX", "NAPTR", "NS", "NSEC", "PTR"),
+        *("RRSIG", "SOA", "SRV", "SVCB", "TLSA", "TXT"),
+    ]
+)
+
 
 def _by_name(*columns: Column) -> dict[str, Column]:
     return {column.name: column for column in columns}
@@ -106,6 +116,11 @@ ATTRIBUTES = _by_name(
     Column("db.namespace", "string", "Database in use"),
     Column("db.response.status_code", "string", "Error code of the database", metric_label=True),
     Column("db.response.message", "string", "Error message of the database"),
+    Column("dns.question.name", "string", "Name that was asked for"),
+    Column("dns.question.type", "string", "Type asked for", metric_label=True, label_values=_RECORDS),
+    Column("dns.response_code", "string", "Response code", metric_label=True),
+    Column("dns.answer_count", "int", "Records in the answer section"),
+    Column("error.type", "string", "What went wrong where no response tells: timeout"),
     Column(
         "masdeepflow.db.blocking",
         "string",

@@ -89,6 +89,7 @@ _BASE = frozenset(
         "response_bytes",
         "response_first_ns",
         "response_last_ns",
+        "request_last_ns",
     )
 )
 _COOKIES = 1 << 64
@@ -109,7 +110,8 @@ class Parsed:
     attributes: OpenTelemetry attribute name -> column (m,), names as in `schema.ATTRIBUTES`.
     base: replacements of base columns (m,), int64: any of request_first_ns, queue_ns, request_bytes,
         response_bytes, and response_first_ns and response_last_ns (0 without a response); for transactions
-        that began in an earlier turn or share one.
+        that began in an earlier turn or share one; and request_last_ns, when one without a response ended.
+    still_open: bool (m,), as in `Table`; None where the rows of kind OPEN are, and no others.
     opaque: cookies of connections whose later bytes are no longer this protocol (upgrade, TLS, compression).
     """
 
@@ -121,6 +123,7 @@ class Parsed:
     attributes: dict[str, Attribute] = field(default_factory=dict)
     base: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     opaque: list[int] = field(default_factory=list)
+    still_open: NDArray[np.bool_] | None = None
 
     def check(self, turns: int) -> None:
         """Raise ValueError, naming the column and what is wrong with it, unless this fits `turns` turns.
@@ -149,6 +152,8 @@ class Parsed:
         for name, column in self.base.items():
             yield name, partial(_check_base, name, column, size)
         yield "opaque", partial(_check_cookies, self.opaque)
+        if self.still_open is not None:
+            yield "still_open", partial(_check_column, self.still_open, size, "b")
 
 
 def _check_rows(rows: NDArray[np.intp], size: int, turns: int) -> None:

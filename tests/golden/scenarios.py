@@ -12,6 +12,7 @@ import http.client
 import io
 import random
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -690,3 +691,67 @@ def _memcached_on_6379(directory: Path) -> Iterator[Where]:
 def _random_on_11211(directory: Path) -> Iterator[Where]:
     del directory
     yield from _noise(11211, _MEMCACHED)
+
+
+_DNS: Address = ("127.0.53.53", 53)
+
+
+def _dig(*words: object) -> None:
+    run("dig", f"@{_DNS[0]}", "-p", _DNS[1], *words)
+
+
+@_scenario("dns/dnsmasq-dig")
+def _dnsmasq_dig(directory: Path) -> Iterator[Where]:
+    with servers.dnsmasq(directory, _DNS):
+        yield _DNS
+        _dig("www.golden.test", "A", "alias.golden.test", "AAAA", "txt.golden.test", "TXT")
+        _dig("missing.golden.test", "+noedns")
+        _dig("www.golden.test", "+tcp")
+        _dig("elsewhere.example", "HTTPS")
+        yield _DNS
+
+
+@_scenario("dns/unbound-glibc")
+def _unbound_glibc(directory: Path) -> Iterator[Where]:
+    with servers.unbound(directory, _DNS):
+        yield _DNS
+        for name in ("www.golden.test", "missing.golden.test"):
+            run(*servers.resolving_at(directory, _DNS[0], "getent", "ahosts", name))
+        _dig("+keepopen", "+tcp", "www.golden.test", "A", "txt.golden.test", "TXT")
+        yield _DNS
+
+
+@_scenario("dns/unanswered")
+def _unanswered(directory: Path) -> Iterator[Where]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(_DNS)
+        yield _DNS
+        # Two tries for each of A and AAAA, a second apart, and nobody answers.
+        run(*servers.resolving_at(directory, _DNS[0], "getent", "ahosts", "www.golden.test"))
+        _dig("+tries=1", "+time=1", "www.golden.test")
+        time.sleep(6)
+        yield _DNS
+
+
+@_scenario("dns/random-on-53")
+def _random_on_53(directory: Path) -> Iterator[Where]:
+    del directory
+    noise = random.Random(53)  # noqa: S311  # not for secrets
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(_DNS)
+        yield _DNS
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(_DNS)
+            for _ in range(3):
+                client.send(noise.randbytes(noise.randrange(1, 120)))
+                server.sendto(noise.randbytes(noise.randrange(1, 120)), server.recvfrom(4096)[1])
+                client.recv(4096)
+        yield _DNS
+
+
+@_scenario("dns/http-on-53")
+def _http_on_53(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _DNS):
+        yield _DNS
+        run("curl", "--silent", f"{_url(_DNS)}/A")
+        yield _DNS

@@ -54,6 +54,8 @@ class FakeProbes:
     signals: list[ServiceSignals] = field(default_factory=list)
     pid: int = field(default_factory=os.getpid)
     forgotten: list[bytes] = field(default_factory=list)
+    followed: list[int] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
     on_sweep: Callable[[], None] = lambda: None
     layout: Layout = field(default_factory=committed)
     closed: bool = False
@@ -78,6 +80,14 @@ class FakeProbes:
     def own_pid(self) -> int:
         """Return the agent's PID."""
         return self.pid
+
+    def follow_datagrams(self, port: int) -> None:
+        """Note which port."""
+        self.followed.append(port)
+
+    def leave_datagrams(self, cookie: int) -> None:
+        """Note which socket."""
+        self.left.append(cookie)
 
     def forget_service(self, key: bytes) -> int | None:
         """Note what is forgotten."""

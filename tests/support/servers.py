@@ -24,14 +24,17 @@ __all__ = [
     "MariaDb",
     "Nginx",
     "PostgreSql",
+    "dnsmasq",
     "mariadb",
     "memcached",
     "nginx",
     "postgresql",
     "prometheus",
     "redis",
+    "resolving_at",
     "scripted",
     "tls_files",
+    "unbound",
 ]
 
 _NGINX = """
@@ -362,3 +365,58 @@ def _accept(listener: socket.socket, serve: Serve) -> None:
             with client, contextlib.suppress(ConnectionError):
                 client.settimeout(10)
                 serve(client)
+
+
+_ZONE = "golden.test"
+_UNBOUND = """
+server:
+    interface: {host}@{port}
+    port: {port}
+    username: ""
+    chroot: ""
+    directory: "{directory}"
+    pidfile: "{directory}/unbound.pid"
+    use-syslog: no
+    do-daemonize: no
+    access-control: 127.0.0.0/8 allow
+    module-config: "iterator"
+    local-zone: "{zone}." static
+    local-data: "www.{zone}. 60 IN A 192.0.2.1"
+    local-data: "www.{zone}. 60 IN A 192.0.2.2"
+    local-data: "www.{zone}. 60 IN AAAA 2001:db8::1"
+    local-data: "txt.{zone}. IN TXT 'hello'"
+remote-control:
+    control-enable: no
+"""
+
+
+@contextlib.contextmanager
+def unbound(directory: Path, address: tuple[str, int]) -> Iterator[None]:
+    """Run unbound, which knows www and txt of golden.test, and asks nobody."""
+    host, port = address
+    config = directory / "unbound.conf"
+    config.write_text(_UNBOUND.format(host=host, port=port, directory=directory, zone=_ZONE))
+    with Program(directory, "unbound", "-d", "-c", config):
+        wait_listening(port, host)
+        yield
+
+
+@contextlib.contextmanager
+def dnsmasq(directory: Path, address: tuple[str, int]) -> Iterator[None]:
+    """Run dnsmasq, which knows www, an alias of it, and a text of golden.test, and asks nobody."""
+    host, port = address
+    words = [f"--listen-address={host}", f"--port={port}", "--bind-interfaces", "--no-resolv", "--no-hosts"]
+    words += ["--keep-in-foreground", "--user=root", "--conf-file=/dev/null", f"--local=/{_ZONE}/"]
+    words += [f"--host-record=www.{_ZONE},192.0.2.1,2001:db8::1", f"--cname=alias.{_ZONE},www.{_ZONE}"]
+    words += [f"--txt-record=txt.{_ZONE},hello", f"--pid-file={directory}/dnsmasq.pid"]
+    with Program(directory, "dnsmasq", *words):
+        wait_listening(port, host)
+        yield
+
+
+def resolving_at(directory: Path, host: str, *command: object) -> list[str]:
+    """Return a command line under which the C library asks the DNS server at `host`, port 53, alone."""
+    configuration = directory / "resolv.conf"
+    configuration.write_text(f"nameserver {host}\noptions timeout:1 attempts:2\n")
+    script = f'mount --bind {configuration} /etc/resolv.conf && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, command)]

@@ -333,7 +333,7 @@ def test_close_flushes_the_sinks_with_the_summary(bench: Bench) -> None:
     summary = bench.agent.close()
     assert bench.sink.closed is summary
     assert summary.records == 1
-    assert summary.lost == {"ring_full": 3, "event_ring_full": 2, "no_memory": 1}
+    assert summary.lost == {"ring_full": 3, "event_ring_full": 2, "no_memory": 1, "udp_flood": 0}
     assert [(service.service, service.requests) for service in summary.services] == [("client", 1)]
 
 
@@ -380,7 +380,7 @@ def test_services_are_not_looked_at_while_nothing_is_lost(
     """Reading the golden signals of every service costs a system call each."""
     monkeypatch.setattr(bench.probes, "services", lambda: pytest.fail("read"))
     bench.ledger.update(bench.kernel)
-    assert bench.ledger.lost() == {"ring_full": 0, "event_ring_full": 2, "no_memory": 1}
+    assert bench.ledger.lost() == {"ring_full": 0, "event_ring_full": 2, "no_memory": 1, "udp_flood": 0}
 
 
 def test_lost_turns_wait_for_the_protocol_to_be_known(bench: Bench) -> None:

@@ -23,7 +23,8 @@ INTERFACE = {
     "user_agent": "original",
     "db": "system.name namespace operation.name query.text query.summary response.status_code "
     "response.message",
-    "dns": "question.name question.type response_code",
+    "dns": "question.name question.type response_code answer_count",
+    "error": "type",
     "masdeepflow": "db.blocking",
 }
 """What the JSON log tells about a transaction by its protocol: keys by their first word."""

@@ -150,7 +150,7 @@ class End:
     def _shown(self, side: Side) -> str:
         address, port = side
         if address is None:
-            return f"unix:{self.cookie}"
+            return "*:*" if self.transport == "udp" else f"unix:{self.cookie}"
         if port is None:
             return address
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -37,6 +37,7 @@ _UNCLOSED_LIMIT = 4096  # UDP and Unix sockets, whose end nothing tells; the ker
 # pair fits in 64.
 _PID_SHIFT = np.uint64(42)
 _COOKIE_MASK = np.uint64((1 << 42) - 1)
+_MIXERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 _NO_COOKIES = (0, 0)
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
@@ -82,6 +83,9 @@ class Endpoints:
         """
         self._batch += 1
         keys = slots["cookie"] ^ (_pids(slots) << _PID_SHIFT)
+        udp = np.flatnonzero(slots["transport"] == Transport.UDP)
+        if len(udp):
+            keys[udp] ^= _peers(slots[udp])
         missing = np.ones(len(keys), bool)
         if len(self._keys):
             places = self._places(keys)
@@ -405,7 +409,11 @@ def _service_key(end: End) -> tuple[int, int, int]:
 def _inet_sides(slots: np.ndarray) -> list[tuple[Side, Side]]:
     """Return the local and the remote address and port of slots (n,)."""
     local, remote = (_inet_side(slots, side) for side in ("local", "remote"))
-    return list(zip(local, remote, strict=True))
+    sides = list(zip(local, remote, strict=True))
+    # No call tells who sent a datagram to a socket that is not connected.
+    for row in np.flatnonzero((slots["remote_port"] == 0) & ~slots["remote_address"].any(axis=1)).tolist():
+        sides[row] = sides[row][0], NOWHERE
+    return sides
 
 
 def _inet_side(slots: np.ndarray, side: str) -> Iterator[Side]:
@@ -437,6 +445,15 @@ def _flow(role: str, transport: str, local: Side, remote: Side, netns: int) -> F
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
     """Return the 8 bytes that start with the PID (n,): the shift drops what is behind it."""
     return words(slots)[:, word_of(slots, "pid")].view(np.uint64)
+
+
+def _peers(slots: np.ndarray) -> NDArray[np.uint64]:
+    """Return a hash (n,) of who is at the other end: a UDP socket has many peers, each an endpoint."""
+    peer = slots["remote_port"].astype(np.uint64) * _MIXERS[0]
+    for half, mixer in zip(slots["remote_address"].copy().view(np.uint64).T, _MIXERS[1:], strict=True):
+        peer = (peer ^ half ^ (peer >> np.uint64(29))) * mixer
+    result: NDArray[np.uint64] = peer ^ (peer >> np.uint64(32))
+    return result
 
 
 def _abstract(raw: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -36,6 +37,8 @@ _MAPS = (
     "services",
     "free_services",
     "signals",
+    "datagram_ports",
+    "other_datagrams",
     "tcp_connections",
     "other_connections",
     ".bss",
@@ -159,6 +162,18 @@ class Probes:
             shared["unfinished_other"] = 0
             libbpf.run_iterator(self._sweep_other)
         return tcp or other
+
+    def follow_datagrams(self, port: int) -> None:
+        """Write a slot for each datagram from or to `port` from now on, in place of turns."""
+        word, bit = divmod(port, 64)
+        key = word.to_bytes(4, sys.byteorder)
+        ports = libbpf.lookup(self._descriptors["datagram_ports"], key, 8) or bytes(8)
+        value = int.from_bytes(ports, sys.byteorder) | 1 << bit
+        libbpf.update(self._descriptors["datagram_ports"], key, value.to_bytes(8, sys.byteorder))
+
+    def leave_datagrams(self, cookie: int) -> None:
+        """Write turns of this socket soon, as nobody makes sense of its datagrams."""
+        libbpf.update(self._descriptors["other_datagrams"], cookie.to_bytes(8, sys.byteorder), b"\1")
 
     def counters(self) -> dict[str, int]:
         """Return the members of `struct counters`, summed over CPUs."""

@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
 
     from masdeepflow.table import Parsed
 
-__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Naming", "Protocol"]
+__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Naming", "Protocol", "Waiting"]
 
 CERTAIN = 255
 """Score of bytes that no other protocol sends; the connection is this protocol's from then on."""
@@ -56,4 +56,17 @@ class Naming(typing.Protocol):
         """Return what was resolved since the last call, bounded: address, name, and until when.
 
         Until when: on the slots' clock, in ns.
+        """
+
+
+class Waiting(Protocol, typing.Protocol):
+    """A protocol that pairs datagrams by an id: `slots` of kind DATAGRAM are given to it too."""
+
+    datagram_ports: frozenset[int]
+    """UDP ports that are followed datagram by datagram from the start; others once it is recognised there."""
+
+    def overdue(self, now_ns: int) -> np.ndarray:
+        """Return copies (m,) of slots that waited for an answer until `now_ns`, the slots' clock, in vain.
+
+        They are forgotten, and given to `parse` again as turns with `Flag.IDLE` and no response.
         """

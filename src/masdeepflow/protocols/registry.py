@@ -6,13 +6,14 @@ import importlib
 import logging
 import pkgutil
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from masdeepflow import protocols as package
 from masdeepflow import schema
 from masdeepflow.protocols.base import LIKELY, Naming
+from masdeepflow.schema import Kind
 from masdeepflow.table import Parsed
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from masdeepflow.protocols.base import Protocol
+    from masdeepflow.protocols.base import Protocol, Waiting
 
 __all__ = ["UNRECOGNISED", "Registry", "load", "scores_of"]
 
@@ -47,6 +48,12 @@ class Registry:
 
     def __init__(self, protocols: Sequence[Protocol]) -> None:
         self.protocols = list(protocols)
+        self.waiting: dict[int, Waiting] = {
+            number: cast("Waiting", protocol)
+            for number, protocol in enumerate(self.protocols)
+            if hasattr(protocol, "datagram_ports")
+        }
+        """Those that pair datagrams by an id, by number."""
         self.unrecognised = len(self.protocols)
         """Number that stands for "no protocol"."""
         self.errors: Counter[str] = Counter()
@@ -79,8 +86,14 @@ class Registry:
         """Return each turn's best protocol (n,), by number, and whether (n,) that decides its connection."""
         best = np.zeros(len(slots), np.uint8)
         number = np.full(len(slots), self.unrecognised, np.int16)
+        datagrams = slots["kind"] == Kind.DATAGRAM
+        mixed = bool(datagrams.any())
         for candidate, protocol in enumerate(self.protocols):
-            score = self._score(protocol, slots)
+            if mixed and candidate not in self.waiting:
+                score = np.zeros(len(slots), np.uint8)
+                score[~datagrams] = self._score(protocol, slots[~datagrams])
+            else:
+                score = self._score(protocol, slots)
             better = score > best
             number[better], best[better] = candidate, score[better]
         return number, best >= LIKELY
@@ -99,6 +112,15 @@ class Registry:
         except _ANYTHING:
             self._broken(self.protocols[number])
             return None
+
+    def overdue(self, number: int, now_ns: int) -> np.ndarray | None:
+        """Return what protocol `number` waited for in vain until `now_ns`, None if there is nothing."""
+        try:
+            due = self.waiting[number].overdue(now_ns)
+        except _ANYTHING:
+            self._broken(self.protocols[number])
+            return None
+        return due if len(due) else None
 
     def forget(self, cookies: list[int]) -> None:
         """Tell every protocol that connections are closed."""

@@ -1,0 +1,57 @@
+"""Queries and responses put together by socket, id and question, whatever their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Pairs", "mixed", "pair"]
+
+_ROUNDS = 16
+_MIXERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
+
+
+class Pairs(NamedTuple):
+    """queries, responses: intp (m,), what belongs together. waiting: intp (k,), queries left, in order."""
+
+    queries: NDArray[np.intp]
+    responses: NDArray[np.intp]
+    waiting: NDArray[np.intp]
+
+
+def mixed(*columns: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return one 64-bit key (n,) of up to three columns (n,)."""
+    key = np.zeros(len(columns[0]), np.uint64)
+    for column, mixer in zip(columns, _MIXERS, strict=False):
+        key = (key ^ column) * mixer
+        key ^= key >> np.uint64(31)
+    return key
+
+
+def pair(keys: NDArray[np.uint64], stamps: NDArray[np.int64], queries: NDArray[np.bool_]) -> Pairs:
+    """Return which of the messages (n,) belong together.
+
+    A response answers the last query of its key that came before it and is not answered yet: one that is
+    asked again was mostly lost the first time. Of responses that nobody asked for, nothing is said.
+    """
+    left = np.lexsort((~queries, stamps, keys))
+    asked, answered = [], []
+    # Each round pairs neighbours; only retries that are all answered take more than one.
+    for _ in range(_ROUNDS):
+        same, query = keys[left], queries[left]
+        found = np.flatnonzero((same[1:] == same[:-1]) & query[:-1] & ~query[1:])
+        if not len(found):
+            break
+        asked.append(left[found])
+        answered.append(left[found + 1])
+        rest = np.ones(len(left), bool)
+        rest[found] = rest[found + 1] = False
+        left = left[rest]
+    none = [np.zeros(0, np.intp)]
+    return Pairs(
+        np.concatenate(asked or none), np.concatenate(answered or none), np.sort(left[queries[left]])
+    )

@@ -1,0 +1,85 @@
+"""DNS against real servers: every query of every client is there, once per side, answered or not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import servers
+from tests.support.ports import free_port
+from tests.support.programs import run, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.conftest import StartAgent
+
+pytestmark = [pytest.mark.root, pytest.mark.server("dnsmasq", "dig")]
+
+_ROUNDS, _NAMES = 20, 10
+_HOST = "127.0.53.54"
+_WAIT_S = 20
+
+
+def _shown(transactions: list[dict[str, Any]], port: int) -> list[dict[str, Any]]:
+    return [
+        found for found in transactions if found.get("server.port") == port and found["protocol"] == "dns"
+    ]
+
+
+@pytest.mark.parametrize("port", [53, None], ids=["port 53", "another port"])
+def test_dig_in_a_loop_is_counted(start_agent: StartAgent, tmp_path: Path, port: int | None) -> None:
+    """As many queries as dig has sent, on both sides, with question, code and latency."""
+    port = port or free_port()
+    with servers.dnsmasq(tmp_path, (_HOST, port)):
+        agent = start_agent("--log", "json", ports=[port])
+        names = [f"n{number}.golden.test" for number in range(_NAMES - 1)] + ["www.golden.test"]
+        for _ in range(_ROUNDS):
+            done = run("dig", f"@{_HOST}", "-p", port, "+noall", "+stats", *names)
+            assert done.stdout.count("Query time") == _NAMES
+        agent.settle()
+        shown = _shown(agent.transactions, port)
+    for role in ("client", "server"):
+        mine = [found for found in shown if found["role"] == role]
+        questions = Counter(found["dns.question.name"] for found in mine)
+        assert questions == dict.fromkeys(names, _ROUNDS)
+        assert {(found["dns.question.type"], found["error"]) for found in mine} == {("A", False)}
+        codes = Counter(found["dns.response_code"] for found in mine)
+        assert codes == {"NXDOMAIN": _ROUNDS * (_NAMES - 1), "NOERROR": _ROUNDS}
+        assert all(0 < found["duration_ns"] < 1_000_000_000 for found in mine)
+        assert {found["network.transport"] for found in mine} == {"udp"}
+        assert {found["server.address"] for found in mine} == {_HOST}
+        assert len({found["client.port"] for found in mine}) > 1
+
+
+def test_both_questions_of_a_lookup_have_their_own_latency(start_agent: StartAgent, tmp_path: Path) -> None:
+    """The C library asks for A and AAAA at once; both are there, and each ends with its own response."""
+    with servers.dnsmasq(tmp_path, (_HOST, 53)):
+        agent = start_agent("--log", "json", ports=[53])
+        done = run(*servers.resolving_at(tmp_path, _HOST, "getent", "ahosts", "www.golden.test"))
+        assert "192.0.2.1" in done.stdout
+        agent.settle()
+        shown = _shown(agent.transactions, 53)
+    for role in ("client", "server"):
+        mine = {found["dns.question.type"]: found for found in shown if found["role"] == role}
+        assert set(mine) == {"A", "AAAA"}
+        assert {found["dns.answer_count"] for found in mine.values()} == {1}
+
+
+def test_a_server_that_does_not_answer_is_an_error(start_agent: StartAgent) -> None:
+    """Each try is a query of its own that ends as an error, once, five seconds after it was sent."""
+    agent = start_agent("--log", "json", ports=[53])
+    run("dig", "@127.0.53.55", "+tries=2", "+time=1", "dead.golden.test")
+    # With no server there at all the kernel tells the client at once: it may try less often than it was told.
+    until(lambda: _shown(agent.transactions, 53), timeout_s=_WAIT_S)
+    agent.settle()
+    shown = _shown(agent.transactions, 53)
+    assert {(found["error"], found["error.type"], found["role"]) for found in shown} == {
+        (True, "timeout", "client")
+    }
+    assert {found["dns.question.name"] for found in shown} == {"dead.golden.test"}
+    assert not any("duration_ns" in found or "dns.response_code" in found for found in shown)
+    summary = agent.stop()
+    assert f"{len(shown)}" in summary.stderr

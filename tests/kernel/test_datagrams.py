@@ -1,0 +1,268 @@
+"""Ports whose datagrams are followed one by one: a slot each, to be paired by an id in user space."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from masdeepflow.kernel.probes import Probes
+from masdeepflow.schema import Flag, Kind, Role, Transport
+from tests.support.stage import LOOPBACK, RING_BYTES, Gate, Stage
+from tests.support.system_calls import Messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.stage import Slot
+
+pytestmark = pytest.mark.root
+
+FOLLOWED = 5300
+HOSTS = [LOOPBACK, "::1"]
+
+
+@pytest.fixture(scope="module")
+def probes() -> Iterator[Probes]:
+    """Yield probes that follow the datagrams of one port."""
+    with Probes(ring_bytes=RING_BYTES) as attached:
+        attached.follow_datagrams(FOLLOWED)
+        yield attached
+
+
+def _udp(host: str = LOOPBACK) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def _datagrams(stage: Stage, role: Role) -> list[Slot]:
+    return [slot for slot in stage.settle() if slot.kind == Kind.DATAGRAM and slot.role == role]
+
+
+def _bytes(slot: Slot) -> bytes:
+    return slot.request + slot.response
+
+
+def _serving(stage: Stage, host: str, count: int, port: int = FOLLOWED) -> None:
+    """Start a server that waits for `count` datagrams, and answers them from last to first."""
+    ready = Gate()
+
+    def serve() -> None:
+        with _udp(host) as sock:
+            sock.bind((host, port))
+            ready.open()
+            asked = [sock.recvfrom(4096) for _ in range(count)]
+            for data, peer in reversed(asked):
+                sock.sendto(b"re: " + data, peer)
+
+    stage.start(serve)
+    ready.wait()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "unconnected"])
+def test_each_datagram_has_a_slot(stage: Stage, host: str, *, connected: bool) -> None:
+    """Questions asked back to back and answered in another order are told apart, with times and peers."""
+    _serving(stage, host, 2)
+
+    def ask() -> int:
+        with _udp(host) as sock:
+            if connected:
+                sock.connect((host, FOLLOWED))
+                assert Messages.of([b"A?"], [b"AAAA?"]).send(sock.fileno()) == 2
+            else:
+                for question in (b"A?", b"AAAA?"):
+                    sock.sendto(question, (host, FOLLOWED))
+            assert [sock.recv(100) for _ in range(2)] == [b"re: AAAA?", b"re: A?"]
+            return int(sock.getsockname()[1])
+
+    port = stage.start(ask)
+    slots = _datagrams(stage, Role.CLIENT)
+    assert [_bytes(slot) for slot in slots] == [b"A?", b"AAAA?", b"re: AAAA?", b"re: A?"]
+    assert [(slot.request_bytes, slot.response_bytes) for slot in slots] == [(2, 0), (5, 0), (0, 9), (0, 6)]
+    assert [bool(slot.request_first_ns) for slot in slots] == [True, True, False, False]
+    assert [bool(slot.response_first_ns) for slot in slots] == [False, False, True, True]
+    assert {slot.remote for slot in slots} == {(host, FOLLOWED)}
+    assert {(slot.local[1], slot.transport) for slot in slots} == {(port.result, Transport.UDP)}
+    assert len({slot.cookie for slot in slots}) == 1
+    assert [slot.turn for slot in slots] == sorted({slot.turn for slot in slots})
+    served = _datagrams(stage, Role.SERVER)
+    assert [_bytes(slot) for slot in served] == [b"A?", b"AAAA?", b"re: AAAA?", b"re: A?"]
+    assert {slot.remote for slot in served[2:]} == {(host, port.result)}
+    assert not stage.turns()
+
+
+def test_a_servers_answers_name_each_client(stage: Stage) -> None:
+    """A server's one socket has a slot with the peer for each answer; who asked, its calls do not tell."""
+    _serving(stage, LOOPBACK, 3)
+
+    def ask() -> list[int]:
+        sockets = [_udp() for _ in range(3)]
+        for sock in sockets:
+            sock.sendto(b"who", (LOOPBACK, FOLLOWED))
+        for sock in sockets:
+            sock.recv(100)
+        return [sock.getsockname()[1] for sock in sockets]
+
+    client = stage.start(ask)
+    slots = _datagrams(stage, Role.SERVER)
+    assert [slot.remote for slot in slots[:3]] == [("0.0.0.0", 0)] * 3  # noqa: S104  # unknown
+    assert [slot.remote[1] for slot in slots[3:]] == client.result[::-1]
+
+
+def test_a_long_datagram_goes_on_in_the_response(stage: Stage) -> None:
+    """Its payload fills the whole slot, whichever way it goes."""
+    room = 504 - 192  # PAYLOAD_BYTES of bpf/wire.h
+    data = bytes(range(256)) * 2
+    _serving(stage, LOOPBACK, 1)
+
+    def ask() -> None:
+        with _udp() as sock:
+            sock.sendto(data, (LOOPBACK, FOLLOWED))
+            sock.recv(4096)
+
+    stage.start(ask)
+    for role in (Role.CLIENT, Role.SERVER):
+        asked, answered = _datagrams(stage, role)
+        assert _bytes(asked) == data[:room]
+        assert _bytes(answered) == (b"re: " + data)[:room]
+        assert (asked.request_bytes, answered.response_bytes) == (len(data), len(data) + 4)
+
+
+def test_other_ports_have_turns(stage: Stage) -> None:
+    """A port that is not followed is paired by order as ever."""
+    _serving(stage, LOOPBACK, 1, FOLLOWED + 1)
+
+    def ask() -> None:
+        with _udp() as sock:
+            sock.sendto(b"who", (LOOPBACK, FOLLOWED + 1))
+            sock.recv(100)
+
+    stage.start(ask)
+    turn = stage.turn(Role.CLIENT)
+    assert (turn.request, turn.response) == (b"who", b"re: who")
+
+
+def test_the_ports_tell_who_serves(stage: Stage) -> None:
+    """A server whose first datagram in sight is one that it sends is a server all the same."""
+
+    def play() -> None:
+        with _udp() as server, _udp() as client:
+            server.bind((LOOPBACK, FOLLOWED))
+            client.connect((LOOPBACK, FOLLOWED))
+            server.sendto(b"notify", client.getsockname())
+            client.recv(100)
+
+    stage.start(play)
+    assert [_bytes(slot) for slot in _datagrams(stage, Role.SERVER)] == [b"notify"]
+    assert [_bytes(slot) for slot in _datagrams(stage, Role.CLIENT)] == [b"notify"]
+    assert all(slot.response_first_ns for slot in stage.settle())
+
+
+def test_a_socket_that_is_not_answered_tells_so_once(stage: Stage) -> None:
+    """Five seconds behind the last question, a slot shows that time has passed."""
+
+    def ask() -> None:
+        with _udp() as sock:
+            sock.connect((LOOPBACK, FOLLOWED))
+            sock.send(b"nobody listens")
+
+    stage.start(ask)
+    slots = stage.until(lambda slots: any(slot.kind == Kind.SILENT for slot in slots))
+    asked, silent = slots
+    assert (_bytes(asked), asked.kind) == (b"nobody listens", Kind.DATAGRAM)
+    assert silent.cookie == asked.cookie
+    assert 5_000_000_000 <= silent.request_first_ns - asked.request_first_ns < 8_000_000_000
+    assert len(stage.settle()) == 2
+
+
+def test_a_socket_nobody_makes_sense_of_goes_back_to_turns(stage: Stage, probes: Probes) -> None:
+    """Once it is told to, a socket of a followed port has turns again, within as many datagrams."""
+    rounds = 100
+    asking, go = Gate(), Gate()
+    _answering(stage, 2 + rounds)
+
+    def ask() -> None:
+        with _udp() as sock:
+            sock.connect((LOOPBACK, FOLLOWED))
+            for number in range(2 + rounds):
+                sock.send(b"noise")
+                sock.recv(100)
+                if number == 1:
+                    asking.open()
+                    go.wait()
+
+    stage.start(ask)
+    asking.wait()
+    for slot in stage.until(lambda slots: len(slots) == 8):
+        probes.leave_datagrams(slot.cookie)
+    go.open()
+    turns = stage.turns(Role.CLIENT)
+    datagrams = _datagrams(stage, Role.CLIENT)
+    assert len(datagrams) < 64
+    assert (turns[-1].request, turns[-1].response) == (b"noise", b"re: noise")
+    # The one in between may be a request of one kind and a response of the other.
+    assert 2 * len(turns) + len(datagrams) in range(2 * rounds + 3, 2 * rounds + 7)
+
+
+def _answering(stage: Stage, count: int, port: int = FOLLOWED) -> None:
+    """Start a server that answers each of `count` datagrams at once."""
+    ready = Gate()
+
+    def serve() -> None:
+        with _udp() as sock:
+            sock.bind((LOOPBACK, port))
+            ready.open()
+            for _ in range(count):
+                data, peer = sock.recvfrom(100)
+                sock.sendto(b"re: " + data, peer)
+
+    stage.start(serve)
+    ready.wait()
+
+
+def test_golden_signals_count_every_question(counting: Stage) -> None:
+    """A followed port's requests are counted as turns are, answered or not."""
+    assert counting.probes is not None
+    counting.probes.follow_datagrams(FOLLOWED)
+    _answering(counting, 5)
+
+    def ask() -> None:
+        with _udp() as sock, _udp() as deaf:
+            deaf.bind((LOOPBACK, 0))
+            sock.connect((LOOPBACK, FOLLOWED))
+            for _ in range(5):
+                sock.send(b"who")
+                sock.recv(100)
+
+    counting.start(ask)
+    counting.settle()
+    assert set(counting.counted().values()) == {5}
+
+
+def test_a_flood_of_turns_is_counted_and_shown_now_and_then(counting: Stage) -> None:
+    """Very many turns that nobody makes sense of do not fill the ring, and none is uncounted."""
+    flood = 3000
+    assert counting.probes is not None
+    before = counting.probes.counters()["unshown"]
+
+    def tell() -> None:
+        with _udp() as deaf, _udp() as sock:
+            deaf.bind((LOOPBACK, FOLLOWED + 1))
+            sock.connect(deaf.getsockname())
+            for _ in range(flood):
+                sock.send(b"media")
+
+    teller = counting.start(tell)
+    shown = len(counting.turns(Role.CLIENT))
+    unshown = counting.probes.counters()["unshown"] - before
+    counted = sum(
+        service.turns
+        for service in counting.probes.services()
+        if service.pid == teller.pid and service.role == 1
+    )
+    assert 256 <= shown < flood
+    assert unshown
+    # The last one waits for an answer.
+    assert flood - 1 <= counted <= flood
+    assert not any(slot.flags & Flag.NO_PAYLOAD for slot in counting.settle())

@@ -1,0 +1,427 @@
+"""DNS message by message in obvious code: what the column parser must equal.
+
+No columns, no caches, no hashes. Below, what holds the two equal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from masdeepflow.protocols.dns import PROTOCOL, TIMEOUT_NS
+from masdeepflow.schema import Kind, Transport
+from masdeepflow.table import Encoded
+
+if TYPE_CHECKING:
+    from masdeepflow.table import Attribute, Parsed
+
+NAMES = """
+1 A 2 NS 5 CNAME 6 SOA 10 NULL 12 PTR 13 HINFO 15 MX 16 TXT 17 RP 18 AFSDB 24 SIG 25 KEY 28 AAAA 29 LOC 33 SRV
+35 NAPTR 36 KX 37 CERT 39 DNAME 41 OPT 42 APL 43 DS 44 SSHFP 45 IPSECKEY 46 RRSIG 47 NSEC 48 DNSKEY 49 DHCID
+50 NSEC3 51 NSEC3PARAM 52 TLSA 53 SMIMEA 55 HIP 59 CDS 60 CDNSKEY 61 OPENPGPKEY 62 CSYNC 63 ZONEMD 64 SVCB
+65 HTTPS 99 SPF 108 EUI48 109 EUI64 249 TKEY 250 TSIG 251 IXFR 252 AXFR 255 ANY 256 URI 257 CAA 32768 TA
+32769 DLV
+""".split()  # noqa: SIM905  # as a table
+TYPES = {int(number): name for number, name in zip(NAMES[::2], NAMES[1::2], strict=True)}
+CODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET"]
+CODES += ["NOTAUTH", "NOTZONE"]
+LIMIT = 8192
+
+
+class Short(Exception):  # noqa: N818  # it is no error here
+    """The bytes end."""
+
+
+class Wrong(Exception):  # noqa: N818  # likewise
+    """These bytes are no message."""
+
+
+@dataclass
+class Read:
+    """A message as it is shown."""
+
+    response: bool
+    opcode: int
+    rcode: int = 0
+    name: str | None = None
+    kind: int | None = None
+    answers: int = 0
+    cut: bool = False
+    addresses: list[tuple[str, int]] = field(default_factory=list)
+    end: int | None = None
+
+
+def _take(data: bytes, at: int, size: int) -> int:
+    if at + size > len(data):
+        raise Short
+    return int.from_bytes(data[at : at + size], "big")
+
+
+def read_name(data: bytes, at: int) -> tuple[str, int]:
+    """Return the name at a place and where it ends."""
+    labels, length, behind, jumps = [], 0, None, 0
+    while (size := _take(data, at, 1)) != 0:
+        if size >= 0xC0:
+            target = _take(data, at, 2) & 0x3FFF
+            behind = at + 2 if behind is None else behind
+            jumps += 1
+            if target >= at or jumps > 32:
+                raise Wrong
+            at = target
+            continue
+        if size > 63:
+            raise Wrong
+        length += size + 1
+        if length > 255:
+            raise Wrong
+        _take(data, at, size + 1)
+        text = ""
+        for byte in data[at + 1 : at + 1 + size]:
+            if chr(byte) in ".\\":
+                text += "\\" + chr(byte)
+            elif 32 < byte < 127:
+                text += chr(byte)
+            else:
+                text += f"\\{byte:03d}"
+        labels.append(text)
+        at += size + 1
+    if length + 1 > 255:
+        raise Wrong
+    return ".".join(labels) or ".", at + 1 if behind is None else behind
+
+
+def _skip(data: bytes, at: int) -> int:
+    for _ in range(128):
+        size = _take(data, at, 1)
+        if size >= 0xC0:
+            return at + 2
+        if size > 63:
+            raise Wrong
+        at += size + 1
+        if size == 0:
+            return at
+    raise Wrong
+
+
+def read(data: bytes) -> Read | None:
+    """Return a message, None if it is none."""
+    if len(data) < 12:
+        return None
+    message = Read(bool(data[2] & 128), data[2] // 8 % 16, data[3] % 16, cut=bool(data[2] & 2))
+    questions, *counts = [_take(data, place, 2) for place in (4, 6, 8, 10)]
+    message.answers = counts[0]
+    if questions > 2:
+        return None
+    at = 12
+    asked = []
+    try:
+        for _ in range(questions):
+            name, at = read_name(data, at)
+            asked.append((name, _take(data, at, 4) >> 16))
+            at += 4
+        if asked:
+            message.name, message.kind = asked[0]
+        message.end = _records(data, at, counts, message)
+    except Wrong:
+        return None
+    except Short:
+        pass
+    return message
+
+
+def _records(data: bytes, at: int, counts: list[int], message: Read) -> int:
+    alias = 2**31 - 1
+    for section, count in enumerate(counts):
+        if count > 256:
+            raise Short
+        for _ in range(count):
+            at = _skip(data, at)
+            _take(data, at, 10)
+            kind, ttl, size = _take(data, at, 2), _take(data, at + 4, 4), _take(data, at + 8, 2)
+            at += 10
+            if kind == 41:
+                message.rcode = message.rcode % 16 + ttl // 2**24 * 16
+            if at + size > len(data):
+                raise Short
+            value = data[at : at + size]
+            at += size
+            if section == 0 and kind == 5:
+                alias = min(alias, ttl)
+            if section == 0 and (kind, size) in {(1, 4), (28, 16)} and len(message.addresses) < 64:
+                address = ipaddress.IPv4Address(value) if size == 4 else ipaddress.IPv6Address(value)
+                shown = str(address)
+                if size == 16 and address.ipv4_mapped is not None:  # type: ignore[union-attr]
+                    shown = f"::ffff:{address.ipv4_mapped}"  # type: ignore[union-attr]
+                message.addresses.append((shown, min(ttl, alias)))
+    return at
+
+
+@dataclass(eq=False)
+class Part:
+    """A message in its slot."""
+
+    slot: np.void
+    row: int
+    place: int
+    data: bytes
+    first_ns: int
+    last_ns: int
+    size: int
+
+    def __post_init__(self) -> None:
+        self.slot = self.slot.copy()
+        self.message: Any = read(b"\0\0" + self.data[2:]) if len(self.data) > 1 else None
+
+    @property
+    def order(self) -> tuple[int, bool, int, int]:
+        """By time; a query before a response."""
+        return self.first_ns, self.message.response, self.row, self.place
+
+    @property
+    def shown_open(self) -> bool:
+        """Whether it gives a line while its turn goes on."""
+        return not self.message.response and bool(self.slot["remote_port"])
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A query without a response yet. row: of the batch that it came in, None afterwards."""
+
+    part: Part
+    row: int | None
+
+
+@dataclass
+class Shown:
+    """A transaction, as far as it is compared. row: None where it is overdue."""
+
+    row: int | None
+    query: Read
+    response: Read | None
+    request_first_ns: int
+    queue_ns: int
+    request_bytes: int
+    response_first_ns: int = 0
+    response_last_ns: int = 0
+    response_bytes: int = 0
+    still_open: bool = False
+
+
+class Reference:
+    """Follows batches of slots."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Waiting] = []
+
+    def parse(self, slots: np.ndarray) -> list[Shown]:
+        """Return the transactions of a batch."""
+        found = [
+            Part(slots[row], row, place, *part)
+            for row in range(len(slots))
+            for place, part in enumerate(_messages(slots[row]))
+        ]
+        parts = [part for part in found if part.message is not None]
+        shown = [_in_flight(part) for part in parts if part.slot["kind"] == Kind.OPEN and part.shown_open]
+        ended = sorted(
+            (part for part in parts if part.slot["kind"] != Kind.OPEN), key=lambda part: part.order
+        )
+        bare = []
+        for part in ended:
+            if not part.message.response:
+                self.waiting.append(Waiting(part, part.row))
+            elif part.message.name is None:
+                bare.append(part)
+            else:
+                shown += self._answer(part)
+        for part in bare:
+            shown += self._answer(part)
+        for query in self.waiting:
+            if query.row is not None and query.part.slot["remote_port"]:
+                shown.append(_in_flight(query.part, int(query.part.slot["queue_ns"])))
+            query.row = None
+        del self.waiting[:-LIMIT]
+        return shown
+
+    def _answer(self, part: Part) -> list[Shown]:
+        candidates = [query for query in self.waiting if _belong(query.part, part)]
+        if not candidates:
+            return []
+        query = max(reversed(candidates), key=lambda known: known.part.first_ns)
+        self.waiting.remove(query)
+        asked = query.part
+        queue_ns = int(asked.slot["queue_ns"])
+        stamps = (part.first_ns, part.last_ns, part.size)
+        return [Shown(part.row, asked.message, part.message, asked.first_ns, queue_ns, asked.size, *stamps)]
+
+    def overdue(self, now_ns: int) -> list[Part]:
+        """Return what has waited too long, and forget it."""
+        limit = now_ns - TIMEOUT_NS
+        late = [query.part for query in self.waiting if query.part.first_ns <= limit]
+        self.waiting = [query for query in self.waiting if query.part.first_ns > limit]
+        return late
+
+
+def _in_flight(part: Part, queue_ns: int = 0) -> Shown:
+    return Shown(part.row, part.message, None, part.first_ns, queue_ns, part.size, still_open=True)
+
+
+def _belong(query: Part, response: Part) -> bool:
+    return (
+        query.slot["cookie"] == response.slot["cookie"]
+        and query.data[:2] == response.data[:2]
+        and query.first_ns <= response.first_ns
+        and (response.message.name is None or _question(query.message) == _question(response.message))
+    )
+
+
+def _question(message: Read) -> tuple[str, int | None] | None:
+    return None if message.name is None else (message.name.lower(), message.kind)
+
+
+def _messages(slot: np.void) -> list[tuple[bytes, int, int, int]]:
+    """Return bytes, stamps and size of each message in a slot."""
+    sides = [slot[side][: slot[f"{side}_length"]].tobytes() for side in ("request", "response")]
+    if slot["kind"] == Kind.DATAGRAM:
+        stamp = int(max(slot["request_first_ns"], slot["response_first_ns"]))
+        return [(sides[0] + sides[1], stamp, stamp, int(max(slot["request_bytes"], slot["response_bytes"])))]
+    found = []
+    for name, data in zip(("request", "response"), sides, strict=True):
+        first, last, total = (int(slot[f"{name}_{what}"]) for what in ("first_ns", "last_ns", "bytes"))
+        parts = _glued(data, total) if slot["transport"] == Transport.UDP else _framed(data)
+        found += [(part, last if number else first, last, size) for number, (part, size) in enumerate(parts)]
+    return found
+
+
+def _glued(data: bytes, total: int) -> list[tuple[bytes, int]]:
+    parts, at = [], 0
+    while len(data) - at >= 12:
+        message = read(b"\0\0" + data[at + 2 :])
+        size = total - at
+        if message is not None and message.end is not None and at + message.end < len(data):
+            size = message.end
+        parts.append((data[at : at + size], size))
+        at += size
+    return parts
+
+
+def _framed(data: bytes) -> list[tuple[bytes, int]]:
+    parts, at = [], 0
+    while len(data) - at >= 14:
+        size = int.from_bytes(data[at : at + 2], "big") + 2
+        parts.append((data[at + 2 : at + size], size))
+        at += size
+    return parts
+
+
+def _texts(column: Attribute) -> list[str | None]:
+    assert isinstance(column, Encoded)
+    return column.to_list()
+
+
+Row = tuple[object, ...]
+
+
+def _shown_row(found: Shown) -> Row:
+    message, response = found.query, found.response
+    noun = {0: "Query", 4: "Notify", 5: "Update"}.get(message.opcode, f"Opcode {message.opcode}")
+    kind = None if message.kind is None else TYPES.get(message.kind, f"TYPE{message.kind}")
+    text = f"DNS {noun}: {kind or '?'} {'?' if message.name is None else message.name}"
+    return (
+        found.row,
+        text,
+        None if response is None else _response_text(response),
+        message.name,
+        kind,
+        None if response is None else _code(response),
+        -1 if response is None else response.answers,
+        response is not None and response.rcode not in {0, 3},
+        message.name is None,
+        found.still_open,
+        found.request_first_ns,
+        found.queue_ns,
+        found.request_bytes,
+        found.response_first_ns,
+        found.response_last_ns,
+        found.response_bytes,
+    )
+
+
+def _code(message: Read) -> str:
+    if message.rcode < len(CODES):
+        return CODES[message.rcode]
+    return {16: "BADVERS", 22: "BADTRUNC", 23: "BADCOOKIE"}.get(message.rcode, f"RCODE{message.rcode}")
+
+
+def _response_text(message: Read) -> str:
+    text = f"DNS Response: {_code(message)}"
+    if message.answers or message.rcode == 0:
+        text += f" {message.answers} answer" + ("" if message.answers == 1 else "s")
+    return text + (", truncated" if message.cut else "")
+
+
+def _parsed_rows(parsed: Parsed) -> list[Row]:
+    attributes = parsed.attributes
+    assert parsed.still_open is not None
+    answers = attributes["dns.answer_count"]
+    assert isinstance(answers, np.ndarray)
+    columns = (
+        parsed.rows.tolist(),
+        parsed.request_text.to_list(),
+        parsed.response_text.to_list(),
+        _texts(attributes["dns.question.name"]),
+        _texts(attributes["dns.question.type"]),
+        _texts(attributes["dns.response_code"]),
+        answers.tolist(),
+        parsed.error.tolist(),
+        parsed.truncated.tolist(),
+        parsed.still_open.tolist(),
+        *(
+            parsed.base[name].tolist()
+            for name in (
+                "request_first_ns",
+                "queue_ns",
+                "request_bytes",
+                "response_first_ns",
+                "response_last_ns",
+                "response_bytes",
+            )
+        ),
+    )
+    return list(zip(*columns, strict=True))
+
+
+def check_equal(batches: list[np.ndarray]) -> None:
+    """Assert that the parser shows of each batch what the reference does, what is overdue included."""
+    ours, theirs = PROTOCOL(), Reference()
+    for slots in batches:
+        if not len(slots):
+            continue
+        parsed = ours.parse(slots)
+        parsed.check(len(slots))
+        assert (np.diff(parsed.rows) >= 0).all()
+        expected = [_shown_row(found) for found in theirs.parse(slots)]
+        assert sorted(_parsed_rows(parsed), key=repr) == sorted(expected, key=repr)
+        stamps = ("request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns")
+        now = int(max(slots[name].max() for name in stamps))
+        _check_overdue(ours, theirs, now)
+    _check_overdue(ours, theirs, 1 << 62)
+
+
+def _check_overdue(ours: PROTOCOL, theirs: Reference, now_ns: int) -> None:
+    due, expected = ours.overdue(now_ns), theirs.overdue(now_ns)
+    assert len(due) == len(expected)
+    if not expected:
+        return
+    parsed = ours.parse(due)
+    parsed.check(len(due))
+    assert parsed.rows.tolist() == list(range(len(due)))
+    columns = (due["request_first_ns"].tolist(), due["request_bytes"].tolist(), parsed.request_text.to_list())
+    found = list(zip(*columns, strict=True))
+    shown = [(query.first_ns, query.size, _shown_row(_in_flight(query))[1]) for query in expected]
+    assert sorted(found) == sorted(shown)
+    assert parsed.error.all()
+    assert (parsed.base["request_last_ns"] == due["request_first_ns"] + TIMEOUT_NS).all()
+    assert _texts(parsed.attributes["error.type"]) == ["timeout"] * len(expected)

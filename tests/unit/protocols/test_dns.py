@@ -1,0 +1,491 @@
+"""DNS: what is recognised, what belongs together, what is shown, and what never comes."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masdeepflow.protocols.base import LIKELY, POSSIBLE
+from masdeepflow.protocols.dns import PROTOCOL, TIMEOUT_NS
+from masdeepflow.protocols.dns.message import CUT, read_message
+from masdeepflow.schema import Flag, Kind, Role, Transport
+from tests.support import dns_wire as wire
+from tests.support.dns_wire import answered, asked, query, record, response, serving
+from tests.support.slots import START, make_slots, turn
+from tests.unit.protocols.dns_reference import check_equal, read
+
+if TYPE_CHECKING:
+    from masdeepflow.table import Parsed
+
+NAME = b"www.example.org"
+ADDRESS = record(bytes((192, 0, 2, 1)))
+QUERY, RESPONSE = query(NAME), response(NAME, ADDRESS)
+LATER = START + TIMEOUT_NS
+
+
+def _framed(*messages: bytes) -> bytes:
+    return b"".join(len(message).to_bytes(2, "big") + message for message in messages)
+
+
+def _lines(parsed: Parsed) -> list[tuple[str | None, str | None]]:
+    return list(zip(parsed.request_text.to_list(), parsed.response_text.to_list(), strict=True))
+
+
+def _column(parsed: Parsed, name: str) -> list[Any]:
+    column = parsed.attributes[name]
+    return column.tolist() if isinstance(column, np.ndarray) else column.to_list()
+
+
+def test_query_and_response_are_a_transaction() -> None:
+    """With the question, the code, the count of answers, both sizes and the time between the two."""
+    parsed = PROTOCOL().parse(make_slots(asked(QUERY), answered(RESPONSE, START + 2_000_000)))
+    assert _lines(parsed) == [("DNS Query: A www.example.org", "DNS Response: NOERROR 1 answer")]
+    assert parsed.rows.tolist() == [1]
+    assert parsed.base["request_first_ns"].tolist() == [START]
+    assert parsed.base["response_last_ns"].tolist() == [START + 2_000_000]
+    assert parsed.base["request_bytes"].tolist() == [len(QUERY)]
+    assert parsed.base["response_bytes"].tolist() == [len(RESPONSE)]
+    assert _column(parsed, "dns.question.name") == ["www.example.org"]
+    assert _column(parsed, "dns.question.type") == ["A"]
+    assert _column(parsed, "dns.response_code") == ["NOERROR"]
+    assert _column(parsed, "dns.answer_count") == [1]
+    assert _column(parsed, "error.type") == [None]
+    assert not (parsed.error | parsed.truncated).any()
+    assert parsed.still_open is not None
+    assert not parsed.still_open.any()
+
+
+def test_questions_asked_at_once_have_their_own_answers() -> None:
+    """A and AAAA on one socket, answered from last to first: each has the time of its own response."""
+    parsed = PROTOCOL().parse(
+        make_slots(
+            asked(query(NAME, wire.A, 1), START),
+            asked(query(NAME, wire.AAAA, 2), START + 10),
+            answered(response(NAME, kind=wire.AAAA, number=2), START + 1000),
+            answered(response(NAME, ADDRESS, number=1), START + 5000),
+        )
+    )
+    assert [line[0] for line in _lines(parsed)] == [
+        "DNS Query: AAAA www.example.org",
+        "DNS Query: A www.example.org",
+    ]
+    latencies = parsed.base["response_last_ns"] - parsed.base["request_first_ns"]
+    assert latencies.tolist() == [990, 5000]
+
+
+def test_one_id_on_two_sockets_or_of_two_questions_is_two() -> None:
+    """Clients choose ids at random: a server has the same one from several."""
+    end = serving()
+    parsed = PROTOCOL().parse(
+        make_slots(
+            asked(query(b"a.test"), START, **end),
+            asked(query(b"b.test"), START + 1, **end),
+            asked(query(b"a.test"), START + 2, **{**end, "cookie": 2}),
+            answered(response(b"b.test", code=3), START + 10, **{**end, "remote_port": 40001}),
+            answered(response(b"a.test", code=2), START + 11, **{**end, "remote_port": 40000}),
+            answered(response(b"a.test", code=5), START + 12, **{**end, "cookie": 2, "remote_port": 40002}),
+        )
+    )
+    assert _lines(parsed) == [
+        ("DNS Query: A b.test", "DNS Response: NXDOMAIN"),
+        ("DNS Query: A a.test", "DNS Response: SERVFAIL"),
+        ("DNS Query: A a.test", "DNS Response: REFUSED"),
+    ]
+    assert parsed.rows.tolist() == [3, 4, 5], "the responses' slots, which know the client"
+    assert parsed.error.tolist() == [False, True, True]
+
+
+def test_a_response_in_a_later_batch_ends_what_was_announced() -> None:
+    """A query without a response yet is shown as open, once, and is one transaction in the end."""
+    protocol = PROTOCOL()
+    first = protocol.parse(make_slots(asked(QUERY)))
+    assert _lines(first) == [("DNS Query: A www.example.org", None)]
+    assert first.still_open is not None
+    assert first.still_open.tolist() == [True]
+    assert len(protocol.parse(make_slots(asked(query(b"other.test", number=9), cookie=9))).rows) == 1
+    last = protocol.parse(make_slots(answered(RESPONSE, START + 7)))
+    assert _lines(last) == [("DNS Query: A www.example.org", "DNS Response: NOERROR 1 answer")]
+    assert last.base["request_first_ns"].tolist() == [START]
+    assert last.still_open is not None
+    assert not last.still_open.any()
+    assert not len(protocol.parse(make_slots(answered(RESPONSE, START + 8))).rows)
+
+
+def test_a_query_from_nobody_known_waits_in_silence() -> None:
+    """A server's call tells who asked only when it answers: until then there is no line to show."""
+    protocol = PROTOCOL()
+    assert not len(protocol.parse(make_slots(asked(QUERY, **serving()))).rows)
+    parsed = protocol.parse(make_slots(answered(RESPONSE, **{**serving(), "remote_port": 40000})))
+    assert len(parsed.rows) == 1
+
+
+def test_a_query_asked_again_is_a_query_of_its_own() -> None:
+    """Of a retry and the one before, the response belongs to the retry; the first was never answered."""
+    protocol = PROTOCOL()
+    parsed = protocol.parse(
+        make_slots(asked(QUERY, START), asked(QUERY, START + 1000), answered(RESPONSE, START + 1500))
+    )
+    assert parsed.rows.tolist() == [0, 2]
+    assert parsed.base["request_first_ns"].tolist() == [START, START + 1000]
+    assert parsed.still_open is not None
+    assert parsed.still_open.tolist() == [True, False]
+    due = protocol.overdue(LATER)
+    assert due["request_first_ns"].tolist() == [START]
+
+
+def test_a_query_never_answered_is_an_error_once() -> None:
+    """After five seconds of the slots' clock, under its own socket and peer, with nothing of a response."""
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(asked(QUERY, cookie=7, pid=70)))
+    assert not len(protocol.overdue(LATER - 1))
+    due = protocol.overdue(LATER).copy()
+    assert not len(protocol.overdue(LATER + TIMEOUT_NS))
+    assert (due["cookie"].tolist(), due["pid"].tolist(), due["remote_port"].tolist()) == ([7], [70], [53])
+    parsed = protocol.parse(due)
+    assert _lines(parsed) == [("DNS Query: A www.example.org", "DNS Response: timeout")]
+    assert parsed.error.tolist() == [True]
+    assert parsed.still_open is None
+    assert _column(parsed, "error.type") == ["timeout"]
+    assert _column(parsed, "dns.response_code") == [None]
+    assert _column(parsed, "dns.answer_count") == [-1]
+    assert parsed.base["request_last_ns"].tolist() == [LATER]
+    assert due["response_first_ns"].tolist() == [0]
+    assert not len(protocol.parse(make_slots(answered(RESPONSE, LATER + 1))).rows)
+
+
+def test_what_waits_is_bounded() -> None:
+    """The oldest queries are forgotten, and counted."""
+    protocol = PROTOCOL()
+    slots = np.resize(make_slots(asked(QUERY)), 5000)
+    for batch in range(4):
+        slots["cookie"] = np.arange(5000) + 5000 * batch
+        protocol.parse(slots)
+    assert protocol.evicted == 20_000 - 8192
+    assert protocol.overdue(LATER)["cookie"].tolist() == list(range(20_000 - 8192, 20_000))
+
+
+def test_two_turns_of_one_socket_are_read_like_datagrams() -> None:
+    """A port not followed yet has turns: the second question's turn holds both responses."""
+    first, second = query(NAME, number=1), query(NAME, wire.AAAA, number=2)
+    both = response(NAME, ADDRESS, number=1) + response(NAME, kind=wire.AAAA, number=2)
+    fields: dict[str, Any] = {"transport": Transport.UDP, "remote_port": 5300}
+    slots = make_slots(turn(first, **fields), turn(second, both, **fields))
+    slots["response_last_ns"][1] += 500
+    parsed = PROTOCOL().parse(slots)
+    assert sorted(_lines(parsed)) == [
+        ("DNS Query: A www.example.org", "DNS Response: NOERROR 1 answer"),
+        ("DNS Query: AAAA www.example.org", "DNS Response: NOERROR 0 answers"),
+    ]
+    assert parsed.base["response_bytes"].sum() == len(both)
+
+
+def test_streams_are_cut_into_messages() -> None:
+    """Queries sent one behind the other over TCP, answered in another order and in another turn."""
+    queries = [query(b"%d.test" % number, number=number) for number in range(3)]
+    responses = [response(b"%d.test" % number, ADDRESS, number=number) for number in range(3)]
+    protocol = PROTOCOL()
+    slots = make_slots(
+        turn(_framed(*queries), _framed(responses[1]), queue_ns=5),
+        turn(b"", _framed(responses[2]), flags=Flag.CONTINUED),
+        turn(b"", _framed(responses[0]), flags=Flag.CONTINUED),
+    )
+    parsed = protocol.parse(slots)
+    assert [line[0] for line in _lines(parsed)] == [f"DNS Query: A {number}.test" for number in (1, 2, 0)]
+    assert parsed.base["request_bytes"].tolist() == [len(queries[0]) + 2] * 3
+    assert not len(protocol.overdue(LATER * 2))
+
+
+def test_a_query_in_flight_is_shown_and_changes_nothing() -> None:
+    """Its turn comes again."""
+    protocol = PROTOCOL()
+    parsed = protocol.parse(make_slots(turn(_framed(QUERY), kind=Kind.OPEN, remote_port=53)))
+    assert _lines(parsed) == [("DNS Query: A www.example.org", None)]
+    assert parsed.still_open is not None
+    assert parsed.still_open.all()
+    assert not len(protocol.overdue(LATER * 2))
+    parsed = protocol.parse(make_slots(turn(_framed(QUERY), _framed(RESPONSE))))
+    assert len(parsed.rows) == 1
+
+
+def test_unanswered_queries_of_streams_are_overdue_by_themselves() -> None:
+    """Each of them comes back as a turn that is just the one."""
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(turn(_framed(query(b"a.test"), query(b"b.test", number=2)))))
+    due = protocol.overdue(LATER)
+    assert _lines(protocol.parse(due)) == [
+        ("DNS Query: A a.test", "DNS Response: timeout"),
+        ("DNS Query: A b.test", "DNS Response: timeout"),
+    ]
+    assert due["request_bytes"].tolist() == [len(query(b"a.test")) + 2] * 2
+
+
+def test_a_response_without_a_question_is_known_by_its_id() -> None:
+    """A server that could not read the query says FORMERR and repeats nothing."""
+    parsed = PROTOCOL().parse(
+        make_slots(asked(query(NAME, number=77)), answered(b"\0\x4d\x80\1" + bytes(8), START + 10))
+    )
+    assert _lines(parsed) == [("DNS Query: A www.example.org", "DNS Response: FORMERR")]
+    assert parsed.error.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (query(b"example.org", wire.AAAA), "DNS Query: AAAA example.org"),
+        (query(b""), "DNS Query: A ."),
+        (query(b"MiXed.Example"), "DNS Query: A MiXed.Example"),
+        (query(b"x", 65280), "DNS Query: TYPE65280 x"),
+        (query(b"zone.test", 6, flags=0x2400), "DNS Notify: SOA zone.test"),
+        (query(b"a b\\c", 255), "DNS Query: ANY a\\032b\\\\c"),
+        (query(b"\x1b[31m"), "DNS Query: A \\027[31m"),
+        (response(b"x", ADDRESS, ADDRESS), "DNS Response: NOERROR 2 answers"),
+        (response(b"x", code=3), "DNS Response: NXDOMAIN"),
+        (response(b"x", flags=0x8380), "DNS Response: NOERROR 0 answers, truncated"),
+        (response(b"x", code=12), "DNS Response: RCODE12"),
+    ],
+)
+def test_messages_are_shown_in_words(message: bytes, text: str) -> None:
+    """Names in RFC 1035's presentation form, as they were sent; nothing of them can disturb a terminal."""
+    shown = read_message(message)
+    assert shown is not None
+    assert shown.text() == text
+
+
+def test_edns_extends_the_code() -> None:
+    """The OPT record has its upper bits."""
+    message = bytearray(response(b"x"))
+    message[11] = 1
+    shown = read_message(bytes(message) + b"\0\0\x29\x04\xd0\1\0\0\0\0\0")
+    assert shown is not None
+    assert (shown.code, shown.failed) == ("BADVERS", True)
+
+
+def test_compressed_names_are_followed_backwards_only() -> None:
+    """A pointer to itself or ahead would go on for ever."""
+    looped = query(b"x")[:12] + b"\xc0\x0c\0\1\0\1"
+    ahead = query(b"x")[:12] + b"\xc0\x0e\1x\0\0\1\0\1"
+    assert read_message(looped) is None
+    assert read_message(ahead) is None
+    owner = record(b"\7example\xc0\x0c", wire.CNAME)
+    shown = read_message(response(b"alias.test", owner, ADDRESS))
+    assert shown is not None
+    assert shown.end == len(response(b"alias.test", owner, ADDRESS))
+
+
+@pytest.mark.parametrize("length", range(len(RESPONSE)))
+def test_cut_messages_show_what_is_there(length: int) -> None:
+    """The payload prefix may end anywhere."""
+    shown = read_message(RESPONSE[:length])
+    if length < 12:
+        assert shown is None
+        return
+    assert shown is not None
+    assert (shown.code, shown.answers, shown.end) == ("NOERROR", 1, CUT)
+    whole_question = length >= len(response(NAME))
+    assert shown.name == ("www.example.org" if whole_question else None)
+    assert not shown.addresses
+
+
+def test_addresses_are_learnt_with_their_names() -> None:
+    """Under the name that was asked for, as long as its aliases and the address hold; only what was asked."""
+    protocol = PROTOCOL()
+    answer = response(
+        NAME,
+        record(b"\4real\xc0\x10", wire.CNAME, ttl=30),
+        record(bytes((192, 0, 2, 9)), ttl=300, name=b"\xc0\x2d"),
+        number=5,
+    )
+    six = response(NAME, record(bytes(15) + b"\1", wire.AAAA, ttl=7), kind=wire.AAAA, number=6)
+    protocol.parse(
+        make_slots(
+            asked(query(NAME, number=5)),
+            asked(query(NAME, wire.AAAA, number=6)),
+            answered(answer, START + 100),
+            answered(six, START + 200),
+            answered(response(b"spoofed.test", ADDRESS, number=8), START + 300),
+        )
+    )
+    assert protocol.take_names() == [
+        ("192.0.2.9", "www.example.org", START + 100 + 30_000_000_000),
+        ("::1", "www.example.org", START + 200 + 7_000_000_000),
+    ]
+    assert protocol.take_names() == []
+
+
+def test_names_nobody_takes_are_bounded() -> None:
+    """The oldest are dropped."""
+    protocol = PROTOCOL()
+    for number in range(100):
+        records = [record(bytes((10, 0, number, last))) for last in range(60)]
+        name = b"n%d.test" % number
+        slots = make_slots(turn(_framed(query(name)), b""), turn(b"", b""))
+        del slots
+        answer = response(name, *records)
+        wide = make_slots(asked(query(name)), answered(answer))
+        protocol.parse(wide)
+    assert 0 < len(protocol.take_names()) <= 4096
+
+
+# --- recognition
+
+
+def _scores(*turns: dict[str, object]) -> list[int]:
+    return list(map(int, PROTOCOL().recognise(make_slots(*turns))))
+
+
+def test_messages_are_recognised_on_any_port() -> None:
+    """By their content, both directions, datagrams and streams."""
+    udp: dict[str, Any] = {"transport": Transport.UDP, "remote_port": 999}
+    assert (
+        _scores(
+            asked(QUERY, remote_port=999),
+            answered(RESPONSE, remote_port=999),
+            asked(query(NAME, edns=True), remote_port=999),
+            turn(QUERY, **udp),
+            turn(QUERY, RESPONSE, **udp),
+            turn(_framed(QUERY), _framed(RESPONSE)),
+            turn(_framed(QUERY)),
+            turn(_framed(QUERY, query(b"b.test", number=2)), _framed(response(b"b.test", number=2))),
+        )
+        == [LIKELY] * 6 + [POSSIBLE] * 2
+    )
+
+
+@pytest.mark.parametrize("port", [137, 5353, 5355])
+def test_namesakes_are_not_recognised(port: int) -> None:
+    """NetBIOS, mDNS and LLMNR have the same format and other rules: no id, no response, no server."""
+    assert _scores(
+        asked(QUERY, remote_port=port),
+        turn(QUERY, RESPONSE, transport=Transport.UDP, local_port=port),
+    ) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        QUERY[:-1],
+        QUERY + b"\0",
+        query(NAME, 300),
+        query(NAME)[:-2] + b"\0\7",
+        query(NAME, flags=0x0140),
+        query(NAME, flags=0x0180),
+        query(NAME, flags=0x0103),
+        query(NAME, flags=0x7900),
+        query(b"\x80\x81"),
+        query(b"a b"),
+        RESPONSE + b"\0",
+        response(NAME, ADDRESS, code=11),
+        response(NAME, ADDRESS[:-1]),
+        b"\0\1\1\0\0\1\0\0\0\0\0\0" + b"\x40" + b"a" * 64 + b"\0\0\1\0\1",
+        QUERY[:4] + b"\0\2" + QUERY[6:],
+    ],
+)
+def test_what_is_nearly_a_message_is_none(message: bytes) -> None:
+    """Every field has to have a value that is in use, and the end has to be the end."""
+    assert _scores(asked(message)) == [0]
+    assert _scores(turn(message, RESPONSE, transport=Transport.UDP)) == [0]
+
+
+@pytest.mark.parametrize("other", [b"HTTP/1.1 200 OK\r\n\r\n", response(b"x")[2:], QUERY])
+def test_an_answer_of_somebody_else_is_not_mine(other: bytes) -> None:
+    """A request that fits and a response that does not."""
+    assert _scores(turn(_framed(QUERY), other), turn(QUERY, other, transport=Transport.UDP)) == [0, 0]
+
+
+def test_random_bytes_are_not_mistaken() -> None:
+    """Neither as datagrams nor as streams."""
+    noise = random.Random(5)  # noqa: S311  # not for secrets
+    turns = [asked(noise.randbytes(noise.randrange(1, 120))) for _ in range(20_000)]
+    turns += [turn(noise.randbytes(60), noise.randbytes(60)) for _ in range(20_000)]
+    assert not PROTOCOL().recognise(make_slots(*turns)).any()
+
+
+# --- against the reference
+
+_NAMES = st.sampled_from(
+    [b"a.test", b"A.test", b"b.test", b"", b"x\\.y", b"long-label-of-a-name.example.org"]
+)
+_RECORDS = st.sampled_from(
+    [
+        ADDRESS,
+        record(bytes(range(16)), wire.AAAA, 5),
+        record(b"\1c\xc0\x0c", wire.CNAME, 3),
+        wire.OPT,
+        b"\0\0\x29\4\xd0\2\0\0\0\0\0",
+        record(b"", 99, name=b"\1z\0"),
+        record(b"short", wire.A),
+    ]
+)
+_KINDS = st.sampled_from([1, 28, 5, 255, 300])
+_NUMBERS = st.integers(0, 2)
+
+
+@st.composite
+def _messages(draw: st.DrawFn) -> bytes:
+    name, kind, number = draw(_NAMES), draw(_KINDS), draw(_NUMBERS)
+    if draw(st.booleans()):
+        data = query(
+            name, kind, number, edns=draw(st.booleans()), flags=draw(st.sampled_from([0x100, 0x2400, 0]))
+        )
+    else:
+        records = draw(st.lists(_RECORDS, max_size=3))
+        code = draw(st.sampled_from([0, 0, 2, 3, 12]))
+        data = response(name, *records, kind=kind, number=number, code=code)
+    change = draw(st.sampled_from(["none"] * 6 + ["cut", "byte", "bare", "two"]))
+    if change == "cut":
+        return data[: draw(st.integers(0, len(data)))]
+    if change == "byte":
+        place = draw(st.integers(0, len(data) - 1))
+        return data[:place] + bytes([draw(st.integers(0, 255))]) + data[place + 1 :]
+    if change == "bare":
+        return data[:4] + bytes(8)
+    if change == "two":
+        return data[:4] + b"\0\2" + data[6:]
+    return data
+
+
+@st.composite
+def _slots(draw: st.DrawFn) -> dict[str, object]:
+    at = START + draw(st.integers(0, 40)) * 250_000_000
+    cookie, port = draw(st.integers(1, 2)), draw(st.sampled_from([53, 53, 0]))
+    what = draw(st.sampled_from(["asked", "answered", "udp", "tcp"]))
+    fields: dict[str, Any] = {"cookie": cookie, "remote_port": port}
+    if what in {"asked", "answered"}:
+        return (asked if what == "asked" else answered)(draw(_messages()), at, **fields)
+    sides = [b"".join(draw(st.lists(_messages(), max_size=3))) for _ in range(2)]
+    if what == "tcp":
+        sides = [_framed(*draw(st.lists(_messages(), max_size=3))) for _ in range(2)]
+    kind = draw(st.sampled_from([Kind.TURN, Kind.TURN, Kind.OPEN]))
+    stamps = {name: at + step for step, name in enumerate(("request_first_ns", "request_last_ns"))}
+    stamps |= {name: at + 9 + step for step, name in enumerate(("response_first_ns", "response_last_ns"))}
+    transport = Transport.UDP if what == "udp" else Transport.TCP
+    role = draw(st.sampled_from([Role.CLIENT, Role.SERVER]))
+    fields |= {**stamps, "kind": kind, "transport": transport, "role": role, "queue_ns": draw(_NUMBERS)}
+    return turn(sides[0], sides[1], **fields)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(_slots(), max_size=6), max_size=4))
+def test_columns_show_what_the_reference_shows(batches: list[list[dict[str, object]]]) -> None:
+    """Whatever the messages, their order, their ids, and how they are cut and batched."""
+    check_equal([make_slots(*batch) for batch in batches])
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=80) | _messages())
+def test_reader_equals_the_reference(data: bytes) -> None:
+    """One message, byte by byte the same."""
+    ours, theirs = read_message(data), read(data)
+    assert (ours is None) == (theirs is None)
+    if ours is None or theirs is None:
+        return
+    assert (ours.response, ours.name, ours.truncated) == (theirs.response, theirs.name, theirs.cut)
+    assert (None if ours.end == CUT else ours.end) == theirs.end
+    addresses = [(str(ipaddress.ip_address(address)), ttl) for address, ttl in ours.addresses]
+    assert addresses == [(str(ipaddress.ip_address(address)), ttl) for address, ttl in theirs.addresses]
