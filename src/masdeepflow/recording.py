@@ -34,7 +34,7 @@ from masdeepflow.kernel.layout import (
 from masdeepflow.schema import MAX_SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -120,6 +120,7 @@ class End:
 
 class _Start(msgspec.Struct):
     layout: str
+    pod_labels: tuple[str, ...] = ()
 
 
 class _Batch(msgspec.Struct):
@@ -140,12 +141,14 @@ class _End(msgspec.Struct):
 class Recorder:
     """Writes a recording, compressed by a thread of its own, under another name until it is whole.
 
+    pod_labels: keys of those that were shown.
+
     It holds the beginnings of everybody's requests, so only its owner may read it: whoever runs this, or
     called sudo to. Raises OSError if the file can't be made, or another recording to it is under way. A
     failure while writing (disk full) is kept in `error`; what was written is removed.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: Layout, pod_labels: Sequence[str] = ()) -> None:
         if path.exists() and not path.is_file():
             raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
         self._path = path
@@ -157,7 +160,8 @@ class Recorder:
         self._room = threading.Condition()
         self._thread = threading.Thread(target=self._write_queued, name="recorder", daemon=True)
         self._thread.start()
-        self._put({"layout": to_text(layout)}, b"")
+        shown = {"pod_labels": list(pod_labels)} if pod_labels else {}
+        self._put({"layout": to_text(layout), **shown}, b"")
 
     def write(self, frame: Frame) -> None:
         """Queue a copy of one batch.
@@ -312,15 +316,15 @@ class Recording:
         self._partial = partial
         if self._file.read(len(_MAGIC)) not in (_MAGIC, _BEFORE_FACTS):
             raise RecordingError(f"{path} is not a recording of masdeepflow")
-        self.layout, self._dtype = self._read_layout()
+        self.layout, self._dtype, self.pod_labels = self._read_start()
         self.end: End | None = None
         """How the recording ended. None if it was cut off."""
         self._check()
 
-    def _read_layout(self) -> tuple[Layout, np.dtype[np.void]]:
-        meta, _ = self._next()
+    def _read_start(self) -> tuple[Layout, np.dtype[np.void], tuple[str, ...]]:
+        start = self._converted(self._next()[0], _Start)
         try:
-            layout = from_text(self._converted(meta, _Start).layout)
+            layout = from_text(start.layout)
             dtype = slot_dtype(layout)
         except LayoutError as error:
             raise RecordingError(f"{self._file.name} has no readable layout: it is damaged") from error
@@ -328,7 +332,7 @@ class Recording:
             raise RecordingError(
                 f"{self._file.name} was made by another version of masdeepflow: replay it with that version"
             )
-        return layout, dtype
+        return layout, dtype, start.pod_labels
 
     def _check(self) -> None:
         """Read all of it once, so that nothing of a damaged file is printed."""

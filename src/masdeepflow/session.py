@@ -31,7 +31,7 @@ from masdeepflow.sinks.metrics import Metrics
 from masdeepflow.sinks.text import TextLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from masdeepflow.cli.options import Options
@@ -149,9 +149,9 @@ def _listen(options: Options, agent: Agent, metrics: Metrics, told: _Told) -> Ht
         raise HostError(str(error)) from error
 
 
-def _recorder(path: Path, probes: Probes) -> Recorder:
+def _recorder(path: Path, probes: Probes, pod_labels: Sequence[str]) -> Recorder:
     try:
-        return Recorder(path, probes.layout)
+        return Recorder(path, probes.layout, pod_labels)
     except OSError as error:
         raise UsageError(f"{path} can't be written: {error.strerror}") from error
 
@@ -208,7 +208,7 @@ def run_live(
         agent = Agent(probes, pipeline, [*log, metrics], metrics, lookups)
         with contextlib.ExitStack() as undo:
             if record_to is not None:
-                recorder = _recorder(record_to, probes)
+                recorder = _recorder(record_to, probes, options.pod_label)
                 undo.callback(recorder.abandon)
                 agent.record(recorder)
             told = _Told(
@@ -324,7 +324,7 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    pipeline = Pipeline(_protocols(options), Directory(), shown, _redaction(options))
+    pipeline = Pipeline(_protocols(options), Directory(recording.pod_labels), shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, log_error = _log_sink(options.log, blocking=True)
 

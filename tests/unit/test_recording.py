@@ -93,6 +93,7 @@ def test_what_was_written_reads_back(whole: Path) -> None:
     """Slots, clocks, names and losses come back as they were, batch by batch, and the layout with them."""
     recording = Recording(whole)
     assert recording.layout == committed()
+    assert recording.pod_labels == ()
     assert recording.end == END
     assert _plain(list(recording.frames())) == _plain(FRAMES)
 

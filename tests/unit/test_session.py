@@ -19,6 +19,8 @@ import pytest
 from masdeepflow import session
 from masdeepflow.cli.errors import HostError, UsageError
 from masdeepflow.cli.options import Options
+from masdeepflow.enrich.facts import PodFact, ProcessFact
+from masdeepflow.enrich.lookups import Lookups
 from masdeepflow.gateway import service
 from masdeepflow.gateway.pairs import Totals
 from masdeepflow.gateway.service import RefusedError
@@ -29,6 +31,8 @@ from tests.support.slots import turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from masdeepflow.enrich.facts import Fact
 
 GET = b"GET /%d?name=bob HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -345,6 +349,37 @@ def test_replay_prints_what_the_live_run_printed(
     assert log == "text" or "process.executable.name" in live.out
     assert again.err == live.err.removeprefix("ready: hooks=socket\n")
     assert len(live.out.splitlines()) >= 10
+
+
+class _PodOfThisProcess(Lookups):
+    """Lookups that know where this process runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        identifier = "0123456789abcdef" * 4
+        process = ProcessFact(os.getpid(), "x", "x", cgroup=f"0::/docker/{identifier}\n")
+        labels = {"tier": "front", "team": "shop"}
+        pod = PodFact("u", "web-0", "shop", labels=labels, containers={identifier: "web"})
+        self.facts: list[Fact] = [process, pod]
+
+    def take(self) -> list[Fact]:
+        facts, self.facts = self.facts, []
+        return facts
+
+    def start(self) -> None:
+        """It knows already."""
+
+
+def test_replay_shows_the_pod_labels_that_the_run_did(
+    probes: FakeProbes, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same order; which they were stands in the recording."""
+    monkeypatch.setattr("masdeepflow.discovery.lookups", lambda _options: _PodOfThisProcess())
+    _recorded(probes, tmp_path / "x.rec", Options(log="json", pod_label=("tier", "team")))
+    live = capfd.readouterr().out
+    assert '"k8s.pod.label.tier":"front","k8s.pod.label.team":"shop"' in live
+    assert session.run_replay(tmp_path / "x.rec", Options(log="json")) == 0
+    assert capfd.readouterr().out == live
 
 
 def test_replay_has_filters_and_redaction_of_its_own(

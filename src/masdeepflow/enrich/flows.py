@@ -67,6 +67,8 @@ class Flows:
         role, key = flow[0], flow[1:]
         ends = self._ends[role]
         if key not in ends:
+            if self._gone[role].pop(key, None) is not None:  # of a connection before this one
+                self._gone[_OTHER[role]].pop(key, None)
             self._by_client[role].setdefault(_client_side(key), []).append(key)
         ends[key] = end
         other = self._ends[_OTHER[role]].get(key)

@@ -69,6 +69,20 @@ def test_what_is_gone_is_remembered_for_the_other_side() -> None:
     assert flows.add(_server(), 3) is None
 
 
+def test_a_port_that_is_used_again_is_another_connection() -> None:
+    """Both ends of the one before are history as soon as either end of the next is seen."""
+    for first, second in ((_client(), _server()), (_server(), _client())):
+        flows = Flows()
+        flows.add(_client(), 1)
+        flows.add(_server(), 2)
+        flows.remove(_server(), 2, (("peer.process.pid", 2),))
+        flows.remove(_client(), 1, (("peer.process.pid", 1),))
+        assert flows.add(first, 3) is None
+        assert (flows.gone(first), flows.gone(second)) == ((), ())
+        flows.remove(first, 3, (("peer.process.pid", 3),))
+        assert flows.gone(second) == (("peer.process.pid", 3),)
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that come and go leave nothing but the last few."""
     monkeypatch.setattr(module, "_GONE_LIMIT", 16)
