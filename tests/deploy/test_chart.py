@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from masdeepflow import __version__, config
-from masdeepflow.cli.options import LISTS, NAMES
+from masdeepflow.cli.options import LISTS, NAMES, Options
+from masdeepflow.cli.run import command as run_command
 from masdeepflow.enrich.kubernetes import rbac
 from masdeepflow.kernel.privileges import CAPABILITIES
 from masdeepflow.sinks import listen
@@ -54,6 +55,11 @@ def _agent(documents: Documents) -> dict[str, Any]:
     containers: Documents = one(documents, "DaemonSet")["spec"]["template"]["spec"]["containers"]
     (found,) = containers
     return found
+
+
+def _rules(documents: Documents) -> list[rbac.Rule]:
+    rules = one(documents, "ClusterRole")["rules"]
+    return [rbac.Rule(*(tuple(rule[name]) for name in ("apiGroups", "resources", "verbs"))) for rule in rules]
 
 
 def test_chart_has_no_fault_that_helm_finds(chart_tool: Callable[..., Finished]) -> None:
@@ -122,11 +128,9 @@ def test_apparmor_is_said_as_the_version_knows_it(render: Render, version: str, 
 
 def test_the_role_is_what_the_agent_watches_and_no_more(render: Render) -> None:
     """Held to the rules that the watching code states; no Secrets, and nothing that changes anything."""
-    rules = one(render(), "ClusterRole")["rules"]
-    assert [
-        rbac.Rule(*(tuple(rule[name]) for name in ("apiGroups", "resources", "verbs"))) for rule in rules
-    ] == list(rbac.CLUSTER)
-    assert {verb for rule in rules for verb in rule["verbs"]} <= {"get", "list", "watch"}
+    rules = _rules(render())
+    assert rules == list(rbac.CLUSTER)
+    assert {verb for rule in rules for verb in rule.verbs} <= {"get", "list", "watch"}
     binding = one(render(), "ClusterRoleBinding")
     account = one(render(), "ServiceAccount")["metadata"]
     assert [(subject["name"], subject["namespace"]) for subject in binding["subjects"]] == [
@@ -136,10 +140,20 @@ def test_the_role_is_what_the_agent_watches_and_no_more(render: Render) -> None:
 
 def test_without_kubernetes_names_there_is_no_role_and_no_token(render: Render) -> None:
     """Who turns it off gives nothing away."""
-    documents = render("kubernetes.enabled=false")
+    documents = render("kubernetes.source=off")
     assert not {"ClusterRole", "ClusterRoleBinding"} & {document["kind"] for document in documents}
     spec = one(documents, "DaemonSet")["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
+    assert "--kubernetes=off" in _agent(documents)["args"]
+
+
+def test_the_kubelet_is_asked_at_the_nodes_address(render: Render) -> None:
+    """With the role for that, and no other."""
+    documents = render("kubernetes.source=kubelet")
+    assert _rules(documents) == list(rbac.KUBELET)
+    agent = _agent(documents)
+    assert {"--kubernetes=kubelet", "--kubelet-url=https://$(NODE_ADDRESS):10250"} <= set(agent["args"])
+    assert {each["name"] for each in agent["env"]} >= {"NODE_NAME", "NODE_ADDRESS"}
 
 
 def test_probes_ask_what_is_open_and_the_rest_asks_for_the_token(render: Render) -> None:
@@ -200,6 +214,16 @@ def test_configuration_is_one_that_the_agent_reads(render: Render, tmp_path: Pat
     assert read["payload_bytes"] == "560"
     assert read["exclude"] == ["port=22", "comm=sshd"]
     assert set(read) <= set(NAMES)
+
+
+@pytest.mark.parametrize("source", ["api", "kubelet", "off"])
+def test_arguments_are_ones_that_run_takes(render: Render, source: str) -> None:
+    """Parsed by the command itself, with the environment of the pod."""
+    agent = _agent(render(f"kubernetes.source={source}"))
+    words = [word for word in agent["args"][1:] if not word.startswith("--config=")]
+    options = Options(**run_command.make_context("run", words).params)
+    assert (options.kubernetes, options.listen) == (source, ":9419")
+    assert {parameter.envvar for parameter in run_command.params} >= {"MASDEEPFLOW_LISTEN_TOKEN"}
 
 
 def test_a_change_of_the_configuration_starts_the_agents_anew(render: Render) -> None:

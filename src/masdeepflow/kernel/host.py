@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ __all__ = ["Finding", "capability_remedy", "examine", "has_btf", "missing_capabi
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _CGROUPS = Path("/sys/fs/cgroup")
+_CONNECT_S = 0.5
 _REMEDIES = {
     **dict.fromkeys(
         (errno.EPERM, errno.EACCES),
@@ -193,11 +195,41 @@ def _pid_namespace() -> Finding:
     )
 
 
+def _runtimes() -> Finding:
+    from masdeepflow.enrich.containers.sockets import default_sockets  # noqa: PLC0415  # not for `run`
+
+    there = [each for each in default_sockets(Path("/")) if each.is_there()]
+    deaf = [str(each.path) for each in there if not _answers(each.path)]
+    if deaf:
+        detail = f"nobody answers at {', '.join(deaf)}: its containers are known by id only"
+        return Finding(
+            "container runtimes", "limited", detail, "start the runtime, or mount its socket again"
+        )
+    if there:
+        return Finding(
+            "container runtimes", "ok", ", ".join(f"{each.runtime} at {each.path}" for each in there)
+        )
+    remedy = privileges.how_to_ask("runtime socket")
+    if not remedy:
+        return Finding("container runtimes", "ok", "none here")
+    return Finding("container runtimes", "limited", "no socket: containers are known by id only", remedy)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_CONNECT_S)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 def examine() -> list[Finding]:
     """Return all findings, those that others need first."""
     findings = [_kernel(), _btf(), _capabilities(), *_bpf_call(), _objects()]
     findings.append(_hooks([finding.name for finding in findings if finding.state == "missing"]))
-    findings += [*_lesser_capabilities(), _pid_namespace(), _cgroup(), *_confinement()]
+    findings += [*_lesser_capabilities(), _pid_namespace(), _cgroup(), _runtimes(), *_confinement()]
     findings.append(Finding("TLS", "limited", "not decrypted by this version: such connections show as tcp"))
     findings.append(_acceleration([finding.name for finding in findings if finding.state == "missing"]))
     return findings

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from masdeepflow.enrich.containers import sockets
 from masdeepflow.kernel import host, privileges
 from masdeepflow.kernel.libbpf import BpfError
 
@@ -219,6 +221,24 @@ def test_cgroup_version_is_told_by_what_is_mounted(
     assert detail in finding.detail
     assert finding.state == ("ok" if files else "limited")
     assert ("namespace of its own" in finding.detail) == bool(files)
+
+
+def test_runtimes_are_those_whose_sockets_answer(
+    able: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A socket that nobody listens at is told; none at all is a lack in a container only."""
+    del able
+    path = tmp_path / "docker.sock"
+    monkeypatch.setattr(sockets, "_DEFAULTS", (("docker", "docker", str(path)),))
+    assert _findings()["container runtimes"].state == "ok"
+    monkeypatch.setattr(privileges, "place", lambda: "docker")
+    assert "docker.sock" in _findings()["container runtimes"].remedy
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert _findings()["container runtimes"].state == "limited"
+        listener.listen()
+        finding = _findings()["container runtimes"]
+    assert (finding.state, finding.detail) == ("ok", f"docker at {path}")
 
 
 def test_this_host_is_examined_without_an_error() -> None:
