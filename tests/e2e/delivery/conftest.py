@@ -132,7 +132,7 @@ def demo(docker: Engine, base: str, distribution: Path) -> Engine:
         "BUILDER_ROOT": str(distribution),
         "BUILD_NETWORK": "host",
     }
-    started = docker.start("--listen", "off")
+    started = docker.start(*docker.quiet)
     assert started.code == 0, started.stderr
     assert f"docker logs -f {NAME}" in started.stdout
     return docker

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.ports import free_port
 from tests.support.programs import Finished, clean_environment, run
 
 if TYPE_CHECKING:
@@ -39,10 +40,15 @@ def in_memory(directory: Path) -> Iterator[Path]:
 
 
 class Engine:
-    """docker or podman with its own storage, and what run-in-docker.sh needs to use it."""
+    """docker or podman with its own storage, and what run-in-docker.sh needs to use it.
+
+    port: of the only traffic that is shown by an agent started with the arguments `quiet`.
+    """
 
     def __init__(self, program: str, **environment: str) -> None:
         self.program = program
+        self.port = free_port()
+        self.quiet = ("--listen", "off", "--ring-mib", "64", "--include", f"port={self.port}")
         self.environment = clean_environment(CONTAINER_ENGINE=program, **environment)
 
     def command(self, *words: object, timeout_s: float = 120) -> Finished:

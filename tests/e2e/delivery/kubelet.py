@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from tests.support.containers import kubelet_pb2, pod_container, pod_sandbox
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["run_pod"]
 
 Document = dict[str, Any]
+_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+_NO_SERVER = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+"""An API server that is away: nobody listens there."""
 _PROFILES = {"RuntimeDefault": kubelet_pb2.RuntimeDefault, "Unconfined": kubelet_pb2.Unconfined}
 
 
@@ -40,18 +45,22 @@ def run_pod(
     spec = daemonset["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     volumes = {volume["name"]: _volume(volume, directory, maps) for volume in spec["volumes"]}
+    mounts = list(container["volumeMounts"])
+    environment = {each["name"]: _value(each, secrets) for each in container["env"]}
+    if spec["automountServiceAccountToken"]:
+        volumes["account"] = _account(directory)
+        mounts.append({"name": "account", "mountPath": _ACCOUNT, "readOnly": True})
+        environment |= _NO_SERVER
     config = kubelet_pb2.ContainerConfig(
         args=container["args"],
-        envs=[
-            kubelet_pb2.KeyValue(key=each["name"], value=_value(each, secrets)) for each in container["env"]
-        ],
+        envs=[kubelet_pb2.KeyValue(key=name, value=value) for name, value in environment.items()],
         mounts=[
             kubelet_pb2.Mount(
                 host_path=str(volumes[mount["name"]]),
                 container_path=mount["mountPath"],
                 readonly=mount.get("readOnly", False),
             )
-            for mount in container["volumeMounts"]
+            for mount in mounts
         ],
         linux=kubelet_pb2.LinuxContainerConfig(security_context=_security(container, spec)),
     )
@@ -60,6 +69,15 @@ def run_pod(
         pod_container(cri, pod, container["name"], image=image, config=config) as started,
     ):
         yield started
+
+
+def _account(directory: Path) -> Path:
+    path = directory / "account"
+    path.mkdir()
+    (path / "token").write_text("none")
+    (path / "namespace").write_text("masdeepflow")
+    shutil.copy(_AUTHORITIES, path / "ca.crt")
+    return path
 
 
 def _volume(volume: Document, directory: Path, maps: Mapping[str, Mapping[str, str]]) -> Path:

@@ -67,8 +67,8 @@ def _get(cri: Cri, container: Container, path: str, *options: str) -> Finished:
 
 
 def test_probes_need_no_token_and_metrics_do(cri: Cri, agent: Container) -> None:
-    """What the kubelet asks is open at the pod's address; the rest is for who has the Secret."""
-    assert json.loads(_get(cri, agent, "/healthz").stdout.splitlines()[0])["status"] == "ok"
+    """Open to the kubelet, though the API server is away; the rest is for who has the Secret."""
+    assert _get(cri, agent, "/healthz").stdout.endswith("200")
     assert _get(cri, agent, "/metrics").stdout.endswith("401")
     bearer = ("--header", f"Authorization: Bearer {TOKEN}")
     answer = _get(cri, agent, "/metrics", *bearer).stdout

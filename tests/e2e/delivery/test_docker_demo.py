@@ -12,7 +12,6 @@ import pytest
 
 from masdeepflow.kernel.privileges import CAPABILITIES
 from tests.e2e.delivery.engine import IMAGE, NAME, ROOT, SCRIPT, Engine
-from tests.support.ports import free_port
 from tests.support.programs import clean_environment, run, until
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _LARGEST_MB = 330
 
 def _mysql_lines(engine: Engine) -> list[str]:
     """Run the two MySQL commands of the interface in the demo; return their lines of the log."""
-    port = free_port()
+    port = engine.port
     engine.done("exec", "--detach", NAME, "traffic_gen", "mysql-server", "--port", port)
     until(lambda: engine.command("exec", NAME, "traffic_gen", "mysql-client", "--port", port).code == 0)
 
@@ -102,7 +101,7 @@ class TestDocker:
     def test_a_second_run_takes_the_place_of_the_first(self, demo: Engine) -> None:
         """The container is a new one, with the new arguments, and the only one."""
         before = demo.inspect()["Id"]
-        again = demo.start("--listen", "off", "--log", "json")
+        again = demo.start(*demo.quiet, "--log", "json")
         assert again.code == 0, again.stderr
         assert demo.inspect()["Id"] != before
         assert demo.inspect()["Args"][-2:] == ["--log", "json"]
@@ -134,7 +133,7 @@ def test_podman_runs_it_too(demo: Engine, scratch: Path) -> None:
         demo.done("save", "--output", archive, IMAGE)
         podman.done("load", "--input", archive)
         archive.unlink()
-        started = podman.start("--listen", "off", IMAGE="localhost/masdeepflow:demo")
+        started = podman.start(*podman.quiet, IMAGE="localhost/masdeepflow:demo")
         assert started.code == 0, started.stderr
         _assert_the_two_lines(_mysql_lines(podman))
         assert not podman.inspect()["HostConfig"]["Privileged"]
