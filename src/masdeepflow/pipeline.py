@@ -89,6 +89,8 @@ class Pipeline:
 
         offset_ns: Unix time minus the slots' clock.
         """
+        if len(slots):  # a replay has batches of nothing but facts
+            self.endpoints.freshen()
         life = is_life(slots["kind"])
         if life.any():
             slots = self._follow(slots, life)

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow import filters
+from masdeepflow.enrich import endpoints
 from masdeepflow.enrich.directory import Directory
+from masdeepflow.enrich.facts import ProcessFact
 from masdeepflow.enrich.identity import Identity
 from masdeepflow.enrich.process import is_life
 from masdeepflow.pipeline import Pipeline
@@ -540,6 +542,19 @@ def _protocols() -> list[Any]:
 
 def _real(**more: Any) -> Pipeline:  # noqa: ANN401
     return Pipeline(_protocols(), Directory(), ALL, **more)
+
+
+def test_what_facts_change_is_shown_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many connections some at a time; batches of nothing, which only replays have, make no difference."""
+    monkeypatch.setattr(endpoints, "_AT_ONCE", 1)
+    pipeline = _pipeline()
+    turns = [turn(b"aC", b"x", cookie=cookie, pid=7, comm=b"a") for cookie in (1, 2, 3)]
+    _tables(*turns, pipeline=pipeline)
+    pipeline.learn([ProcessFact(7, "a", "nginx")])
+    for named in (2, 3):
+        pipeline.process(make_slots(), OFFSET)
+        table = _tables(*turns, pipeline=pipeline)["a"]
+        assert [end.executable for end in table.endpoints].count("nginx") == named
 
 
 WILD = st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 8)), min_size=1, max_size=4)

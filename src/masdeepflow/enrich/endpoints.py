@@ -6,6 +6,7 @@ import functools
 import socket
 import sys
 from collections import defaultdict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = ["NO_PROTOCOL", "Endpoints"]
 NO_PROTOCOL = -1
 """Protocol number of a connection that none was recognised on yet."""
 _LIMIT = 32768
+_AT_ONCE = 4096  # named anew in one batch: some 30 ms; half the connections may have one busy address
 _OWNERS_LIMIT = 1024
 _SERVICES_LIMIT = 2 * MAX_SERVICES  # of processes that are gone the kernel keeps none
 _UNCLOSED_LIMIT = 4096  # UDP and Unix sockets, whose end nothing tells; the kernel side knows no more of them
@@ -65,6 +67,7 @@ class Endpoints:
             256, bool
         )  # whether the connection of each code will never be told to close
         self._batch = 0
+        self._stale: dict[int, None] = {}  # codes to be named anew, in this order
         self._fresh = False  # whether ends of this batch were not handed out yet
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
@@ -198,11 +201,24 @@ class Endpoints:
         return self._directory.remote(address, port, end.transport, end.opened_ns)
 
     def refresh(self, subjects: set[str]) -> None:
-        """Name anew what facts about these subjects concern. Codes stay, endpoints are new objects."""
-        self._refresh(sorted(set().union(*(self._by_subject.get(subject, ()) for subject in subjects))))
+        """Name anew what facts about these subjects concern. Codes stay, endpoints are new objects.
+
+        So many at once that the ring is read in time; `freshen` goes on with the rest.
+        """
+        codes = sorted(set().union(*(self._by_subject.get(subject, ()) for subject in subjects)))
+        self._stale.update(dict.fromkeys(codes))
+        self.freshen()
+
+    def freshen(self) -> None:
+        """Go on with what `refresh` has left."""
+        codes = list(islice(self._stale, _AT_ONCE))
+        for code in codes:
+            del self._stale[code]
+        self._refresh(codes)
 
     def refresh_all(self) -> None:
-        """Name all endpoints anew."""
+        """Name all endpoints anew, however many."""
+        self._stale.clear()
         self._refresh([code for code, end in enumerate(self._all) if end is not None])
 
     def _refresh(self, codes: list[int]) -> None:

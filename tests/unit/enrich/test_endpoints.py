@@ -385,6 +385,27 @@ def test_a_name_that_was_resolved_names_open_connections() -> None:
     assert _peers(table, end) == [(None, "web.example")]
 
 
+def test_of_many_connections_only_some_are_named_anew_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fact may be about all of them: the rest follows with the next batches."""
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    directory = Directory()
+    table = Endpoints(directory)
+    slots = make_slots(*(turn(b"x", cookie=cookie, pid=7, comm=b"a") for cookie in range(1, 6)))
+    codes = table.codes(slots)
+
+    def renamed() -> list[bool]:
+        return [end.executable == "nginx" for end in table.compact(codes)[1]]
+
+    table.refresh(directory.learn([ProcessFact(7, "a", "nginx")]))
+    assert renamed() == [True, True, False, False, False]
+    table.freshen()
+    assert renamed() == [True, True, True, True, False]
+    table.forget([5])
+    table.freshen()
+    table.freshen()
+    assert not table._stale
+
+
 def test_two_ends_of_a_unix_connection_are_each_others_peers() -> None:
     """The end that comes second knows the cookie of the first; late facts reach both."""
     directory = Directory()
