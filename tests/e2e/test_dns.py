@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.server("dnsmasq", "dig")]
 
-_ROUNDS, _NAMES = 20, 10
+_ROUNDS, _NAMES, _SIDES = 20, 10, 2
 _HOST = "127.0.53.54"
 _WAIT_S = 20
 
@@ -36,15 +36,18 @@ def test_dig_in_a_loop_is_counted(start_agent: StartAgent, tmp_path: Path, port:
     with servers.dnsmasq(tmp_path, (_HOST, port)):
         agent = start_agent("--log", "json", ports=[port])
         names = [f"n{number}.golden.test" for number in range(_NAMES - 1)] + ["www.golden.test"]
+        # A port that is not DNS's own is followed by datagram once DNS was recognised on it.
+        run("dig", f"@{_HOST}", "-p", port, "first.golden.test")
+        agent.wait_for(lambda lines: len([line for line in lines if "first.golden.test" in line]) == _SIDES)
         for _ in range(_ROUNDS):
             done = run("dig", f"@{_HOST}", "-p", port, "+noall", "+stats", *names)
             assert done.stdout.count("Query time") == _NAMES
         agent.settle()
-        shown = _shown(agent.transactions, port)
+        shown = _shown(agent.transactions, port)[_SIDES:]
     for role in ("client", "server"):
         mine = [found for found in shown if found["role"] == role]
         questions = Counter(found["dns.question.name"] for found in mine)
-        assert questions == dict.fromkeys(names, _ROUNDS)
+        assert questions == dict.fromkeys(names, _ROUNDS), role
         assert {(found["dns.question.type"], found["error"]) for found in mine} == {("A", False)}
         codes = Counter(found["dns.response_code"] for found in mine)
         assert codes == {"NXDOMAIN": _ROUNDS * (_NAMES - 1), "NOERROR": _ROUNDS}
@@ -81,5 +84,3 @@ def test_a_server_that_does_not_answer_is_an_error(start_agent: StartAgent) -> N
     }
     assert {found["dns.question.name"] for found in shown} == {"dead.golden.test"}
     assert not any("duration_ns" in found or "dns.response_code" in found for found in shown)
-    summary = agent.stop()
-    assert f"{len(shown)}" in summary.stderr
