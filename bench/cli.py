@@ -17,6 +17,7 @@ from bench import (
     cluster,
     footprint,
     kept,
+    key_value,
     loss,
     machine,
     naming,
@@ -62,6 +63,7 @@ _BENCHMARKS = {
     "stages": _Benchmark(stages.measure, live=False),
     "naming": _Benchmark(naming.measure, live=False),
     "postgresql": _Benchmark(postgresql.measure, live=False),
+    "key_value": _Benchmark(key_value.measure, live=False),
     "cluster": _Benchmark(cluster.measure, live=False),
 }
 

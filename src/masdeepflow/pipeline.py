@@ -328,16 +328,18 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     endpoints: Sequence[Endpoint],
     offset_ns: int,
 ) -> Table:
+    # Whole slots are 16 times what is needed of them, and a pipelined turn stands for many transactions.
+    columns, kinds, flags = _base_columns(slots), slots["kind"], slots["flags"]
     rows = parsed.rows
     if len(rows) != len(slots) or not np.array_equal(rows, np.arange(len(rows))):
-        slots = slots[rows]
-    base = dict(zip(_BASE, _base_columns(slots).T, strict=True)) | parsed.base
+        columns, kinds, flags = columns[rows], kinds[rows], flags[rows]
+    base = dict(zip(_BASE, columns.T, strict=True)) | parsed.base
     first, last = base["request_first_ns"], base["response_last_ns"]
     asked, answered = first > 0, base["response_first_ns"] > 0
     both = asked & answered
     start = first if asked.all() else np.where(asked, first, base["response_first_ns"])
     end = np.maximum(np.maximum(last, base["request_last_ns"]), start)
-    open_rows = slots["kind"] == Kind.OPEN if parsed.still_open is None else parsed.still_open
+    open_rows = kinds == Kind.OPEN if parsed.still_open is None else parsed.still_open
     return Table(
         protocol=name,
         start_ns=start + offset_ns,
@@ -350,17 +352,17 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
         error=parsed.error,
         truncated=parsed.truncated,
         still_open=open_rows,
-        shown=np.zeros(len(slots), bool),
+        shown=np.zeros(len(rows), bool),
         endpoint=codes,
         endpoints=endpoints,
         request_text=parsed.request_text,
         response_text=parsed.response_text,
-        attributes={**parsed.attributes, **_accelerated(slots)},
+        attributes={**parsed.attributes, **_accelerated(flags)},
     )
 
 
-def _accelerated(slots: np.ndarray) -> dict[str, Attribute]:
-    flagged = slots["flags"] & Flag.ACCELERATED > 0
+def _accelerated(flags: NDArray[np.uint32]) -> dict[str, Attribute]:
+    flagged = flags & Flag.ACCELERATED > 0
     return {"network.accelerated": np.where(flagged, 1, ABSENT)} if flagged.any() else {}
 
 

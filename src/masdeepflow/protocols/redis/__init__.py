@@ -48,8 +48,10 @@ _DATABASE, _DATABASE_MOST = re.compile(r"[0-9]{1,4}\Z"), 9999
 _FIRST_DATABASE = "0"
 _REQUEST_START = np.isin(np.arange(256), list(b"*" + string.ascii_letters.encode()))
 _REPLY_START = np.isin(np.arange(256), list(b"+-:$*_,#!=(~%>|"))
+_ERRORS = rb"ERR|WRONG[A-Z]+|NO[A-Z]+|MOVED|ASK|LOADING|BUSY[A-Z]*|READONLY|OOM|DENIED|MISCONF|[A-Z]+DOWN"
 _INLINE_REPLY = re.compile(
-    rb"\+(?:OK|PONG|QUEUED|RESET)\r\n|-[A-Z]{3,} |:-?\d+\r\n|\$(?:-1|\d+)\r\n|[*~%](?:-1|\d+)\r\n|_\r\n"
+    rb"\+(?:OK|PONG|QUEUED|RESET)\r\n|-(?:%b) |:-?\d+\r\n|\$(?:-1|\d+)\r\n|[*~%%](?:-1|\d+)\r\n|_\r\n"
+    % _ERRORS
 )
 """What may answer an inline command: other protocols have lines of these words too."""
 _SHARED_WORDS = {"AUTH", "QUIT"}
