@@ -24,7 +24,7 @@ import numpy as np
 from masdeepflow.columns import Memo, cut_out
 from masdeepflow.keys import key_pattern, mask_variable
 from masdeepflow.pipelined import Message, Messages, Ordered, Pairs, Turn, column, merge, pair
-from masdeepflow.protocols.base import LIKELY
+from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.redact import redact_message
 from masdeepflow.table import Encoded, Parsed
 
@@ -407,7 +407,8 @@ class Memcached:
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
         """Return a score (n,), uint8: `LIKELY` for commands with their replies, else 0.
 
-        Commands alone will do if no reply is expected to them, or if they are binary.
+        Commands alone will do if no reply is expected to them, or if they are binary. `POSSIBLE`: `delete` and
+        `touch`, which beanstalkd has too, with the same replies.
         """
         score = np.zeros(len(slots), np.uint8)
         asked, answered = slots["request"][:, 0], slots["response"][:, 0]
@@ -473,7 +474,8 @@ class Memcached:
         number = _IS_DIGIT[slots["response"][:, 0]] & ~no_reply
         fits &= ~number | _starts_with(requests, {"incr", "decr"}, count)
         fits &= ~binary | _is_binary(slots["request"], slots["response"], no_reply)
-        return np.where(fits, np.uint8(LIKELY), np.uint8(0))
+        shared = ~binary & _starts_with(requests, {"delete", "touch"}, count)
+        return np.where(fits, np.where(shared, np.uint8(POSSIBLE), np.uint8(LIKELY)), np.uint8(0))
 
 
 _QUIET = {name for name in _OPCODES.values() if name.endswith("q")}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masdeepflow.protocols.base import LIKELY
+from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.protocols.memcached import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from masdeepflow.table import ABSENT
@@ -157,6 +157,7 @@ RECOGNISED = {
     "large": (b"set k 0 0 900\r\n" + b"x" * 902, b"STORED\r\n", LIKELY),
     "noreply": (b"set k 0 0 1 noreply\r\nx\r\n", b"", LIKELY),
     "waiting": (GET, b"", 0),
+    "beanstalkd has it too": (b"delete 7\r\n", b"DELETED\r\n", POSSIBLE),
     "meta": (b"mn\r\n", b"MN\r\n", LIKELY),
     "binary": (packet(0x80, 0, b"k"), packet(0x81, 0), LIKELY),
     "binary waiting": (packet(0x80, 0, b"k"), b"", LIKELY),
