@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.columns import Memo, cut_out
-from masdeepflow.keys import key_pattern, mask_variable
+from masdeepflow.keys import VARIABLE, key_pattern, mask_variable
 from masdeepflow.pipelined import Message, Messages, Ordered, Pairs, Turn, column, merge, pair
 from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.redact import redact_message
@@ -49,6 +49,7 @@ _KEYED = {
     **dict.fromkeys(("gat", "gats"), 2),
 }
 """Text commands with a key -> which word it is."""
+_WORDS_LEAST = {"touch": 3, "incr": 3, "decr": 3}
 _PLAIN = {"mn", "version", "quit", "stats", "flush_all", "verbosity", "cache_memlimit", "shutdown"}
 _PLAIN |= {"slabs", "lru", "lru_crawler", "watch", "misbehave"}
 _QUIET_META = {"mg", "ms", "md", "ma"}
@@ -152,7 +153,7 @@ def _read_request_line(data: bytes) -> _Line:
         name,
         silent=silent and bool(ended),
         size=size,
-        known=sized or not ended,
+        known=(sized and len(words) >= _WORDS_LEAST.get(name, 1)) or not ended,
         truncated=key.endswith(_ELLIPSIS),
     )
 
@@ -407,8 +408,8 @@ class Memcached:
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
         """Return a score (n,), uint8: `LIKELY` for commands with their replies, else 0.
 
-        Commands alone will do if no reply is expected to them, or if they are binary. `POSSIBLE`: `delete` and
-        `touch`, which beanstalkd has too, with the same replies.
+        Commands alone will do if no reply is expected to them, or if they are binary. `POSSIBLE`: `delete`
+        of a number, which beanstalkd has too, with the same replies.
         """
         score = np.zeros(len(slots), np.uint8)
         asked, answered = slots["request"][:, 0], slots["response"][:, 0]
@@ -474,7 +475,8 @@ class Memcached:
         number = _IS_DIGIT[slots["response"][:, 0]] & ~no_reply
         fits &= ~number | _starts_with(requests, {"incr", "decr"}, count)
         fits &= ~binary | _is_binary(slots["request"], slots["response"], no_reply)
-        shared = ~binary & _starts_with(requests, {"delete", "touch"}, count)
+        numbered = {f"delete {VARIABLE}"}
+        shared = ~binary & _starts_with(requests, numbered, count, "query")
         return np.where(fits, np.where(shared, np.uint8(POSSIBLE), np.uint8(LIKELY)), np.uint8(0))
 
 
@@ -484,11 +486,13 @@ _IS_DIGIT = np.isin(np.arange(256), list(b"0123456789"))
 _IS_UPPER = np.isin(np.arange(256), list(b"0123456789ABCDEHMNORSTV"))
 
 
-def _starts_with(messages: Messages[_Line], operations: set[str], count: int) -> NDArray[np.bool_]:
-    """Return which of `count` turns start with one of these operations."""
-    chosen = np.array([line.operation in operations for line in messages.values], bool)
+def _starts_with(
+    messages: Messages[_Line], chosen: set[str], count: int, name: str = "operation"
+) -> NDArray[np.bool_]:
+    """Return which of `count` turns start with a message whose field `name` is one of `chosen`."""
+    fits = np.array([getattr(line, name) in chosen for line in messages.values], bool)
     result = np.zeros(count, bool)
-    result[messages.row[chosen[messages.code] & (messages.start == 0)]] = True
+    result[messages.row[fits[messages.code] & (messages.start == 0)]] = True
     return result
 
 
