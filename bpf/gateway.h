@@ -57,7 +57,8 @@ struct end {
 	__u8 left;          /* it is out of the hash */
 	__u8 closed;
 	__u8 reset;         /* it is to be reset: closed with unread bytes, or in a splice() that can't see them */
-	__u8 unused[13];
+	__u8 unused[9];
+	__u32 netns;        /* inode of its network namespace */
 	__u32 recent_messages; /* that it sent, */
 	__u32 recent_bytes;    /* and their size: older ones fade */
 };

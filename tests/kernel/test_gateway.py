@@ -185,6 +185,27 @@ def test_containers_of_one_host_are_redirected(fresh: Track) -> None:
             assert (_totals(fresh).pairs, _totals(fresh).redirected_bytes) == (1, 10)
 
 
+def test_what_is_held_back_in_a_container_is_pushed(fresh: Track) -> None:
+    """As soon as its reader has left the hash: TCP itself would try again after 0.2 s, then 0.4 s."""
+    with Cable() as cable, cable.socket(0) as client, cable.socket(1) as listener:
+        listener.bind((cable.addresses[1], 8080))
+        listener.listen()
+        fresh.gateway.trust(8080)
+        fresh.gateway.limit(1 << 20)
+        client.connect((cable.addresses[1], 8080))
+        server, _ = listener.accept()
+        with server:
+            client.sendall(bytes(1 << 20))
+            client.sendall(b"behind")
+            assert _totals(fresh).left == {"slow reader": 1}
+            server.settimeout(10)
+            got = b""
+            while len(got) < (1 << 20) + 6:
+                got += server.recv(1 << 18)
+            assert got.endswith(b"behind")
+            until(lambda: not fresh.gateway.evict() and fresh.gateway.members() == 0)
+
+
 def test_the_same_addresses_in_other_namespaces_are_other_connections(fresh: Track) -> None:
     """Two loopbacks have the same addresses and ports; bytes stay in their own."""
     fresh.gateway.trust(8080)

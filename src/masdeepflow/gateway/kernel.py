@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from masdeepflow.gateway import pins
+from masdeepflow.gateway import namespaces, pins
 from masdeepflow.gateway.pairs import MAX_PAIRS, REASONS, Pairs, layout_of
 from masdeepflow.kernel import libbpf
 
@@ -82,6 +82,7 @@ class Gateway:
         self._links: dict[str, int] = {}
         self._iterators: dict[str, int] = {}
         self.directory: Path | None = None
+        self._netns = namespaces.own()
         try:
             self._load()
             self._shared_map = mmap.mmap(self._descriptors[".bss"], mmap.PAGESIZE)
@@ -181,8 +182,12 @@ class Gateway:
         self._drain_events()
         shared = self._shared[0]
         shared["members"] = shared["unfinished"] = 0
+        leaving = self.pairs.leaving()
         libbpf.run_iterator(self._iterators["evict"])
         libbpf.run_iterator(self._iterators["kick"])
+        for netns in self.pairs.left_since(leaving) - {0, self._netns}:
+            if (path := namespaces.find(netns)) is not None:
+                namespaces.call_in(path, lambda: libbpf.run_iterator(self._iterators["kick"]))
         return int(shared["unfinished"])
 
     def members(self) -> int:

@@ -50,7 +50,7 @@ REASONS = (
     "program",
 )
 """enum pair_reason as users read it."""
-_REDIRECTED, _LEAVING = STATES.index("redirected"), STATES.index("leaving")
+_LEAVING = STATES.index("leaving")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
@@ -158,6 +158,17 @@ class Pairs:
         sent = rows["ends"]["redirected"][:, ::-1].astype(np.int64)
         waiting: np.ndarray = sent - rows["ends"]["received"].astype(np.int64)
         return np.where(rows["ends"]["left"] == 0, waiting, 0)
+
+    def leaving(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs that are leaving: rows, intp (n,), and which of their ends have left, (n, 2)."""
+        rows = np.flatnonzero(self.rows["state"] == _LEAVING)
+        return rows, self.rows["ends"]["left"][rows]
+
+    def left_since(self, before: tuple[np.ndarray, np.ndarray]) -> set[int]:
+        """Return the network namespaces of pairs of which an end has left since `leaving` was asked."""
+        rows, left = before
+        ends = self.rows["ends"][rows]
+        return set(ends["netns"][(ends["left"] != left).any(axis=1)].ravel().tolist())
 
     def describe(self, most: int) -> list[dict[str, str | int]]:
         """Return rows in use as attributes, the `most` that had most bytes redirected."""

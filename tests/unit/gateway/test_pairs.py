@@ -98,6 +98,18 @@ def test_queued_is_what_the_other_end_sent_and_this_one_has_not_read(table: Pair
     assert not table.queued(rows).any()
 
 
+def test_namespaces_of_pairs_that_leave_are_told(table: Pairs) -> None:
+    """Of both ends, once one of them has left: it is its peer whose queue is to be pushed."""
+    table.rows = table.rows.copy()
+    table.rows["ends"]["netns"][[3, 7]] = ((1, 2), (4, 5))
+    table.rows["state"][[3, 7]] = STATES.index("leaving")
+    before = table.leaving()
+    assert table.left_since(before) == set()
+    table.rows["ends"]["left"][3] = (0, 1)
+    assert table.left_since(before) == {1, 2}
+    assert table.left_since(table.leaving()) == set()
+
+
 def test_totals_add_the_living_to_the_gone(table: Pairs) -> None:
     """Bytes of both directions; a connection is counted when it begins."""
     assert table.totals() == Totals(5, 1129, 5, 0, 0, 0, {"slow reader": 4})
