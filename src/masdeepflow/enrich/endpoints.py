@@ -170,6 +170,18 @@ class Endpoints:
         elif end.flow is not None:
             self._set_peer(code, end, self._flows.gone(end.flow))
 
+    def _meet_again(self, code: int, end: End) -> None:
+        """Meet, unless another process uses the same socket now: then that one is the other's peer."""
+        if end.flow is None:
+            if self._by_socket.get(end.cookies[0]) == code:
+                self._meet(code, end)
+        elif self._flows.end(end.flow) == code:
+            self._meet(code, end)
+        else:
+            other = self._flows.other(end.flow)
+            met = None if other is None else self._all[other]
+            self._set_peer(code, end, self._flows.gone(end.flow) if met is None else met.identity.peer)
+
     def _other(self, code: int, end: End) -> int | None:
         if end.flow is not None:
             return self._flows.add(end.flow, code)
@@ -226,7 +238,7 @@ class Endpoints:
             self._name(code)
         for code in codes:
             if (end := self._all[code]) is not None:
-                self._meet(code, end)
+                self._meet_again(code, end)
 
     def _name(self, code: int) -> None:
         end = self._all[code]

@@ -71,8 +71,17 @@ class Flows:
                 self._gone[_OTHER[role]].pop(key, None)
             self._by_client[role].setdefault(_client_side(key), []).append(key)
         ends[key] = end
+        return self.other(flow)
+
+    def other(self, flow: Flow) -> int | None:
+        """Return the end at the other side, None if it is not known."""
+        role, key = flow[0], flow[1:]
         other = self._ends[_OTHER[role]].get(key)
         return other if other is not None else self._translated(role, key)
+
+    def end(self, flow: Flow) -> int | None:
+        """Return the end that was added last, as far as it was not removed."""
+        return self._ends[flow[0]].get(flow[1:])
 
     def _translated(self, role: str, key: _Key) -> int | None:
         """Return the end that sees the same client at another server address: a Service, a published port."""

@@ -406,6 +406,25 @@ def test_of_many_connections_only_some_are_named_anew_at_once(monkeypatch: pytes
     assert not table._stale
 
 
+def test_of_processes_that_share_a_socket_the_last_to_use_it_is_the_peer() -> None:
+    """Also when more becomes known of one that used it before."""
+    directory = Directory()
+    table = Endpoints(directory)
+    _peers(table, CLIENT_END)
+    for pid, comm in ((8, b"master"), (9, b"worker")):
+        assert _peers(table, {**SERVER_END, "pid": pid, "comm": comm}) == [(7, "curl")]
+    assert _peers(table, CLIENT_END) == [(9, "worker")]
+    table.refresh(directory.learn([ProcessFact(8, "master", "master", service="old")]))
+    assert _peers(table, CLIENT_END) == [(9, "worker")]
+    table.refresh(directory.learn([ProcessFact(9, "worker", "worker", service="new")]))
+    assert _peers(table, CLIENT_END) == [(9, "new")]
+    table.refresh(directory.learn([ProcessFact(7, "curl", "curl", service="shop")]))
+    for pid in (8, 9):
+        comm = b"master" if pid == 8 else b"worker"
+        assert _peers(table, {**SERVER_END, "pid": pid, "comm": comm})[0][0] == 7
+    assert _peers(table, {**SERVER_END, "pid": 9, "comm": b"worker"}) == [(7, "shop")]
+
+
 def test_two_ends_of_a_unix_connection_are_each_others_peers() -> None:
     """The end that comes second knows the cookie of the first; late facts reach both."""
     directory = Directory()
