@@ -437,6 +437,13 @@ def test_a_sync_that_comes_later() -> None:
     ]
 
 
+def test_an_error_lasts_until_the_sync() -> None:
+    """Whatever a client sends before it, in that turn or a later one, is skipped."""
+    one = bind(b"s") + execute()
+    found = lines((one + FLUSH, BOUND + ERROR), (one + SYNC, READY), (one + SYNC, BOUND + tag(b"A") + READY))
+    assert [response for _, response in found] == [FAILED, SKIPPED, "PostgreSQL Response: A"]
+
+
 def test_a_lost_turn_does_not_shift_the_answers() -> None:
     """What waited is reported without its answer; the next query gets its own."""
     waits = parse(SELECT) + bind() + execute() + SYNC
@@ -811,6 +818,33 @@ def test_values_do_not_matter(turns: list[tuple[bytes, bytes, int]]) -> None:
         )
     )
     check_equal([slots, cut(slots, 64, 40)])
+
+
+def test_what_differs_is_not_taken_for_the_same() -> None:
+    """Executions and results that are alike but for one thing, all in one batch."""
+    names = [b"s", b"t", b"n" * 38, b"n" * 39, b"n" * 40, b"n" * 60]
+    requests = [bind(name) + execute() + SYNC for name in names]
+    # The more of a value, the more of what is behind it is hidden: the whole of it, a part, nothing.
+    requests += [bind(b"s", value=b"x" * size) + DESCRIBE + execute() + SYNC for size in range(140, 190)]
+    hidden = bind(b"s", value=b"x" * 190)
+    requests += [hidden + execute() + b"?" * size for size in range(40)]
+    requests += [hidden + (b"" if size < 5 else FLUSH.ljust(size, b"\0")) for size in range(40)]
+    requests += [parse(b"SELECT '" + b"x" * 200) + b"?" * size for size in range(60)]
+    requests += [parse(b"SELECT %d" % size) + bind() + execute() + SYNC for size in range(3)]
+    requests += [bind(b"s", b"p") + execute(b"p") + SYNC, bind(b"s") + execute(b"p") + SYNC]
+    results = [described(*[b"a"] * count) + row(b"x" * size) for count in (1, 2, 3) for size in (1, 99)]
+    answers = [BOUND + result + end + READY for result in results for end in (b"", tag(b"A"))]
+    answers += [
+        BOUND + row(b"1") + tag(text) + READY for text in (b"A", b"B", b"A" * 23, b"A" * 24, b"A" * 30)
+    ]
+    answers += [BOUND + tag(b"A") + tag(b"B") + READY, BOUND + tag(b"A"), BOUND + EMPTY + READY]
+    filled = BOUND + row(b"x" * (RESPONSE_ROOM - 23)) + tag(b"A")
+    answers += [filled + tag(b"B") + READY, filled]
+    turns = [turn(request, answers[number % len(answers)]) for number, request in enumerate(requests)]
+    turns += [turn(request, answer) for request in (requests[0], query("x")) for answer in answers]
+    slots = make_slots(*turns)
+    slots["cookie"] = np.arange(len(slots))
+    check_equal([slots, cut(slots, 64, 64)])
 
 
 def mixed(number: int) -> np.ndarray:
