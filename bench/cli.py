@@ -15,6 +15,7 @@ from bench import (
     agent_cpu,
     bpf,
     cluster,
+    dns,
     footprint,
     kept,
     key_value,
@@ -64,6 +65,7 @@ _BENCHMARKS = {
     "naming": _Benchmark(naming.measure, live=False),
     "postgresql": _Benchmark(postgresql.measure, live=False),
     "key_value": _Benchmark(key_value.measure, live=False),
+    "dns": _Benchmark(dns.measure, live=False),
     "cluster": _Benchmark(cluster.measure, live=False),
 }
 

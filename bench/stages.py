@@ -118,13 +118,16 @@ def new_pipeline() -> Pipeline:
     return Pipeline(registry.load(), Directory(), filters.parse((), ()))
 
 
-def cut(pipeline: Pipeline, slots: np.ndarray, size: int) -> list[_Batch]:
-    """Cut the records into batches of `size`; the pipeline knows all connections afterwards."""
+def cut(pipeline: Pipeline, slots: np.ndarray, size: int, each: int = 1) -> list[_Batch]:
+    """Cut the records into batches of `size`; the pipeline knows all connections afterwards.
+
+    each: records that make a transaction, where it takes more than one.
+    """
     batches = []
     for start in range(0, len(slots) - size + 1, size):
         some = slots[start : start + size]
         tables, events = pipeline.process(some, _REALTIME_OFFSET)
-        assert sum(map(len, tables)) >= size
+        assert sum(map(len, tables)) >= size // each
         batches.append(_Batch(some, Output(tables, events, _FUTURE, pipeline.records)))
     return batches
 

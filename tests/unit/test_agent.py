@@ -21,7 +21,7 @@ from masdeepflow.kernel.probes import ServiceSignals
 from masdeepflow.pipeline import Pipeline
 from masdeepflow.protocols import registry
 from masdeepflow.recording import Recorder, Recording
-from masdeepflow.schema import Kind, Role
+from masdeepflow.schema import Kind, Role, Transport
 from masdeepflow.sinks.json_log import JsonLog
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
 from masdeepflow.sinks.metrics import Metrics
@@ -647,3 +647,12 @@ def test_ledger_has_nothing_to_tell_at_first() -> None:
     """Before the counters are read, nothing is known to be lost."""
     bench = Bench()
     assert set(Ledger(bench.pipeline, bench.metrics).lost().values()) == {0}
+
+
+def test_the_kernel_is_told_which_datagrams_to_follow(bench: Bench) -> None:
+    """The ports known from the start at once, and what a batch teaches before the next is read."""
+    assert bench.probes.followed == [53]
+    noise = turn(b"noise", kind=Kind.DATAGRAM, transport=Transport.UDP, cookie=6)
+    bench.probes.ring.add(*[noise] * 65)
+    bench.agent.poll()
+    assert (bench.probes.followed, bench.probes.left) == ([53], [6])

@@ -23,6 +23,7 @@ from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
 from masdeepflow.redaction import redact_table
 from masdeepflow.schema import Flag, Kind, Role, Transport
 from masdeepflow.table import ABSENT, Encoded, Events, Parsed, Table
+from tests.support import dns_wire
 from tests.support.slots import DTYPE, MILLISECOND, START, cgroup, execute, fork, make_slots, turn
 
 if TYPE_CHECKING:
@@ -629,3 +630,62 @@ def test_slots_that_can_not_be_written_to_are_enough() -> None:
     )
     slots.flags.writeable = False
     assert [table.protocol for table in _real().process(slots, OFFSET)[0]] == ["http", "tcp"]
+
+
+NAME = b"www.example.org"
+LOOKUP, FOUND = dns_wire.query(NAME), dns_wire.response(NAME, dns_wire.record(b"\xc0\0\2\1"))
+
+
+def test_a_query_that_nobody_answers_is_an_error_of_its_own_end() -> None:
+    """When the stamps of a later batch, whatever is in it, tell that its time is over; and once."""
+    pipeline = _real()
+    tables, _ = pipeline.process(make_slots(dns_wire.asked(LOOKUP, cookie=7, pid=70, comm=b"curl")), OFFSET)
+    assert [(table.protocol, table.still_open.tolist()) for table in tables] == [("dns", [True])]
+    later = turn(kind=Kind.SILENT, transport=Transport.UDP, request_first_ns=7 * 10**9)
+    tables, events = pipeline.process(make_slots(later), OFFSET)
+    assert not len(events)
+    assert [(table.protocol, table.error.tolist()) for table in tables] == [("dns", [True])]
+    end = tables[0].endpoints[tables[0].endpoint[0]]
+    assert (end.pid, end.comm, end.remote) == (70, "curl", "127.0.0.1:53")
+    assert tables[0].duration_ns.tolist() == [ABSENT]
+    assert (tables[0].end_ns - tables[0].start_ns).tolist() == [5 * 10**9]
+    assert tables[0].shown.tolist() == [True], "its request had a line when it was sent"
+    later["request_first_ns"] = 20 * 10**9
+    assert pipeline.process(make_slots(later), OFFSET)[0] == []
+
+
+def test_peers_of_one_socket_are_ends_of_their_own() -> None:
+    """A server's one UDP socket answers many clients; who asked it, it does not know."""
+    pipeline = _real()
+    end = dns_wire.serving(cookie=9)
+    answers = [
+        dns_wire.answered(dns_wire.response(NAME, number=number), **{**end, "remote_port": port})
+        for number, port in ((1, 40001), (2, 40002))
+    ]
+    asked = [dns_wire.asked(dns_wire.query(NAME, number=number), **end) for number in (1, 2)]
+    (table,), _ = pipeline.process(make_slots(*asked, *answers), OFFSET)
+    ends = [table.endpoints[code] for code in table.endpoint.tolist()]
+    assert [(end.client_port, end.role) for end in ends] == [(40001, "server"), (40002, "server")]
+
+
+def test_datagrams_of_nobody_are_shown_as_they_ask() -> None:
+    """What answers can't be paired; a socket with many of them is to have turns again."""
+    pipeline = _real()
+    pipeline.datagrams.take()
+    slots = make_slots(*[dns_wire.asked(b"noise", cookie=5), dns_wire.answered(b"noise", cookie=5)] * 40)
+    tables, _ = pipeline.process(slots, OFFSET)
+    assert [(table.protocol, len(table)) for table in tables] == [("tcp", 40)]
+    assert pipeline.datagrams.take() == ([], [5])
+
+
+def test_a_port_on_which_an_id_pairs_is_followed() -> None:
+    """The server's port of a UDP turn that is recognised, beside those known from the start."""
+    pipeline = _real()
+    assert pipeline.datagrams.take() == ([53], [])
+    for role, side in ((Role.CLIENT, "remote_port"), (Role.SERVER, "local_port")):
+        fields: dict[str, Any] = {"transport": Transport.UDP, "role": role, side: 5300 + role, "cookie": role}
+        pipeline.process(make_slots(turn(LOOKUP, FOUND, **fields)), OFFSET)
+    pipeline.process(
+        make_slots(turn(b"\0\x1d" + LOOKUP, b"\0" + bytes([len(FOUND)]) + FOUND, cookie=8)), OFFSET
+    )
+    assert pipeline.datagrams.take() == ([5301, 5302], [])
