@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masdeepflow.enrich.script import script_of
+from masdeepflow.enrich.script import called, script_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,7 +83,8 @@ def identify(  # noqa: PLR0913  # the parts of an identity
     """
     executable = program.executable if program else None
     arguments = program.arguments if program else ()
-    service = _service(program, place) or script_of(executable, arguments) or executable or comm or _UNKNOWN
+    given = _service(program, place) or script_of(executable, arguments)
+    service = given or called(comm, arguments) or executable or comm or _UNKNOWN
     attributes = (
         ("service.name", service),
         *_process_attributes(arguments if show_arguments else (), user),

@@ -1,4 +1,4 @@
-"""What an interpreter runs: a host full of `python3` says nothing."""
+"""What a program is called: a host full of `python3` says nothing, and a link may have told a better name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["script_of"]
+__all__ = ["called", "script_of"]
 
 _INTERPRETER = re.compile(
     r"(python|pypy|ruby|perl|php|node|nodejs|bun|deno|java|bash|dash|ash|sh)[\d.]*", re.ASCII
 )
+_TITLE = re.compile(r"[\s:]")  # `nginx: worker process`, `redis-server 127.0.0.1:6379`
 _MULTICALL = "busybox"  # runs what it is called as, or told first
 _SHELLS = frozenset(["sh", "ash"])
 _RUNNERS = frozenset(["bun", "deno"])  # whose script may follow the word `run`
@@ -37,6 +38,17 @@ def script_of(executable: str | None, arguments: Sequence[str]) -> str | None:
     rest = iter(arguments[2:] if executable in _RUNNERS and arguments[1:2] == ["run"] else arguments[1:])
     program = next(_program(rest), None)
     return None if program is None else _base_name(program)
+
+
+def called(comm: str, arguments: Sequence[str]) -> str | None:
+    """Return the name by which a program was started; Debian's redis-server is a link to redis-check-rdb.
+
+    None where comm and arguments, argv, do not agree on it: either can be set by the program.
+    """
+    name = _base_name(arguments[0]) if arguments else None
+    if not name or not comm or not name.startswith(comm):
+        return None
+    return _TITLE.split(name, 1)[0] or None
 
 
 def _applet(arguments: Sequence[str]) -> str | None:

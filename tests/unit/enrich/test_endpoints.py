@@ -465,7 +465,7 @@ def test_late_facts_name_connections_that_are_open() -> None:
     before = _resolve(
         table, make_slots(*(turn(b"x", b"", **end) for end in (CLIENT_END, SERVER_END, stranger)))
     )
-    table.refresh(directory.learn([ProcessFact(8, "nginx", "nginx-debug", ("nginx", "-g"))]))
+    table.refresh(directory.learn([ProcessFact(8, "nginx", "nginx-debug", ("nginx-debug", "-g"))]))
     after = _resolve(
         table, make_slots(*(turn(b"x", b"", **end) for end in (CLIENT_END, SERVER_END, stranger)))
     )

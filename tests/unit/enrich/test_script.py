@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masdeepflow.enrich.script import script_of
+from masdeepflow.enrich.script import called, script_of
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,34 @@ from masdeepflow.enrich.script import script_of
 def test_an_interpreter_is_what_it_runs(executable: str | None, arguments: str, script: str | None) -> None:
     """Script, module, archive or main class, past options and their values."""
     assert script_of(executable, arguments.split()) == script
+
+
+@pytest.mark.parametrize(
+    ("comm", "arguments", "name"),
+    [
+        ("redis-server", ["/usr/bin/redis-server", "/etc/redis.conf"], "redis-server"),
+        ("redis-server", ["/usr/bin/redis-server 127.0.0.1:6379"], "redis-server"),
+        ("nginx", ["nginx: worker process"], "nginx"),
+        ("postgres", ["postgres: checkpointer "], "postgres"),
+        ("a-name-of-fifte", ["/bin/a-name-of-fifteen-and-more"], "a-name-of-fifteen-and-more"),
+        ("worker", ["/usr/sbin/nginx"], None),
+        ("sh", [], None),
+        ("", ["/bin/sh"], None),
+        ("sh", ["/"], None),
+    ],
+)
+def test_a_program_is_called_what_it_was_started_by(
+    comm: str, arguments: list[str], name: str | None
+) -> None:
+    """Where its short name and its title agree: a link's name says more than that of what it leads to."""
+    assert called(comm, arguments) == name
+
+
+@given(st.text(), st.lists(st.text()))
+def test_any_names_give_a_name_or_none(comm: str, arguments: list[str]) -> None:
+    """A program can set both."""
+    name = called(comm, arguments)
+    assert name is None or (name and "/" not in name)
 
 
 @given(st.lists(st.text()))
