@@ -46,6 +46,11 @@ class Accelerator(Program):
             self.kill()
             raise
 
+    def __exit__(self, *error: object) -> None:
+        """Let it go as a user does: one that is killed leaves its pins for the next."""
+        if self.process.poll() is None:
+            self.stop()
+
     @staticmethod
     def status() -> dict[str, Any]:
         """Return what `accelerate status` says of the only gateway."""

@@ -33,7 +33,7 @@ typedef unsigned long long __u64; typedef int __s32; typedef _Bool bool;
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
 enum { BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY };
-enum { BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_RINGBUF };
+enum { BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_RINGBUF };
 enum { BPF_ANY, BPF_NOEXIST, BPF_RB_NO_WAKEUP };
 static void *(*bpf_map_lookup_elem)(void *, const void *);
 static long (*bpf_map_update_elem)(void *, const void *, const void *, __u64);

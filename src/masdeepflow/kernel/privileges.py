@@ -73,6 +73,8 @@ _PID_NAMESPACE = Path("/proc/self/ns/pid")
 _CGROUP_NAMESPACE = Path("/proc/self/ns/cgroup")
 _APPARMOR = (Path("/proc/self/attr/apparmor/current"), Path("/proc/self/attr/current"))
 _DOCKER = Path("/.dockerenv")
+_MOUNTS = Path("/proc/self/mountinfo")
+_OWN_NAME = " /etc/hostname "
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _NO_SUCH_COMMAND = 0x7FFF
 
@@ -105,7 +107,8 @@ def place() -> Place:
     # Its file, /run/.containerenv, is not there beside --read-only.
     if os.environ.get("container") == "podman":  # noqa: SIM112  # systemd's convention, which Podman keeps
         return "podman"
-    return "docker" if _DOCKER.exists() else "host"
+    # A virtual machine made from an image has the file too, but nothing mounted over the names of its host.
+    return "docker" if _DOCKER.exists() and _OWN_NAME in _MOUNTS.read_text() else "host"
 
 
 def effective() -> int:

@@ -23,6 +23,10 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(f"Name:\tpython\nCapPrm:\t{ALL:016x}\nCapEff:\t{BPF:016x}\nCapBnd:\t{0:016x}\n")
     monkeypatch.setattr(privileges, "_STATUS", path)
     monkeypatch.setattr(privileges, "_DOCKER", tmp_path / "docker")
+    monkeypatch.setattr(privileges, "_MOUNTS", tmp_path / "mountinfo")
+    (tmp_path / "mountinfo").write_text(
+        "23 1 8:1 / / rw - ext4 /dev/sda1 rw\n24 23 8:1 /c/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
+    )
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.delenv("container", raising=False)
     return path
@@ -73,6 +77,17 @@ def test_place_is_told_by_what_its_runtime_leaves(
     assert privileges.place() == "podman"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     assert privileges.place() == "kubernetes"
+
+
+def test_a_machine_made_from_an_image_is_a_host(
+    status: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has Docker's file at its root, but no mount of what a container is called."""
+    del status
+    (tmp_path / "docker").touch()
+    monkeypatch.setattr(privileges, "_MOUNTS", tmp_path / "plain")
+    (tmp_path / "plain").write_text("23 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
+    assert privileges.place() == "host"
 
 
 def test_capabilities_are_asked_for_in_the_words_of_the_place(
