@@ -78,7 +78,9 @@ def _rows(name: str, server: Nginx, counts: _Counts, goals: _Goals) -> list[Row]
     """Return the figures of one run. goals: of I/O events a second, and of records lost."""
     load, served, summary = counts
     lost = summary.lost.get("ring_full", 0)
-    at_server = summary.requests.get((server.comm, "server"), 0)
+    # Older than the agent, and with a title of its own, it goes by its executable.
+    names = ((server.comm, "server"), ("nginx", "server"))
+    at_server = sum(summary.requests.get(name, 0) for name in names)
     client = (f"wrk-{server.port}", "client")
     at_client = summary.requests.get(client, 0) - summary.errors.get(client, 0)
     return [
