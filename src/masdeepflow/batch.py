@@ -44,7 +44,7 @@ def _neighbours(dtype: np.dtype[np.void], names: tuple[str, ...]) -> tuple[int, 
     offsets = [offset - 8 * first for _, offset in fields]
     formats = [kind for kind, _ in fields]
     named = {"names": list(names), "formats": formats, "offsets": offsets, "itemsize": 8 * (last - first)}
-    return first, last, np.dtype(named)  # type: ignore[call-overload]
+    return first, last, np.dtype(named)  # type: ignore[call-overload]  # no stub knows this form
 
 
 def _fields(dtype: np.dtype[np.void]) -> dict[str, tuple[np.dtype[np.generic], int]]:

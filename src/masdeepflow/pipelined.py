@@ -336,7 +336,7 @@ class Session(Protocol[Q_contra, R_contra]):
         """Take note of a reply; return whether it is that of the oldest `request` that waits."""
 
 
-S = TypeVar("S", bound=Session)  # type: ignore[type-arg]
+S = TypeVar("S", bound=Session)  # type: ignore[type-arg]  # a bound takes no variable
 
 
 @dataclass(slots=True)

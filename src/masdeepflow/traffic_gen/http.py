@@ -60,7 +60,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(f"{self.command} {self.path}\n".encode("latin-1"))
 
     # The parent looks the method up by these names.
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer  # noqa: N815  # http.server calls them so
 
     def _send(self, body: bytes) -> None:
         self.send_response(http.HTTPStatus.OK)

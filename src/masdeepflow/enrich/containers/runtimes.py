@@ -143,11 +143,11 @@ class Runtimes:
     def _connect(self, socket: Socket) -> Client:
         """Return a client of the socket; what it needs is imported only where there is one."""
         if socket.kind == "docker":
-            from masdeepflow.enrich.containers.docker import DockerClient  # noqa: PLC0415
+            from masdeepflow.enrich.containers.docker import DockerClient  # noqa: PLC0415  # when used
 
             return DockerClient(socket.path, self._pace.answer)
         try:
-            from masdeepflow.enrich.containers.cri import CriClient  # noqa: PLC0415
+            from masdeepflow.enrich.containers.cri import CriClient  # noqa: PLC0415  # an extra
         except ImportError as error:
             raise Unavailable(
                 f"cannot be asked without the package {error.name}: pip install masdeepflow[cri]"

@@ -132,7 +132,7 @@ def commands_of(statements: bytes) -> Iterable[Command]:
         return [command_of(text, cut=False) for text in statements.split(b"\0")[:-1]]
     operations, summaries = zip(*alike, strict=True) if alike else ((), ())
     lines = map("PostgreSQL Query: ".__add__, texts)
-    return map(Command, lines, texts, operations, summaries, repeat(False))  # noqa: FBT003
+    return map(Command, lines, texts, operations, summaries, repeat(False))  # noqa: FBT003  # a column
 
 
 @lru_cache(_REMEMBERED)

@@ -250,4 +250,4 @@ def _error(line: bytes, *, cut: bool) -> Reply:
     code, message = (found[1], text[found.end() :]) if found else (None, text)
     message = redact_message(message.partition(_ARGUMENTS)[0]) + _ELLIPSIS * cut
     shown = f"{code} {message}".rstrip() if code else message
-    return Reply(f"{_ANSWER}(error) {shown}", True, code, message or None, truncated=cut)  # noqa: FBT003
+    return Reply(f"{_ANSWER}(error) {shown}", True, code, message or None, truncated=cut)  # noqa: FBT003  # error
