@@ -3,12 +3,11 @@
 It does not raise, gives columns of one length whose rows point at slots of the batch in order, scores every
 slot, and reports exactly what the plain reference reports, queries that are never answered included.
 
-Run with `python tests/fuzz/fuzz_dns.py [-runs=N] [CORPUS]`; needs atheris.
+Run with `PYTHONPATH=src:. python tests/fuzz/fuzz_dns.py [-runs=N] [CORPUS]`; needs atheris.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from masdeepflow.protocols.dns import PROTOCOL
 from masdeepflow.schema import Flag, Kind, Transport
 from tests.support import dns_wire as wire
 from tests.support.dns_wire import answered, asked, query, record, response
+from tests.support.fuzzing import fuzz, pieces
 from tests.support.slots import START, make_slots, turn
 from tests.unit.protocols.dns_reference import check_equal
 
@@ -75,7 +75,7 @@ def _slots(source: Iterator[int]) -> Iterator[dict[str, object]]:
         at = START + (what >> 4) * STEP_NS
         fields: dict[str, Any] = {"cookie": what & 1, "remote_port": 0 if what & 6 == 6 else 53}
         if what & 8:
-            yield (asked if what & 2 else answered)(b"".join(_pieces(source)), at, **fields)
+            yield (asked if what & 2 else answered)(b"".join(pieces(source, FRAGMENTS)), at, **fields)
             continue
         stream = bool(what & 2)
         sides = [_side(source, stream=stream) for _ in range(2)]
@@ -87,31 +87,9 @@ def _slots(source: Iterator[int]) -> Iterator[dict[str, object]]:
 
 
 def _side(source: Iterator[int], *, stream: bool) -> bytes:
-    data = b"".join(_pieces(source))
+    data = b"".join(pieces(source, FRAGMENTS))
     return len(data).to_bytes(2, "big") + data + data[:5] if stream else data
 
 
-def _pieces(source: Iterator[int]) -> Iterator[bytes]:
-    """Yield fragments and literal bytes up to a zero."""
-    for piece in source:
-        if piece == 0:
-            return
-        if piece <= len(FRAGMENTS):
-            yield FRAGMENTS[piece - 1]
-        else:
-            yield bytes(byte for _, byte in zip(range(piece % 16), source, strict=False))
-
-
-def main() -> None:
-    """Fuzz until a failure or the end of `-runs`. Exits with a message if atheris is not installed."""
-    try:
-        import atheris  # noqa: PLC0415  # the rest of this module serves tests without it
-    except ImportError:
-        sys.exit("Fuzzing needs atheris, which is not installed: pip install atheris")
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(check)

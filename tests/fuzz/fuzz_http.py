@@ -8,13 +8,13 @@ Run with `PYTHONPATH=src:. python tests/fuzz/fuzz_http.py [-runs=N] [CORPUS]`; n
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masdeepflow.protocols.http import PROTOCOL
 from masdeepflow.schema import Flag, Kind
+from tests.support.fuzzing import fuzz, pieces
 from tests.support.slots import make_slots, turn
 from tests.unit.protocols.http_reference import check_equal, cut
 
@@ -76,8 +76,8 @@ def _turns(source: Iterator[int]) -> Iterator[dict[str, object]]:
         numbers[cookie] += 0 if is_open or continued else 1 + (what >> 7)
         flags = (Flag.CONTINUED if continued else 0) | (Flag.CLOSED if what & 8 else 0)
         yield turn(
-            b"".join(_pieces(source)),
-            b"".join(_pieces(source)),
+            b"".join(pieces(source, FRAGMENTS)),
+            b"".join(pieces(source, FRAGMENTS)),
             cookie=cookie,
             turn=numbers[cookie] + is_open,
             kind=Kind.OPEN if is_open else Kind.TURN,
@@ -86,27 +86,5 @@ def _turns(source: Iterator[int]) -> Iterator[dict[str, object]]:
         )
 
 
-def _pieces(source: Iterator[int]) -> Iterator[bytes]:
-    """Yield fragments and literal bytes up to a zero."""
-    for piece in source:
-        if piece == 0:
-            return
-        if piece <= len(FRAGMENTS):
-            yield FRAGMENTS[piece - 1]
-        else:
-            yield bytes(byte for _, byte in zip(range(piece % 16), source, strict=False))
-
-
-def main() -> None:
-    """Fuzz until a failure or the end of `-runs`. Exits with a message if atheris is not installed."""
-    try:
-        import atheris  # noqa: PLC0415  # the rest of this module serves tests without it
-    except ImportError:
-        sys.exit("Fuzzing needs atheris, which is not installed: pip install atheris")
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(check)

@@ -3,18 +3,18 @@
 It does not raise, gives columns of one length whose rows point at turns of the batch in order, scores every
 turn, and reports exactly what the plain reference reports.
 
-Run with `python tests/fuzz/fuzz_mysql.py [-runs=N] [CORPUS]`; needs atheris.
+Run with `PYTHONPATH=src:. python tests/fuzz/fuzz_mysql.py [-runs=N] [CORPUS]`; needs atheris.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masdeepflow.protocols.mysql import PROTOCOL
 from masdeepflow.schema import Flag, Kind
+from tests.support.fuzzing import fuzz
 from tests.support.slots import make_slots, turn
 from tests.unit.protocols.mysql_reference import check_equal, cut
 
@@ -151,16 +151,5 @@ def _literal(source: Iterator[int], count: int) -> bytes:
     return bytes(byte for _, byte in zip(range(count), source, strict=False))
 
 
-def main() -> None:
-    """Fuzz until a failure or the end of `-runs`. Exits with a message if atheris is not installed."""
-    try:
-        import atheris  # noqa: PLC0415  # the rest of this module serves tests without it
-    except ImportError:
-        sys.exit("Fuzzing needs atheris, which is not installed: pip install atheris")
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(check)

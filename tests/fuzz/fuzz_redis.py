@@ -8,19 +8,9 @@ Run with `PYTHONPATH=src:. python tests/fuzz/fuzz_redis.py [-runs=N] [CORPUS]`; 
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
-import numpy as np
-
 from masdeepflow.protocols.redis import PROTOCOL
-from masdeepflow.schema import Flag, Kind
-from tests.support.slots import make_slots, turn
-from tests.unit.protocols.http_reference import cut
+from tests.support.fuzzing import check_pipelined, fuzz
 from tests.unit.protocols.redis_reference import check_equal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def command(*words: bytes) -> bytes:
@@ -69,70 +59,11 @@ FRAGMENTS = [
 ]
 """One byte of input stands for each, so that the fuzzer gets deep; other bytes announce literal ones."""
 
-SIZES = [(208, 104), (64, 40), (24, 16)]
-MOST_TURNS = 16
-
 
 def check(data: bytes) -> None:
     """Hold the invariant for the turns that `data` stands for."""
-    source = iter(data)
-    sizes, split = SIZES[next(source, 0) % len(SIZES)], next(source, 0) % MOST_TURNS
-    turns = list(_turns(source))
-    if not turns:
-        return
-    slots = cut(make_slots(*turns), *sizes)
-    parsed, scores = PROTOCOL().parse(slots), PROTOCOL().recognise(slots)
-    assert scores.dtype == np.uint8
-    assert scores.shape == slots.shape
-    shown = [parsed.request_text, parsed.response_text, *parsed.attributes.values()]
-    arrays = [parsed.error, parsed.truncated, *parsed.base.values()]
-    assert {*map(len, shown), *map(len, arrays)} == {len(parsed.rows)}
-    assert (np.diff(parsed.rows) >= 0).all()
-    assert set(parsed.rows) <= set(range(len(slots)))
-    check_equal([slots[:split], slots[split:]])
-
-
-def _turns(source: Iterator[int]) -> Iterator[dict[str, object]]:
-    """Yield turns of two connections: a byte of what happens, then both sides."""
-    numbers = [0, 0]
-    for _, what in zip(range(MOST_TURNS), source, strict=False):
-        cookie, is_open, continued = what & 1, what & 0b110 == 0b010, what & 0b110 == 0b100
-        numbers[cookie] += 0 if is_open or continued else 1 + (what >> 7)
-        flags = (Flag.CONTINUED if continued else 0) | (Flag.CLOSED if what & 8 else 0)
-        request, response = b"".join(_pieces(source)), b"".join(_pieces(source))
-        if response and not request:
-            flags |= Flag.SERVER_FIRST
-        yield turn(
-            request * (1 + (what >> 5 & 3)),
-            response * (1 + (what >> 5 & 3)),
-            cookie=cookie,
-            turn=numbers[cookie] + is_open,
-            kind=Kind.OPEN if is_open else Kind.TURN,
-            flags=flags | (Flag.OLD_CONNECTION if cookie else 0),
-        )
-
-
-def _pieces(source: Iterator[int]) -> Iterator[bytes]:
-    """Yield fragments and literal bytes up to a zero."""
-    for piece in source:
-        if piece == 0:
-            return
-        if piece <= len(FRAGMENTS):
-            yield FRAGMENTS[piece - 1]
-        else:
-            yield bytes(byte for _, byte in zip(range(piece % 16), source, strict=False))
-
-
-def main() -> None:
-    """Fuzz until a failure or the end of `-runs`. Exits with a message if atheris is not installed."""
-    try:
-        import atheris  # noqa: PLC0415  # the rest of this module serves tests without it
-    except ImportError:
-        sys.exit("Fuzzing needs atheris, which is not installed: pip install atheris")
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
+    check_pipelined(data, PROTOCOL, FRAGMENTS, check_equal)
 
 
 if __name__ == "__main__":
-    main()
+    fuzz(check)

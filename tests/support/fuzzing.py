@@ -1,0 +1,92 @@
+"""What the fuzz harnesses share."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masdeepflow.schema import Flag, Kind
+from tests.support.slots import make_slots, turn
+from tests.unit.protocols.http_reference import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from masdeepflow.protocols.base import Protocol
+
+__all__ = ["check_pipelined", "fuzz", "pieces"]
+
+_SIZES = [(208, 104), (64, 40), (24, 16)]
+_MOST_TURNS = 16
+
+
+def check_pipelined(
+    data: bytes,
+    protocol: Callable[[], Protocol],
+    fragments: Sequence[bytes],
+    check_equal: Callable[[list[np.ndarray]], object],
+) -> None:
+    """Hold the invariant of a protocol with pipelines for the turns that `data` stands for.
+
+    fragments: a byte of `data` stands for each, so that the fuzzer gets deep; others announce literal ones.
+    check_equal: holds the parser and its reference equal over batches.
+    """
+    source = iter(data)
+    sizes, split = _SIZES[next(source, 0) % len(_SIZES)], next(source, 0) % _MOST_TURNS
+    turns = list(_turns(source, fragments))
+    if not turns:
+        return
+    slots = cut(make_slots(*turns), *sizes)
+    parsed, scores = protocol().parse(slots), protocol().recognise(slots)
+    assert scores.dtype == np.uint8
+    assert scores.shape == slots.shape
+    shown = [parsed.request_text, parsed.response_text, *parsed.attributes.values()]
+    arrays = [parsed.error, parsed.truncated, *parsed.base.values()]
+    assert {*map(len, shown), *map(len, arrays)} == {len(parsed.rows)}
+    assert (np.diff(parsed.rows) >= 0).all()
+    assert set(parsed.rows) <= set(range(len(slots)))
+    check_equal([slots[:split], slots[split:]])
+
+
+def _turns(source: Iterator[int], fragments: Sequence[bytes]) -> Iterator[dict[str, object]]:
+    """Yield turns of two connections: a byte of what happens, then both sides."""
+    numbers = [0, 0]
+    for _, what in zip(range(_MOST_TURNS), source, strict=False):
+        cookie, is_open, continued = what & 1, what & 0b110 == 0b010, what & 0b110 == 0b100
+        numbers[cookie] += 0 if is_open or continued else 1 + (what >> 7)
+        flags = (Flag.CONTINUED if continued else 0) | (Flag.CLOSED if what & 8 else 0)
+        request, response = b"".join(pieces(source, fragments)), b"".join(pieces(source, fragments))
+        if response and not request:
+            flags |= Flag.SERVER_FIRST
+        yield turn(
+            request * (1 + (what >> 5 & 3)),
+            response * (1 + (what >> 5 & 3)),
+            cookie=cookie,
+            turn=numbers[cookie] + is_open,
+            kind=Kind.OPEN if is_open else Kind.TURN,
+            flags=flags | (Flag.OLD_CONNECTION if cookie else 0),
+        )
+
+
+def pieces(source: Iterator[int], fragments: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield fragments and literal bytes up to a zero."""
+    for piece in source:
+        if piece == 0:
+            return
+        if piece <= len(fragments):
+            yield fragments[piece - 1]
+        else:
+            yield bytes(byte for _, byte in zip(range(piece % 16), source, strict=False))
+
+
+def fuzz(check: Callable[[bytes], None]) -> None:
+    """Fuzz until a failure or the end of `-runs`. Exits with a message if atheris is not installed."""
+    try:
+        import atheris  # noqa: PLC0415  # harnesses serve tests without it
+    except ImportError:
+        sys.exit("Fuzzing needs atheris, which is not installed: pip install atheris")
+    atheris.instrument_all()
+    atheris.Setup(sys.argv, check)
+    atheris.Fuzz()
