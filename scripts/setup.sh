@@ -65,6 +65,9 @@ have() {
     return 1
 }
 
+# Whether PHP has an extension.
+php_has() { have php && php -m | grep -x "$1" >/dev/null; }
+
 need_for_running() {
     need clang have "${CLANGS[@]}"
     need llvm have "${LLVM_STRIPS[@]}"
@@ -107,6 +110,9 @@ need_for_testing() {
     need openssl have openssl
     # Brings psql and the library that psycopg uses; pgbench is part of the server.
     need postgresql-15\|postgresql-16\|postgresql-17\|postgresql have postgres
+    # libmongoc's bindings: a client of MongoDB that shares nothing with pymongo.
+    need php-cli have php
+    need php-mongodb php_has mongodb
     need podman have podman
     need procps have ps
     need prometheus have prometheus
