@@ -124,6 +124,7 @@ class _Told(NamedTuple):
 
     lost: Callable[[], dict[str, int]]
     failures: Callable[[], dict[str, int]]
+    evictions: Callable[[], dict[str, int]]
     lookups: Callable[[], dict[str, str]]
     lookup_counts: Callable[[], Mapping[str, Mapping[str, int]]]
 
@@ -214,6 +215,7 @@ def run_live(
             told = _Told(
                 lambda: {**agent.ledger.lost(), "log": log_lost()},
                 pipeline.registry.failures,
+                pipeline.registry.evictions,
                 lookups.problems,
                 lookups.counters,
             )

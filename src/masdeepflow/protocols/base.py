@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
 
     from masdeepflow.table import Parsed
 
-__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Naming", "Protocol", "Waiting"]
+__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Bounded", "Naming", "Protocol", "Waiting"]
 
 CERTAIN = 255
 """Score of bytes that no other protocol sends; the connection is this protocol's from then on."""
@@ -57,6 +57,15 @@ class Naming(typing.Protocol):
 
         Until when: on the slots' clock, in ns.
         """
+
+
+@typing.runtime_checkable
+class Bounded(typing.Protocol):
+    """What a protocol has beside that which keeps statements, or what waits for an answer, up to a bound."""
+
+    @property
+    def evicted(self) -> int:
+        """How much of it had to be forgotten before its time; never less than before."""
 
 
 class Waiting(Protocol, typing.Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 
 from masdeepflow import protocols as package
 from masdeepflow import schema
-from masdeepflow.protocols.base import LIKELY, Naming
+from masdeepflow.protocols.base import LIKELY, Bounded, Naming
 from masdeepflow.schema import Kind
 from masdeepflow.table import Parsed
 
@@ -62,6 +62,17 @@ class Registry:
     def failures(self) -> dict[str, int]:
         """Return the errors of every protocol, 0 of those that had none."""
         return {protocol.name: self.errors[protocol.name] for protocol in self.protocols}
+
+    def evictions(self) -> dict[str, int]:
+        """Return how much each protocol that keeps something up to a bound had to forget before its time."""
+        counts = {}
+        for protocol in self.protocols:
+            try:
+                if isinstance(protocol, Bounded):
+                    counts[protocol.name] = int(protocol.evicted)
+            except _ANYTHING:
+                self._broken(protocol)
+        return counts
 
     def names_addresses(self, number: int) -> bool:
         """Return whether a protocol's answers name addresses."""

@@ -94,22 +94,25 @@ def _no_lookups() -> dict[str, Mapping[str, int]]:
 class Exposition(Collector):
     """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
 
-    lost: reason -> count, and failures: protocol -> batches that its parser failed at; never decreasing.
+    lost: reason -> count; failures: protocol -> batches that its parser failed at; evictions: protocol -> how
+    much it had to forget before its time. They never decrease.
     lookups: who is asked for names -> why that is in vain, empty where it is not. lookup_counts: source ->
     counter -> count, those of `_LOOKUP_COUNTERS` are shown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # what the agent tells of itself, a source each
         self,
         metrics: Metrics,
         lost: Callable[[], Mapping[str, int]] = _no_counts,
         failures: Callable[[], Mapping[str, int]] = _no_counts,
+        evictions: Callable[[], Mapping[str, int]] = _no_counts,
         lookups: Callable[[], Mapping[str, str]] = dict,
         lookup_counts: Callable[[], Mapping[str, Mapping[str, int]]] = _no_lookups,
     ) -> None:
         self._metrics = metrics
         self._lost = lost
         self._failures = failures
+        self._evictions = evictions
         self._lookups = lookups
         self._lookup_counts = lookup_counts
 
@@ -137,6 +140,14 @@ class Exposition(Collector):
                 "masdeepflow_parser_errors", "Batches that a parser failed at: a defect", labels=["protocol"]
             ),
             self._failures(),
+        )
+        yield _by_label(
+            CounterMetricFamily(
+                "masdeepflow_parser_evictions",
+                "Connections, statements and what waited for an answer, forgotten to stay within bounds",
+                labels=["protocol"],
+            ),
+            self._evictions(),
         )
         yield _by_label(
             GaugeMetricFamily(

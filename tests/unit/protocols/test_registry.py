@@ -185,6 +185,23 @@ def test_failures_are_told_of_every_protocol() -> None:
     assert registry.failures() == {"broken": 1, "b": 0}
 
 
+def test_evictions_are_told_of_every_protocol_that_keeps_something() -> None:
+    """What a protocol forgets before its time is counted; a counter with a defect leaves out itself alone."""
+
+    class Keeping(Scored):
+        evicted = 3
+
+    class Defective(Scored):
+        @property
+        def evicted(self) -> int:
+            raise ZeroDivisionError
+
+    registry = Registry([Keeping("a"), Scored("b"), Defective("c")])
+    assert registry.evictions() == {"a": 3}
+    assert registry.errors == {"c": 1}
+    assert Registry(load()).evictions().items() >= {"mysql": 0, "postgresql": 0, "redis": 0}.items()
+
+
 def test_only_the_first_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A parser that fails on every batch must not flood stderr; the log has a traceback for each parser."""
     registry = Registry([Broken("broken"), Broken("other")])
