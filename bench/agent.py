@@ -15,6 +15,7 @@ from bench.process import cpu_ns, stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import IO
 
 __all__ = ["QUIET", "Agent", "Summary", "agent"]
 
@@ -43,14 +44,18 @@ class Summary:
 
 
 class Agent:
-    """A running agent. start_s: from exec to `ready`."""
+    """A running agent. start_s: from exec to `ready`. log: where its lines go, else nowhere."""
 
-    def __init__(self, options: tuple[str, ...]) -> None:
+    def __init__(self, options: tuple[str, ...], log: IO[bytes] | None = None) -> None:
         program = Path(sys.executable).with_name("masdeepflow")
         command = [str(program), "run", *options, *QUIET]
         started = time.monotonic()
         self._process = subprocess.Popen(
-            command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            command,
+            text=True,
+            stdout=log or subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
         )
         assert self._process.stderr is not None
         self._errors = self._process.stderr
@@ -83,9 +88,9 @@ class Agent:
 
 
 @contextmanager
-def agent(*options: str) -> Iterator[Agent]:
-    """Run the agent, ready when the block starts, ended behind it."""
-    running = Agent(options)
+def agent(*options: str, log: IO[bytes] | None = None) -> Iterator[Agent]:
+    """Run the agent, ready when the block starts, ended behind it. log: where its lines go, else nowhere."""
+    running = Agent(options, log)
     try:
         yield running
     finally:

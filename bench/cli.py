@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench import (
     acceleration,
     agent_cpu,
+    agreement,
     bpf,
     cluster,
     dns,
@@ -59,6 +60,7 @@ _BENCHMARKS = {
     "memory": _Benchmark(footprint.measure_memory),
     "start": _Benchmark(footprint.measure_start),
     "idle": _Benchmark(footprint.measure_idle),
+    "agreement": _Benchmark(agreement.measure),
     "acceleration": _Benchmark(acceleration.measure),
     "soak": _Benchmark(soak.measure, when_asked=True),
     "stages": _Benchmark(stages.measure, live=False),

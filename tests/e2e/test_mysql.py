@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.server("mariadbd", "mariadb", "mariadb-install-db", "openssl"),
+    pytest.mark.server("mariadbd", "mariadb", "mariadb-slap", "mariadb-install-db", "openssl"),
 ]
 
 _STATEMENTS = 200
+_CLIENTS, _ROUNDS = 4, 300
 _NO_TABLE, _SYNTAX = 1146, 1064
 _SQLSTATE = {_NO_TABLE: "42S02", _SYNTAX: "42000"}
 
@@ -113,6 +114,21 @@ def test_every_statement_of_a_client_is_there_once_per_side(
         assert [one["db.operation.name"] for one in mine[:-1]] == [
             text.split()[0] for text in statements[:-1]
         ]
+
+
+def test_counts_equal_those_of_mariadb_slap(mariadb: MariaDb, start_agent: StartAgent) -> None:
+    """At full speed, from several clients at once: each statement of each of them, once per side."""
+    agent = start_agent("--log", "json", ports=[mariadb.port])
+    statements = ["SELECT 7 AS n", "INSERT INTO shop.item VALUES (7, 'seven')", "DELETE FROM shop.item"]
+    load = (f"--concurrency={_CLIENTS}", f"--number-of-queries={_CLIENTS * _ROUNDS * len(statements)}")
+    database = ("--create-schema=shop", "--no-drop", "--delimiter=;")
+    done = run("mariadb-slap", *mariadb.client[1:-1], *database, *load, f"--query={';'.join(statements)}")
+    assert f"running queries: {_CLIENTS}" in done.stdout, done.stderr
+    for found in _by_role(agent).values():
+        counted = Counter(one["db.query.text"] for one in found if "db.query.text" in one)
+        assert counted == dict.fromkeys(statements, _CLIENTS * _ROUNDS)
+        assert {one["db.namespace"] for one in found if one["db.operation.name"] == "INSERT"} == {"shop"}
+        assert not any(one["error"] or one["truncated"] for one in found if "db.query.text" in one)
 
 
 def test_prepared_statements_are_shown_with_their_text(mariadb: MariaDb, start_agent: StartAgent) -> None:

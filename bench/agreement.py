@@ -1,0 +1,184 @@
+"""`agreement`: what the agent says of a load tool's run against what the tool itself says.
+
+Counts must be equal. Latencies are compared as the client saw them: the tool's clock against the durations of
+the agent's JSON log, first byte sent to last byte received. Loads are short, so that every line is written.
+
+The kernel tells of a send when it has been done, so the agent's clock starts behind the call that sends, the
+tools' before it: 2 to 4 us on the loopback interface. Where that alone is more than 5 % there is no goal.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.agent import agent
+from bench.report import Goal, Outcome, Row
+from bench.tools import dig, figures, fill, mariadb_slap, pgbench, pymemcache_loop, redis_benchmark
+from tests.support import servers
+from tests.support.json_log import nanoseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bench.plan import Plan
+    from bench.tools import Told
+
+    Transaction = dict[str, Any]
+
+__all__ = ["measure"]
+
+_DRAIN_S = 0.3
+_LEAST_US = 60.0
+_CLOCKS = {
+    "calls": "its calls",
+    "socket": "its calls of the socket",
+}
+_NEAR = Goal(0.1)
+_CLIENTS = 4
+_MODES = ("simple", "extended", "prepared")
+_TPC_B = 7  # statements of a transaction
+_OPERATIONS = {"BEGIN", "UPDATE", "SELECT", "INSERT", "END"}  # of both scripts
+_PIPELINED = (1, 16)
+_DNS_HOST = "127.0.53.58"
+_QUERY = "SELECT name FROM shop.item WHERE id = 7"
+
+
+class _Case(NamedTuple):
+    """run: the tool, against a server on `port`. mine: which transactions are the tool's requests.
+
+    each: transactions that make one request of the tool. clients: how many send at a time.
+    """
+
+    name: str
+    port: int
+    run: Callable[[], Told]
+    mine: Callable[[Transaction], bool]
+    each: int = 1
+    clients: int = _CLIENTS
+
+
+def measure(plan: Plan) -> Outcome:
+    """Run all tools."""
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory(prefix="masdeepflow-bench-") as name:
+        for cases in (_postgresql, _redis, _mariadb, _dns, _memcached):
+            with ExitStack() as stack:
+                for case in cases(Path(name), stack, plan.seconds):
+                    outcome.rows.extend(_rows(case, *_compared(case, Path(name))))
+    return outcome
+
+
+def _operation(*names: str) -> Callable[[Transaction], bool]:
+    return lambda found: found.get("db.operation.name") in names
+
+
+def _postgresql(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    server = stack.enter_context(servers.postgresql())
+    fill(server)
+    for mode in _MODES:
+        whole = (f"--protocol={mode}", f"--transactions={300 * seconds}")
+        selects = (f"--protocol={mode}", f"--transactions={2000 * seconds}", "--select-only")
+        for name, statements, options in (("pgbench", _TPC_B, whole), ("pgbench -S", 1, selects)):
+            yield _Case(
+                f"{name}, {mode}",
+                server.port,
+                partial(pgbench, server, directory, _CLIENTS, options),
+                _is_pgbenchs,
+                statements,
+            )
+
+
+def _is_pgbenchs(found: Transaction) -> bool:
+    """Whether it is of the script: pgbench also logs in, prepares, and asks for its tables before."""
+    text = found.get("db.query.text", "").lower()
+    return found.get("db.operation.name") in _OPERATIONS and not ("pg_catalog" in text or "count(*)" in text)
+
+
+def _redis(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    port = stack.enter_context(servers.redis(directory))
+    for pipelined in _PIPELINED:
+        for test in "set", "get":
+            yield _Case(
+                f"redis-benchmark -P {pipelined}, {test.upper()}",
+                port,
+                partial(redis_benchmark, port, test, 10_000 * seconds, 50, pipelined),
+                _operation(test.upper()),
+            )
+
+
+def _mariadb(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    server = stack.enter_context(servers.mariadb(directory))
+    for clients in (1, _CLIENTS):
+        yield _Case(
+            f"mariadb-slap, {clients} client{'s'[: clients - 1]}",
+            server.port,
+            partial(mariadb_slap, server, _QUERY, 2000 * seconds, clients),
+            lambda found: found.get("db.query.text") == _QUERY,
+            clients=clients,
+        )
+
+
+def _dns(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    port = 53
+    stack.enter_context(servers.dnsmasq(directory, (_DNS_HOST, port)))
+    yield _Case("dig", port, partial(dig, _DNS_HOST, port, 500 * seconds), _is_digs)
+
+
+def _memcached(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    port = stack.enter_context(servers.memcached(directory))
+    for clock, name in _CLOCKS.items():
+        yield _Case(
+            f"pymemcache, {name}",
+            port,
+            partial(pymemcache_loop, port, 4000 * seconds, clock),
+            _operation("get"),
+        )
+
+
+def _is_digs(found: Transaction) -> bool:
+    return str(found.get("dns.question.name")).endswith("golden.test")
+
+
+def _compared(case: _Case, directory: Path) -> tuple[Told, list[Transaction], dict[str, int]]:
+    """Return what the tool says, the transactions of its requests by the agent, and what the agent lost."""
+    path = directory / "log.json"
+    options = ("--log", "json", "--ring-mib", "64", "--include", f"port={case.port}")
+    with path.open("wb") as log, agent(*options, log=log) as running:
+        told = case.run()
+        time.sleep(_DRAIN_S)
+        lost = running.stop().lost
+    with path.open() as lines:
+        found = [one for one in map(json.loads, lines) if "event" not in one and one["role"] == "client"]
+    return told, [one for one in found if case.mine(one)], lost
+
+
+def _spans(found: list[Transaction], each: int) -> list[tuple[int, int]]:
+    """Return when each request began and ended, in ns: with its first transaction, and with its last."""
+    by_port: dict[int, list[tuple[int, int]]] = {}
+    for one in sorted(found, key=nanoseconds):
+        start = nanoseconds(one)
+        by_port.setdefault(one["client.port"], []).append((start, start + one["duration_ns"]))
+    whole = [own[at : at + each] for own in by_port.values() for at in range(0, len(own) - each + 1, each)]
+    return [(spans[0][0], spans[-1][1]) for spans in whole]
+
+
+def _rows(case: _Case, told: Told, found: list[Transaction], lost: dict[str, int]) -> Iterator[Row]:
+    spans = _spans(found, case.each)
+    counts = f"{len(spans):,} against {told.requests:,}" + (f"; lost {lost}" if lost else "")
+    name, difference = f"{case.name}: agent's count less the tool's", len(spans) - told.requests
+    yield Row("agreement", name, difference, goal=Goal(0, least=difference < 0), remark=counts)
+    if not spans:
+        return
+    elapsed_us = (max(end for _, end in spans) - min(start for start, _ in spans)) / 1e3
+    mine = figures([(end - start) / 1e3 for start, end in spans])
+    mine["elapsed"] = elapsed_us * case.clients / len(spans)
+    for name, tools in told.latency_us.items():
+        remark = f"{mine[name]:.1f} against {tools:.1f} µs"
+        goal = _NEAR if tools > _LEAST_US else None
+        yield Row("agreement", f"{case.name}: {name}", abs(mine[name] / tools - 1), goal=goal, remark=remark)

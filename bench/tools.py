@@ -1,0 +1,168 @@
+"""The load tools of databases, caches and resolvers, and what each says of its own run against a server."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import socket
+import subprocess
+import time
+from itertools import cycle, islice
+from statistics import fmean, quantiles
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pymemcache import Client  # type: ignore[import-untyped]  # it ships no types
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.support.servers import MariaDb, PostgreSql
+
+__all__ = [
+    "LOOPBACK",
+    "Told",
+    "dig",
+    "figures",
+    "fill",
+    "mariadb_slap",
+    "pgbench",
+    "pymemcache_loop",
+    "redis_benchmark",
+]
+
+LOOPBACK = "127.0.0.1"
+_PATIENCE_S = 120
+_PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
+_NAMES = 50  # a run of dig
+_KEYS = 1000
+
+
+class Told(NamedTuple):
+    """What a tool says: requests it made, how many a second, and its latencies in us: `p50`, `mean`, ..."""
+
+    requests: int
+    rate: float
+    latency_us: dict[str, float]
+
+
+def figures(
+    latencies_us: Sequence[float], names: Sequence[str] = ("p50", "p95", "p99", "mean")
+) -> dict[str, float]:
+    """Return the figures of those names over latencies."""
+    if not latencies_us:
+        raise SystemExit("nothing was measured")
+    cuts = (
+        quantiles(latencies_us, n=100, method="inclusive") if len(latencies_us) > 1 else [*latencies_us] * 99
+    )
+    return {name: fmean(latencies_us) if name == "mean" else cuts[_PERCENTILES[name] - 1] for name in names}
+
+
+def pgbench(server: PostgreSql, directory: Path, clients: int, options: Sequence[object]) -> Told:
+    """Run pgbench, by default its TPC-B; a request is a transaction. Latencies are those of its own log."""
+    log = directory / f"pgbench-{time.monotonic_ns()}"
+    logging = ("--log", f"--log-prefix={log}", f"--client={clients}", *options)
+    done = _run(*server.pgbench(*logging))
+    count = _number(r"transactions actually processed: (\d+)", done)
+    rate = _number(r"tps = ([\d.]+) \(without", done)
+    lines = [
+        line.split() for path in directory.glob(f"{log.name}.*") for line in path.read_text().splitlines()
+    ]
+    return Told(int(count), rate, figures([float(cells[2]) for cells in lines]))
+
+
+def fill(server: PostgreSql) -> None:
+    """Make pgbench's tables."""
+    _run(*server.pgbench("--initialize", "--quiet", "--init-steps=dtgp"))
+
+
+def redis_benchmark(port: int, test: str, requests: int, clients: int, pipelined: int) -> Told:
+    """Run one test of redis-benchmark with random keys. Of a pipeline each command has its latency."""
+    keys = ("-r", 1_000_000, "--precision", 3, "--csv")
+    load = ("-n", requests, "-c", clients, "-P", pipelined)
+    done = _run("redis-benchmark", "-h", LOOPBACK, "-p", port, "-t", test, *load, *keys)
+    lines = [line for line in done.splitlines() if line.startswith('"')]
+    (row,) = csv.DictReader(lines)
+    latencies = {name: float(row[f"{name}_latency_ms"]) * 1e3 for name in _PERCENTILES}
+    return Told(requests, float(row["rps"]), {**latencies, "mean": float(row["avg_latency_ms"]) * 1e3})
+
+
+def mariadb_slap(server: MariaDb, query: str, queries: int, clients: int) -> Told:
+    """Run mariadb-slap. It tells how long all took, to the millisecond, so that is all that there is.
+
+    `elapsed` is that for a query of a client, what the client itself does between two of them included.
+    """
+    where = (*server.client[1:-1], "--create-schema=shop", "--no-drop")
+    load = (f"--query={query}", f"--number-of-queries={queries}", f"--concurrency={clients}")
+    done = _run("mariadb-slap", *where, *load)
+    seconds = _number(r"Average number of seconds to run all queries: ([\d.]+)", done)
+    return Told(queries, queries / seconds, {"elapsed": seconds * 1e6 * clients / queries})
+
+
+def dig(host: str, port: int, queries: int) -> Told:
+    """Ask for names in a loop, many a run. The times are those that dig prints with `-u`, in us."""
+    names = islice(cycle(f"n{number}.golden.test" for number in range(_KEYS)), queries)
+    latencies: list[float] = []
+    while some := list(islice(names, _NAMES)):
+        done = _run("dig", "-u", f"@{host}", "-p", port, "+noall", "+stats", *some)
+        latencies += map(float, re.findall(r"Query time: (\d+) usec", done))
+    return Told(len(latencies), 1e6 / fmean(latencies), figures(latencies))
+
+
+class _TimedSocket(socket.socket):
+    """A socket that notes how long it takes from a request to the last byte of its answer."""
+
+    latencies_us: ClassVar[list[float]] = []
+    _asked_ns = 0
+
+    def sendall(self, *arguments: Any) -> None:  # noqa: ANN401  # handed on
+        """Note when a request is sent."""
+        self._asked_ns = time.perf_counter_ns()
+        super().sendall(*arguments)
+
+    def recv(self, *arguments: Any) -> bytes:  # noqa: ANN401  # handed on
+        """Note when its answer has come: what is asked for here fits into one read."""
+        data = super().recv(*arguments)
+        self.latencies_us.append((time.perf_counter_ns() - self._asked_ns) / 1e3)
+        return data
+
+
+def pymemcache_loop(port: int, requests: int, clock: str) -> Told:
+    """Get values one after the other.
+
+    clock: what is measured: the `calls` of the client, or those of the `socket` in them.
+    """
+    timed = SimpleNamespace(**{**vars(socket), "socket": _TimedSocket})
+    client = Client((LOOPBACK, port), socket_module=timed)
+    for number in range(_KEYS):
+        client.set(f"user:{number}", "a value", noreply=False)
+    _TimedSocket.latencies_us.clear()
+    calls: list[float] = []
+    for number in range(requests):
+        before = time.perf_counter_ns()
+        client.get(f"user:{number % _KEYS}")
+        calls.append((time.perf_counter_ns() - before) / 1e3)
+    client.close()
+    return Told(
+        requests, 1e6 / fmean(calls), figures(calls if clock == "calls" else _TimedSocket.latencies_us)
+    )
+
+
+def _run(*command: object) -> str:
+    """Return what a tool prints on stdout. Raises SystemExit if it is not there or fails."""
+    words = [str(word) for word in command]
+    if shutil.which(words[0]) is None:
+        raise SystemExit(f"{words[0]} is not there: ./test.sh installs it")
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=_PATIENCE_S)
+    if done.returncode:
+        raise SystemExit(f"{words[0]} failed: {done.stderr}")
+    return done.stdout
+
+
+def _number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    if found is None:
+        raise SystemExit(f"this answer of a tool is not understood:\n{text}")
+    return float(found[1])
