@@ -202,10 +202,13 @@ def measure(plan: Plan) -> Outcome:
     outcome = Outcome()
     seconds = max(plan.seconds // 2, 1)
     for server in _SERVERS:
+        wanted = [each for each in server.workloads if plan.wants(*(figure.name for figure in each.figures))]
         with ExitStack() as stack:
+            if not wanted:
+                continue
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="masdeepflow-bench-")))
             port: int = stack.enter_context(server.start(directory))  # type: ignore[arg-type]  # a context manager
-            for workload in server.workloads:
+            for workload in wanted:
                 _measure(workload, port, plan.pairs, seconds, outcome)
     return outcome
 

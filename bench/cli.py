@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
@@ -76,15 +77,17 @@ def main() -> None:
     """Parse the command line and run what it asks for."""
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is ended
-    partial = arguments.only or arguments.quick
+    partial = arguments.only or arguments.quick or arguments.workload
     if arguments.write_docs and partial:
-        raise SystemExit("docs/benchmarks.md is written from whole runs only: leave out --only and --quick")
+        raise SystemExit(
+            "docs/benchmarks.md is written from whole runs only: leave out --only, --quick and --workload"
+        )
     run = (
         Run.load(arguments.load)
         if arguments.load
         else _measure(
             arguments.only or [name for name, each in _BENCHMARKS.items() if not each.when_asked],
-            arguments.quick,
+            replace(QUICK if arguments.quick else FULL, workloads=tuple(arguments.workload)),
         )
     )
     if not (partial or arguments.load):
@@ -100,19 +103,22 @@ def _parse() -> argparse.Namespace:
     only = f"one of {', '.join(_BENCHMARKS)}; repeatable"
     parser.add_argument("--only", action="append", choices=_BENCHMARKS, metavar="NAME", help=only)
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md from this run")
+    part = "of acceleration, bypass and soak: workloads whose name has this in it; repeatable"
+    parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help=part)
     load = "measure nothing: show (or write the docs from) a file such as bench/out/run.json"
     parser.add_argument("--load", type=Path, metavar="FILE", help=load)
     return parser.parse_args()
 
 
-def _measure(names: list[str], quick: bool) -> Run:  # noqa: FBT001  # as it comes from the command line
+def _measure(names: list[str], plan: Plan) -> Run:
     if os.geteuid() and any(_BENCHMARKS[name].live for name in names):
         raise SystemExit("the agent loads eBPF programs: run this as root, for example with sudo")
     _OUT.mkdir(exist_ok=True)
+    quick = replace(plan, workloads=()) == QUICK
     total = Run(machine.describe(), quick, Outcome())
     for name in names:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        outcome = _BENCHMARKS[name].measure(QUICK if quick else FULL)
+        outcome = _BENCHMARKS[name].measure(plan)
         Run(total.machine, quick, outcome).save(_OUT / f"{name}.json")
         total.outcome.rows.extend(outcome.rows)
         total.outcome.details.extend(outcome.details)

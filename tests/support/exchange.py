@@ -1,6 +1,7 @@
 """Random messages both ways over a connection, with a half-close or a reset at its end, from a seed.
 
-What each side received depends on the seed alone: plain and accelerated connections have to agree.
+What each side received depends on the seed alone: plain and accelerated connections have to agree. With odd
+seeds both sides take turns, with even ones both send all they can at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 import threading
 from dataclasses import dataclass
 
-__all__ = ["LARGEST", "Received", "exchange", "plan"]
+__all__ = ["LARGEST", "Received", "exchange", "message", "plan"]
 
 LARGEST = 1 << 20
 """Bytes of the largest message."""
@@ -38,19 +39,24 @@ def plan(seed: int, messages: int) -> list[tuple[int, int]]:
     return [(made.randrange(LARGEST), size) for size in sizes]
 
 
+def message(seed: int) -> memoryview:
+    """Return the only message of a seed."""
+    [(offset, size)] = plan(seed, 1)
+    return memoryview(_BLOCK)[offset : offset + size]
+
+
 def _send(sock: socket.socket, messages: list[tuple[int, int]]) -> None:
     view = memoryview(_BLOCK)
     for offset, size in messages:
         sock.sendall(view[offset : offset + size])
 
 
-def _receive(sock: socket.socket, count: int, buffer: bytearray) -> tuple[int, str]:
-    digest, got = hashlib.blake2b(digest_size=16), 0
-    view = memoryview(buffer)
+def _receive(sock: socket.socket, count: int, buffer: bytearray, digest: hashlib._Hash) -> int:
+    got, view = 0, memoryview(buffer)
     while got < count and (more := sock.recv_into(view[: min(len(view), count - got)])):
         digest.update(view[:more])
         got += more
-    return got, digest.hexdigest()
+    return got
 
 
 def _end(sock: socket.socket) -> str:
@@ -62,17 +68,45 @@ def _end(sock: socket.socket) -> str:
         return "timeout"
 
 
-def _client(sock: socket.socket, seed: int, messages: int, results: list[Received]) -> None:
-    """Send, half-close, receive to the end; or, when both have all, reset the connection."""
-    reset = seed % 3 == 0
-    expected = sum(size for _, size in plan(~seed, messages))
-    sender = threading.Thread(target=_send, args=(sock, plan(seed, messages)))
+def _move(sock: socket.socket, seed: int, messages: int, *, first: bool) -> tuple[int, str]:
+    """Send one side's messages and receive the other's: in turns, one of each, or both at full speed."""
+    sent, expected = plan(seed if first else ~seed, messages), plan(~seed if first else seed, messages)
+    buffer = bytearray(1 << (12 + seed % 7))
+    if seed % 2:
+        return _in_turns(sock, sent, expected, buffer, first=first)
+    sender = threading.Thread(target=_send, args=(sock, sent))
     sender.start()
-    received = _receive(sock, expected, bytearray(1 << (12 + seed % 7)))
+    digest = hashlib.sha256()
+    count = _receive(sock, sum(size for _, size in expected), buffer, digest)
     sender.join()
+    return count, digest.hexdigest()
+
+
+def _in_turns(
+    sock: socket.socket,
+    sent: list[tuple[int, int]],
+    expected: list[tuple[int, int]],
+    buffer: bytearray,
+    *,
+    first: bool,
+) -> tuple[int, str]:
+    digest, count = hashlib.sha256(), 0
+    for message_out, (_, size) in zip(sent, expected, strict=True):
+        if first:
+            _send(sock, [message_out])
+        count += _receive(sock, size, buffer, digest)
+        if not first:
+            _send(sock, [message_out])
+    return count, digest.hexdigest()
+
+
+def _client(sock: socket.socket, seed: int, messages: int, results: list[Received]) -> None:
+    """Exchange, half-close, and read to the end; or, when both have all, reset the connection."""
+    reset = seed % 3 == 0
+    received = _move(sock, seed, messages, first=True)
     if reset:
         sock.sendall(_DONE)
-        _receive(sock, 1, bytearray(1))
+        sock.recv(1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         end = ""
     else:
@@ -84,13 +118,9 @@ def _client(sock: socket.socket, seed: int, messages: int, results: list[Receive
 
 def _server(sock: socket.socket, seed: int, messages: int, results: list[Received]) -> None:
     reset = seed % 3 == 0
-    expected = sum(size for _, size in plan(seed, messages))
-    sender = threading.Thread(target=_send, args=(sock, plan(~seed, messages)))
-    sender.start()
-    received = _receive(sock, expected, bytearray(1 << (12 + seed % 5)))
-    sender.join()
+    received = _move(sock, seed, messages, first=False)
     if reset:
-        _receive(sock, 1, bytearray(1))
+        sock.recv(1)
         sock.sendall(_DONE)
     end = _end(sock)
     sock.close()
