@@ -1,9 +1,9 @@
 """`soak`: a million random messages over 200 accelerated connections, and servers under load for a minute.
 
 Messages are of 1 byte to 1 MiB, log-uniform (76 kB on average), both ways, with half-closes and resets at the
-end; a quarter of them at a time, so that each part (`--workload "messages 1/4"`) takes a few minutes. Each side's
-digest has to be that of the plain run. The servers' own tools look for errors, and for requests that took long;
-beside them payloads are exchanged and compared.
+end; a quarter of them at a time, so that each part (`--workload "messages 1/4"`) takes a few minutes. Each
+side's digest has to be that of the plain run. The servers' own tools look for errors, and for requests that
+took long; beside them payloads are exchanged and compared.
 """
 
 from __future__ import annotations

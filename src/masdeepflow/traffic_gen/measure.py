@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["EverySecond", "Latencies", "repeat_for"]
 
@@ -29,6 +29,10 @@ class Latencies:
     def add(self, nanoseconds: int) -> None:
         """Count one latency."""
         self._counts[nanoseconds // _RESOLUTION_NS] += 1
+
+    def add_all(self, nanoseconds: Iterable[int]) -> None:
+        """Count many."""
+        self._counts.update(each // _RESOLUTION_NS for each in nanoseconds)
 
     def percentile_us(self, percent: float) -> float:
         """Return the smallest latency, in us, that ``percent`` of all are not above; 0.0 when empty."""

@@ -17,6 +17,14 @@ def test_percentiles_are_nearest_rank() -> None:
     assert len(latencies) == 100
 
 
+def test_many_latencies_at_once_count_as_one_by_one() -> None:
+    """A loop that measures can put off the counting."""
+    latencies = Latencies()
+    latencies.add(1000)
+    latencies.add_all(iter([3000, 2000]))
+    assert [latencies.percentile_us(percent) for percent in (33, 66, 100)] == [1, 2, 3]
+
+
 def test_no_latencies_give_zero() -> None:
     """A run that was stopped at once can still be summed up."""
     assert Latencies().percentile_us(99) == 0
