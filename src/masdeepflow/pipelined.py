@@ -382,7 +382,8 @@ class Ordered(Generic[Q, R, S]):
     """Follows connections turn by turn; bounded.
 
     read_request: the request at a place in a turn's bytes, None if there is none. session: makes what is
-    remembered of a new connection. hidden: what stands for a request and a reply not captured.
+    remembered of a new connection. hidden: what stands for a request and a reply not captured. matches:
+    whether a reply is that to a request, where messages carry ids; None: their order is all that tells.
     """
 
     def __init__(
@@ -390,9 +391,10 @@ class Ordered(Generic[Q, R, S]):
         read_request: Callable[[bytes, int], Message[Q] | None],
         session: Callable[[Turn[Q, R]], S],
         hidden: tuple[Q, R],
+        matches: Callable[[R, Q], bool] | None = None,
     ) -> None:
         self._read_request, self._session = read_request, session
-        self._hidden = hidden
+        self._hidden, self._matches = hidden, matches
         self._connections: dict[int, _Connection[Q, R, S]] = {}
         self.evicted = 0
         """Connections that had to be forgotten, and requests that waited, before their time."""
@@ -536,6 +538,10 @@ class Ordered(Generic[Q, R, S]):
             return []
         exchanges = []
         for message in turn.replies:
+            passed = self._pass(connection, message.value)
+            if passed is None:
+                continue
+            exchanges += passed
             exchange = self._answer(connection, turn, message.value)
             if exchange is not None:
                 end = turn.response_bytes if message.end < 0 else min(message.end, turn.response_bytes)
@@ -544,6 +550,19 @@ class Ordered(Generic[Q, R, S]):
         if _ended(turn.replies) < turn.response_bytes and not connection.session.followed:
             exchanges += self._take_hidden(connection)
         return exchanges
+
+    def _pass(self, connection: _Connection[Q, R, S], reply: R) -> list[Exchange[Q, R, S]] | None:
+        """Return what waits before the request that a reply is to: its own reply will not come.
+
+        None if nothing that waits asked for this reply.
+        """
+        waiting = connection.waiting
+        if self._matches is None or not waiting:
+            return []
+        for place, exchange in enumerate(waiting):
+            if exchange.request is not None and self._matches(reply, exchange.request):
+                return [waiting.popleft() for _ in range(place)]
+        return None
 
     def _answer(
         self, connection: _Connection[Q, R, S], turn: Turn[Q, R], reply: R

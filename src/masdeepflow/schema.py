@@ -113,6 +113,7 @@ ATTRIBUTES = _by_name(
     ),
     Column("db.query.summary", "string", "Operation and target of the statement, free of literals"),
     Column("db.operation.name", "string", "Command or first keyword of the statement", metric_label=True),
+    Column("db.collection.name", "string", "Collection that the command is for"),
     Column("db.namespace", "string", "Database in use"),
     Column("db.response.status_code", "string", "Error code of the database", metric_label=True),
     Column("db.response.message", "string", "Error message of the database"),

@@ -85,6 +85,7 @@ TRANSACTION_KEYS = (
         "db.query.text",
         "db.query.summary",
         "db.operation.name",
+        "db.collection.name",
         "db.namespace",
         "db.response.status_code",
         "db.response.message",

@@ -47,6 +47,8 @@ class Language:
 
     side: reads one side of a turn from a place on. asked, told: a message as shown. hidden: what is shown of
     those not captured. session: what is remembered of a new connection. plain: whether a turn can be alone.
+    matches: whether a reply is that to a request, None where only their order tells. whole: turns with
+    requests that were not captured are followed.
     """
 
     side: Callable[..., Side]
@@ -55,6 +57,8 @@ class Language:
     hidden: tuple[Any, Any]
     session: Callable[[str | None], Any]
     plain: Callable[[Side, Side], bool]
+    matches: Callable[[Any, Any], bool] | None = None
+    whole: bool = False
 
 
 @dataclass
@@ -157,7 +161,7 @@ def alone(words: Language, slot: np.void, asked: Side, told: Side) -> bool:  # n
         return False
     if not (asked.good and told.good and asked.messages and told.messages):
         return False
-    if not words.plain(asked, told):
+    if not words.plain(asked, told) or (words.whole and asked.ended < slot["request_bytes"]):
         return False
     silent = count_silent(words, asked)
     if silent:
@@ -291,6 +295,12 @@ def replies(words: Language, known: Connection, row: int, slot: np.void, told: S
     found = []
     for start, end, data in told.messages:
         reply = words.told(data)
+        if words.matches and known.waiting:
+            right = [words.matches(reply, one.asked) for one in known.waiting]
+            if True not in right:
+                continue
+            found += known.waiting[: right.index(True)]
+            del known.waiting[: right.index(True)]
         oldest = known.waiting[0] if known.waiting else None
         if not known.session.answers(reply, oldest.asked if oldest else None):
             continue
