@@ -56,12 +56,11 @@ struct {
 	__type(value, __u64);
 } syns SEC(".maps");
 
-/* Server ports -> the reason why a server there is not to be trusted with redirection, REASON_NONE if there is none. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u16);
-	__type(value, __u8);
+	__type(value, struct port);
 } ports SEC(".maps");
 
 /* Likewise programs whose processes have been clients. */
@@ -171,6 +170,7 @@ const struct end *const gateway_end SEC(".rodata.wire") = NULL;
 const enum pair_state gateway_state SEC(".rodata.wire") = 0;
 const enum pair_reason gateway_reason SEC(".rodata.wire") = 0;
 const struct gateway_counters *const gateway_counts SEC(".rodata.wire") = NULL;
+const struct port *const gateway_port SEC(".rodata.wire") = NULL;
 const struct gateway_shared *const gateway_share SEC(".rodata.wire") = NULL;
 
 char LICENSE[] SEC("license") = "GPL";

@@ -30,6 +30,7 @@ enum pair_reason {
 	REASON_STOP,       /* the gateway stops */
 	REASON_WATCHDOG,
 	REASON_PROGRAM,    /* the program has used a call that redirection can't serve */
+	REASON_BRIEF,      /* connections to this port are too brief for redirection to pay */
 	REASONS,
 };
 
@@ -88,6 +89,13 @@ struct pair {
 	struct end ends[2];
 };
 
+/* A server port. brief: a leaky bucket of connections that were too short to make up for joining and leaving. */
+struct port {
+	__u32 reason; /* why a server there is not to be trusted with redirection, REASON_NONE if nothing speaks against it */
+	__u32 brief;
+	__u64 leaked_ns;
+};
+
 /* The connection as both ends know it; IPv4 is mapped into IPv6. The sequence numbers prove that it is the same one. */
 struct connection_key {
 	__u8 client_address[16];
@@ -126,7 +134,7 @@ struct gateway_shared {
 	__u32 evicted;        /* likewise, in one pass */
 	__u32 live;           /* pairs in use */
 	__u64 budget;         /* bytes that may wait for all readers together */
-	__u32 unused;
+	__u32 brief_limit;    /* brief connections, of those that may pay or not, at once; 0: none is too brief */
 	__u32 unfinished;     /* ends that gateway_evict saw on their way out */
 };
 

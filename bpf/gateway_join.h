@@ -64,18 +64,6 @@ static __always_inline void make_key(struct connection_key *key, struct bpf_sock
 	}
 }
 
-/* A SYN has come to a listener of this host. */
-static __always_inline void note_syn(struct bpf_sock_ops *ops)
-{
-	struct connection_key key = {};
-	__u64 now = bpf_ktime_get_ns();
-
-	if (ops->is_fullsock || !listed(ops->local_port))
-		return;
-	make_key(&key, ops, SIDE_SERVER);
-	bpf_map_update_elem(&syns, &key, &now, BPF_ANY);
-}
-
 static __always_inline bool has_flag(struct sock *sk, __u64 flag)
 {
 	return sk->__sk_common.skc_flags >> flag & 1;
@@ -152,9 +140,75 @@ static __always_inline void start_pair(struct pair *pair, const struct connectio
 	pair->open = 1 << SIDE_CLIENT | 1 << SIDE_SERVER;
 }
 
+/*
+ * Joining and leaving the hash cost as much as some ten exchanges save. A port that sees many connections that live for
+ * less is left to TCP but for so many a second: those tell when it changes.
+ */
+#define BRIEF_MESSAGES 16
+#define BRIEF_BYTES (64 << 10)
+#define BRIEF_LEAK_NS (SECOND_NS / 1024)
+#define LASTING_IS_WORTH 16
+
+static __always_inline bool was_brief(const struct pair *pair)
+{
+	const struct end *client = &pair->ends[SIDE_CLIENT], *server = &pair->ends[SIDE_SERVER];
+
+	return client->recent_messages + server->recent_messages < BRIEF_MESSAGES &&
+	       client->redirected + server->redirected < BRIEF_BYTES;
+}
+
+static __always_inline void leak(struct port *port, __u64 now)
+{
+	__u64 leaked = (now - port->leaked_ns) / BRIEF_LEAK_NS;
+
+	if (!leaked)
+		return;
+	port->leaked_ns = now;
+	port->brief = leaked < port->brief ? port->brief - leaked : 0;
+}
+
+/* Two CPUs may do this at once, and one count be lost. */
+static __always_inline void judge_length(const struct pair *pair)
+{
+	__u16 number = pair->server_port;
+	struct port *port = bpf_map_lookup_elem(&ports, &number);
+
+	if (!port || !shared.brief_limit)
+		return;
+	leak(port, bpf_ktime_get_ns());
+	if (!was_brief(pair))
+		port->brief = port->brief > LASTING_IS_WORTH ? port->brief - LASTING_IS_WORTH : 0;
+	else if (port->brief < 2 * shared.brief_limit)
+		port->brief++;
+}
+
+static __always_inline bool too_brief(__u16 number)
+{
+	struct port *port = bpf_map_lookup_elem(&ports, &number);
+
+	if (!port || !shared.brief_limit || port->brief < shared.brief_limit)
+		return false;
+	leak(port, bpf_ktime_get_ns());
+	return port->brief >= shared.brief_limit;
+}
+
+/* A SYN has come to a listener of this host. */
+static __always_inline void note_syn(struct bpf_sock_ops *ops)
+{
+	struct connection_key key = {};
+	__u64 now = bpf_ktime_get_ns();
+
+	if (ops->is_fullsock || !listed(ops->local_port) || too_brief(ops->local_port))
+		return;
+	make_key(&key, ops, SIDE_SERVER);
+	bpf_map_update_elem(&syns, &key, &now, BPF_ANY);
+}
+
 static __always_inline void free_pair(struct pair *pair, __u32 index)
 {
 	struct gateway_counters *c = counted();
+
+	judge_length(pair);
 
 	if (c) {
 		c->redirected += pair->ends[0].redirected + pair->ends[1].redirected;
@@ -184,6 +238,10 @@ static __noinline int join_client(struct bpf_sock_ops *ops)
 		return 0;
 	if (!trusted_port(remote_port(ops)) || refused(ops)) {
 		COUNT(left[REASON_PROGRAM]);
+		return 0;
+	}
+	if (too_brief(remote_port(ops))) {
+		COUNT(left[REASON_BRIEF]);
 		return 0;
 	}
 	make_key(&key, ops, SIDE_CLIENT);

@@ -89,7 +89,7 @@ static __noinline int on_state(struct bpf_sock_ops *ops)
 	struct end *end;
 	__u32 state = ops->args[1];
 
-	if (!sk)
+	if (!sk || (state != TCP_CLOSE && state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK))
 		return 0;
 	m = bpf_sk_storage_get(&members, sk, NULL, 0);
 	if (!m)
@@ -102,7 +102,7 @@ static __noinline int on_state(struct bpf_sock_ops *ops)
 		end->closed = 1;
 		give_up_waiting(pair, m->pair, REASON_NO_PEER);
 		end_use(pair, m->pair, 1 << (m->side & 1));
-	} else if ((state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK) && !end->left && !is_member(sk)) {
+	} else if (!end->left && !is_member(sk)) {
 		end->closed = 1;
 		end->reset = !drained(pair, m->side);
 		if (end->reset) {

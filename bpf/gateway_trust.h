@@ -27,19 +27,20 @@ static __always_inline bool listed(__u16 port)
 /* A port that connections may be redirected to. */
 static __always_inline bool trusted_port(__u16 port)
 {
-	__u8 *reason = bpf_map_lookup_elem(&ports, &port);
+	struct port *p = bpf_map_lookup_elem(&ports, &port);
 
-	return reason && *reason == REASON_NONE;
+	return p && p->reason == REASON_NONE;
 }
 
 static __noinline int distrust(struct sock *sk, __u32 reason)
 {
 	__u16 local = sk->__sk_common.skc_num, remote = __builtin_bswap16(sk->__sk_common.skc_dport);
+	struct port *port = bpf_map_lookup_elem(&ports, &local);
 	struct program program = {};
 	__u8 why = reason;
 
-	if (listed(local))
-		bpf_map_update_elem(&ports, &local, &why, BPF_EXIST);
+	if (port)
+		port->reason = reason;
 	else if (listed(remote) && current_program(&program))
 		bpf_map_update_elem(&programs, &program, &why, BPF_ANY);
 	return 0;

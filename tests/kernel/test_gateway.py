@@ -424,12 +424,40 @@ def test_churn_leaves_nothing_behind(fresh: Track) -> None:
     """Connections that come and go give their rows back."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener, _echo_server(listener):
         fresh.gateway.trust(listener.getsockname()[1])
+        fresh.gateway.limit(brief=0)
         for _ in range(2000):
-            with socket.create_connection(listener.getsockname()) as client:
-                client.sendall(b"x")
-                assert client.recv(1) == b"x"
+            _ping(listener.getsockname())
         _gone(fresh)
     assert _totals(fresh).pairs == 2000
+
+
+def _ping(address: tuple[str, int], times: int = 1) -> None:
+    with socket.create_connection(address) as client:
+        for _ in range(times):
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+
+
+def test_connections_too_brief_to_gain_are_left_to_tcp(fresh: Track) -> None:
+    """After many that lived for one exchange a port's new ones are left to TCP, but for some as samples."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener, _echo_server(listener):
+        fresh.gateway.trust(listener.getsockname()[1])
+        fresh.gateway.limit(brief=4)
+        for _ in range(100):
+            _ping(listener.getsockname())
+        totals = _totals(fresh)
+        assert totals.left["brief connections"] == 100 - totals.pairs > 0
+        assert totals.pairs >= 4
+
+
+def test_connections_that_last_stay_redirected_however_many(fresh: Track) -> None:
+    """A port whose connections live for many exchanges is never left to TCP for those that do not."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener, _echo_server(listener):
+        fresh.gateway.trust(listener.getsockname()[1])
+        fresh.gateway.limit(brief=40)
+        for number in range(100):
+            _ping(listener.getsockname(), 1 if number % 10 else 20)
+    assert _totals(fresh).pairs == 100
 
 
 def test_without_its_user_space_no_new_pairs_are_made(fresh: Track) -> None:

@@ -40,6 +40,7 @@ _MOST_ROOM = 32 << 20
 _LEAST_BUDGET = 32 << 20
 _SOFT_ROOM = 1 << 20
 _BRAKE_NS = 50_000
+_BRIEF_LIMIT = 256
 _EVENTS_BYTES = 65536
 
 
@@ -94,6 +95,7 @@ class Gateway:
                 self.trust(port)
             self._shared[0]["room"] = room or default_room()
             self._shared[0]["budget"] = default_budget()
+            self._shared[0]["brief_limit"] = _BRIEF_LIMIT
             self._shared[0]["soft_room"], self._shared[0]["brake_ns"] = _SOFT_ROOM, _BRAKE_NS
             self._attach(cgroup)
             if kept:
@@ -108,6 +110,7 @@ class Gateway:
 
     def _load(self) -> None:
         self.layout = layout_of(object_path())
+        self._port = self.layout.dtype("port")
         loaded = libbpf.BpfObject(object_path())
         try:
             loaded.load()
@@ -145,13 +148,16 @@ class Gateway:
 
     def trust(self, port: int) -> None:
         """Accelerate new connections to this port, whatever its server was seen to do before."""
-        libbpf.update(self._descriptors["ports"], port.to_bytes(2, "little"), b"\0")
+        libbpf.update(self._descriptors["ports"], port.to_bytes(2, "little"), bytes(self._port.itemsize))
 
-    def limit(self, room: int | None = None, budget: int | None = None) -> None:
+    def limit(self, room: int | None = None, budget: int | None = None, brief: int | None = None) -> None:
         """Let no more than `room` redirected bytes wait for a reader, or `budget` for all readers together.
 
-        The room is that of connections made from now on.
+        The room is that of connections made from now on. brief: once so many connections to a port were too
+        brief to gain, only some 1,000 a second are redirected; 0 redirects all.
         """
+        if brief is not None:
+            self._shared[0]["brief_limit"] = brief
         self._shared[0]["room"] = room or self._shared[0]["room"]
         self._shared[0]["budget"] = budget or self._shared[0]["budget"]
 
@@ -159,9 +165,10 @@ class Gateway:
         """Return the ports that are accelerated no more, with the call that their server was seen to make."""
         reasons = {}
         for key in list(libbpf.keys(self._descriptors["ports"], 2)):
-            reason = libbpf.lookup(self._descriptors["ports"], key, 1)
-            if reason and reason[0]:
-                reasons[int.from_bytes(key, "little")] = REASONS[reason[0]]
+            raw = libbpf.lookup(self._descriptors["ports"], key, self._port.itemsize)
+            reason = int(np.frombuffer(raw, self._port)[0]["reason"]) if raw else 0
+            if reason:
+                reasons[int.from_bytes(key, "little")] = REASONS[reason]
         return reasons
 
     def refuse_new(self) -> None:

@@ -27,7 +27,7 @@ __all__ = [
     "pair_dtype",
 ]
 
-STRUCTS = ("pair_head", "end", "gateway_counters", "gateway_shared")
+STRUCTS = ("pair_head", "end", "gateway_counters", "gateway_shared", "port")
 ENUMS = ("pair_state", "pair_reason")
 MAX_PAIRS = 32768
 """Rows of the table: bpf/gateway.h."""
@@ -48,6 +48,7 @@ REASONS = (
     "gateway stopped",
     "watchdog",
     "program",
+    "brief connections",
 )
 """enum pair_reason as users read it."""
 _LEAVING = STATES.index("leaving")
