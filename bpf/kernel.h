@@ -143,6 +143,7 @@ struct tcp_sock {
 	__u32 srtt_us;
 	__u32 total_retrans;
 	__u8 recvmsg_inq : 1;
+	__u64 tcp_wstamp_ns;
 	struct minmax rtt_min;
 	struct tcp_rack rack;
 };

@@ -136,6 +136,21 @@ static __always_inline void buffered_response_sent(struct connection *c, struct 
 		turn_sent(c, last_sent_ns(tp));
 }
 
+/*
+ * When the bytes left that a send was just told of. The hook runs at the end of the call, and on the loopback interface
+ * the peer may have read and answered them by then. What was not sent at once, or not by TCP, left at `now`; with
+ * pacing the socket has the time at which the next segment may leave.
+ */
+static __always_inline __u64 departed_ns(const struct connection *c, struct sock *sk, __u64 now)
+{
+	const struct slot *s = &c->slot;
+	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (!tp || tp->snd_nxt != tp->write_seq)
+		return now;
+	__u64 left = tp->tcp_wstamp_ns;
+	return left > s->request_last_ns && left > s->response_last_ns && left < now ? left : now;
+}
+
 static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool discarded)
 {
 	struct io io = {.length = (__u32)length};
@@ -154,11 +169,14 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool d
 		return 0;
 	struct task_struct *task = current_task();
 	lock(c);
+	/* include/linux/skmsg.h: the low bits of sk_user_data tell what it points to. */
+	bool accelerated = (__u64)sk->sk_user_data & SK_USER_DATA_PSOCK;
 	if (!send)
 		buffered_response_sent(c, sk);
+	else if (!accelerated)
+		now = departed_ns(c, sk, now);
 	turn_next(c, send);
-	/* include/linux/skmsg.h: the low bits of sk_user_data tell what it points to. */
-	if ((__u64)sk->sk_user_data & SK_USER_DATA_PSOCK)
+	if (accelerated)
 		c->slot.flags |= FLAG_ACCELERATED;
 	set_process(c, pid, task);
 	c->slot.tid = (__u32)id;

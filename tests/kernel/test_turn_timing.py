@@ -25,6 +25,8 @@ pytestmark = pytest.mark.root
 MILLISECOND = 1_000_000
 IDLE_NS = 30 * MILLISECOND  # of bpf/turn.h
 SOON_NS = 1000 * MILLISECOND  # far more than it takes, far less than waiting for a close that does not come
+_EXCHANGES = 300
+_CPUS = sorted(os.sched_getaffinity(0))
 HOSTS = [LOOPBACK, "\0masdeepflow-test"]
 
 
@@ -36,6 +38,13 @@ def _ask(sock: socket.socket) -> None:
 def _answer(sock: socket.socket) -> None:
     read(sock, 8)
     sock.sendall(b"answer")
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
 
 
 def _of_kind(slots: list[Slot], kind: Kind) -> list[Slot]:
@@ -64,6 +73,32 @@ def test_a_turn_is_written_soon_after_its_last_byte(stage: Stage, host: str) -> 
         assert turn.flags & Flag.IDLE
         assert IDLE_NS <= turn.seen_ns - turn.response_last_ns < SOON_NS
     assert len(stage.turns()) == 2
+
+
+def test_a_servers_turn_lies_within_its_clients(stage: Stage) -> None:
+    """A send is told when its call ends, when the peer may have answered: what counts is when bytes left."""
+
+    def client(sock: socket.socket) -> None:
+        os.sched_setaffinity(0, {_CPUS[0]})
+        for _ in range(_EXCHANGES):
+            _ask(sock)
+
+    def server(sock: socket.socket) -> None:
+        os.sched_setaffinity(0, {_CPUS[-1]})
+        for _ in range(_EXCHANGES):
+            # It need not be woken, so it answers while the client is still in the call that sends.
+            while not _is_readable(sock):
+                pass
+            _answer(sock)
+
+    stage.exchange(client, server)
+    sides = [sorted(stage.turns(role), key=lambda slot: slot.turn) for role in (Role.CLIENT, Role.SERVER)]
+    assert [len(side) for side in sides] == [_EXCHANGES] * 2
+    for asked, answered in zip(*sides, strict=True):
+        assert asked.request_first_ns < answered.request_first_ns < answered.response_last_ns
+        assert answered.response_last_ns < asked.response_last_ns
+    for earlier, later in pairwise(sides[0]):
+        assert earlier.response_last_ns < later.request_first_ns
 
 
 def test_the_next_request_ends_a_turn_at_once(stage: Stage) -> None:
