@@ -13,14 +13,17 @@ import io
 import random
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import MySQLdb
 import psycopg
 import pymemcache  # type: ignore[import-untyped]  # it ships no types
+import pymongo
 import pymysql
 import redis
+from pymongo.errors import OperationFailure, PyMongoError
 
 from masdeepflow.traffic_gen.mysql_wire import Command
 from tests.support import servers
@@ -31,7 +34,6 @@ from tests.support.wire import answer, exchange, pieces, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Address = tuple[str, int]
     Where = Address | frozenset[str]
@@ -44,6 +46,7 @@ _MYSQL: Address = ("127.0.33.6", 3306)
 _POSTGRESQL: Address = ("127.0.54.32", 5432)
 _REDIS: Address = ("127.0.63.79", 6379)
 _MEMCACHED: Address = ("127.0.112.11", 11211)
+_MONGODB: Address = ("127.0.27.17", 27017)
 _HEAD_END = b"\r\n\r\n"
 _CLOSE = b"Host: golden\r\nConnection: close\r\n\r\n"
 
@@ -755,3 +758,154 @@ def _http_on_53(directory: Path) -> Iterator[Where]:
         yield _DNS
         run("curl", "--silent", f"{_url(_DNS)}/A")
         yield _DNS
+
+
+def _mongo(**options: Any) -> pymongo.MongoClient[dict[str, Any]]:  # noqa: ANN401  # handed on to the driver
+    # Polling monitors and no waiting in the background: the same turns in every capture.
+    polling: dict[str, Any] = {"serverMonitoringMode": "poll", "heartbeatFrequencyMS": 60_000} | options
+    return pymongo.MongoClient(*_MONGODB, **polling)
+
+
+def _mongo_commands(client: pymongo.MongoClient[dict[str, Any]]) -> None:
+    users = client.app.users
+    users.create_index("email", unique=True)
+    users.insert_one({"_id": 1, "email": "a secret"})
+    users.insert_many([{"_id": number, "email": f"secret {number}"} for number in range(2, 300)])
+    for work in (
+        lambda: users.insert_one({"email": "a secret"}),
+        lambda: list(users.aggregate([{"$nosuch": "a secret"}])),
+        lambda: users.drop_index("a secret"),
+        lambda: users.update_one({"email": "a secret"}, {"$set": {"name": "another secret"}}),
+        lambda: users.find_one({"email": "a secret", "filler": "x" * 300}),
+        lambda: list(users.find({}, batch_size=200)),
+        lambda: users.delete_one({"_id": 2}),
+        client.app.list_collection_names,
+        lambda: client.app.command("nosuch", "a secret"),
+    ):
+        with contextlib.suppress(PyMongoError):
+            work()
+
+
+@_scenario("mongodb/pymongo")
+def _pymongo(directory: Path) -> Iterator[Where]:
+    with servers.mongodb(directory, _MONGODB):
+        yield _MONGODB
+        with _mongo() as client:
+            _mongo_commands(client)
+            quiet = client.app.get_collection("log", write_concern=pymongo.WriteConcern(w=0))
+            quiet.insert_one({"_id": 1, "text": "a secret"})
+            client.app.log.find_one({"_id": 1})
+            exhaust = client.app.users.find({}, batch_size=100, cursor_type=pymongo.CursorType.EXHAUST)
+            assert len(list(exhaust)) > 200
+        yield _MONGODB
+
+
+@_scenario("mongodb/waiting")
+def _waiting(directory: Path) -> Iterator[Where]:
+    with servers.mongodb(directory, _MONGODB):
+        yield _MONGODB
+        with _mongo(serverMonitoringMode="stream", heartbeatFrequencyMS=500) as client:
+            client.app.log.insert_one({"_id": 1, "text": "a secret"})
+            cursor = client.app.log.find({}, cursor_type=pymongo.CursorType.TAILABLE_AWAIT)
+            next(cursor.max_await_time_ms(700))
+            assert next(cursor, None) is None
+            cursor.close()
+        yield _MONGODB
+
+
+@_scenario("mongodb/compressed")
+def _mongo_compressed(directory: Path) -> Iterator[Where]:
+    with servers.mongodb(directory, _MONGODB):
+        yield _MONGODB
+        with _mongo(compressors="zlib") as client:
+            _mongo_commands(client)
+        yield _MONGODB
+
+
+@_scenario("mongodb/login")
+def _mongo_login(directory: Path) -> Iterator[Where]:
+    with servers.mongodb(directory, _MONGODB):
+        yield _MONGODB
+        with _mongo(username="alice", password="a secret") as client, contextlib.suppress(OperationFailure):  # noqa: S106  # nobody's
+            client.app.users.find_one({})
+        yield _MONGODB
+
+
+@_scenario("mongodb/php")
+def _php(directory: Path) -> Iterator[Where]:
+    with servers.mongodb(directory, _MONGODB):
+        yield _MONGODB
+        host, port = _MONGODB
+        done = run("php", Path(servers.__file__).with_name("mongodb_client.php"), f"{host}:{port}", 5)
+        assert done.code == 0, done.stderr
+        yield _MONGODB
+
+
+@_scenario("mongodb/nx-27017")
+def _nx_27017(directory: Path) -> Iterator[Where]:
+    with servers.nx_27017(directory, _MONGODB):
+        yield _MONGODB
+        with _mongo() as client:
+            _mongo_commands(client)
+        yield _MONGODB
+
+
+@_scenario("mongodb/http-on-27017")
+def _http_on_27017(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _MONGODB):
+        yield _MONGODB
+        run("curl", "--silent", f"{_url(_MONGODB)}/find")
+        yield _MONGODB
+
+
+@_scenario("mongodb/redis-on-27017")
+def _redis_on_27017(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _MONGODB):
+        yield _MONGODB
+        host, port = _MONGODB
+        run("redis-cli", "-h", host, "-p", port, "GET", "find")
+        yield _MONGODB
+
+
+@_scenario("mongodb/mysql-on-27017")
+def _mysql_on_27017(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MONGODB) as server:
+        yield _MONGODB
+        run(*server.client, "--execute=SELECT 'find'")
+        yield _MONGODB
+
+
+@_scenario("mongodb/tls-on-27017")
+def _tls_on_27017(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _MONGODB, tls=True):
+        yield _MONGODB
+        run("curl", "--silent", "--insecure", f"https://{_MONGODB[0]}:{_MONGODB[1]}/secret")
+        yield _MONGODB
+
+
+@_scenario("mongodb/random-on-27017")
+def _random_on_27017(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(27017, _MONGODB)
+
+
+def _mongodb_on(address: Address) -> Scenario:
+    def scenario(directory: Path) -> Iterator[Where]:
+        with servers.mongodb(directory, address):
+            yield address
+            # The handshake is an OP_QUERY, the commands are OP_MSG.
+            script = Path(servers.__file__).with_name("mongodb_client.php")
+            run("php", script, f"{address[0]}:{address[1]}", 1)
+            yield address
+
+    return scenario
+
+
+for _name, _address in (
+    ("http/mongodb-on-80", _HTTP),
+    ("memcached/mongodb-on-11211", _MEMCACHED),
+    ("mysql/mongodb-on-3306", _MYSQL),
+    ("postgresql/mongodb-on-5432", _POSTGRESQL),
+    ("redis/mongodb-on-6379", _REDIS),
+):
+    SCENARIOS[_name] = _mongodb_on(_address)

@@ -11,7 +11,7 @@ from tests.golden.capture import lines_of, recording_of, replayed
 from tests.golden.scenarios import SCENARIOS
 from tests.support import json_log
 
-_FOREIGN = {name: name for name in ("http", "memcached", "mysql", "postgresql", "redis")}
+_FOREIGN = {name: name for name in ("http", "memcached", "mongodb", "mysql", "postgresql", "redis")}
 """What is on another protocol's port -> what it has to be recognised as; all else is nobody's."""
 _SAME_ON_BOTH_SIDES = (
     "http.request.method",
@@ -19,13 +19,15 @@ _SAME_ON_BOTH_SIDES = (
     "http.response.status_code",
     "db.query.text",
     "db.operation.name",
+    "db.collection.name",
     "db.response.status_code",
     "dns.question.name",
     "dns.question.type",
     "dns.response_code",
     "dns.answer_count",
 )
-_ONE_SIDED = {"mysql/tls", "dns/unanswered"}
+# PHP's driver writes its handshake in nine pieces, of which the kernel side reads eight: no command there.
+_ONE_SIDED = {"mysql/tls", "dns/unanswered", "mongodb/php"}
 
 
 def _transactions(name: str) -> list[dict[str, Any]]:
@@ -82,9 +84,15 @@ def test_what_cannot_be_read_does_not_leak(name: str) -> None:
     assert {found["protocol"] for found in _transactions(name)} >= {"tcp"}
 
 
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name.startswith("mongodb/")])
+def test_documents_are_not_shown(name: str) -> None:
+    """Commands, collections and databases are; what is in filters, documents, logins and errors is not."""
+    assert not {word for word in ("secret", "alice", "email") if word in lines_of(name).read_text()}
+
+
 def test_nothing_is_here_that_no_script_makes() -> None:
     """Each recording has a scenario and each scenario its recording and lines; all of it stays small."""
     directory = recording_of("http/x").parent.parent
     files = {path for path in directory.glob("*/*") if path.suffix in (".rec", ".jsonl")}
     assert files == {path for name in SCENARIOS for path in (recording_of(name), lines_of(name))}
-    assert sum(path.stat().st_size for path in files) < 2_000_000
+    assert sum(path.stat().st_size for path in files) < 2_500_000

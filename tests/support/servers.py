@@ -7,11 +7,13 @@ import dataclasses
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support import mongodb_server
 from tests.support.ports import LOOPBACK, free_port, wait_listening
 from tests.support.programs import Program, run, until
 
@@ -27,7 +29,9 @@ __all__ = [
     "dnsmasq",
     "mariadb",
     "memcached",
+    "mongodb",
     "nginx",
+    "nx_27017",
     "postgresql",
     "prometheus",
     "redis",
@@ -340,6 +344,27 @@ def memcached(directory: Path, address: tuple[str, int] | None = None) -> Iterat
     host, port = address or (LOOPBACK, free_port())
     command = ("memcached", "-u", "root", "-l", host, "-p", port, "-U", 0, "-t", 1, "-m", 16)
     with Program(directory, *command) as program, _terminated(program):
+        wait_listening(port, host)
+        yield port
+
+
+@contextlib.contextmanager
+def mongodb(directory: Path, address: tuple[str, int] | None = None) -> Iterator[int]:
+    """Run the double of MongoDB's server; give its port."""
+    host, port = address or (LOOPBACK, free_port())
+    command = (sys.executable, Path(mongodb_server.__file__), "--host", host, "--port", port)
+    with Program(directory, *command):
+        wait_listening(port, host)
+        yield port
+
+
+@contextlib.contextmanager
+def nx_27017(directory: Path, address: tuple[str, int] | None = None) -> Iterator[int]:
+    """Run NX-27017, which speaks MongoDB's protocol over SQLite; give its port."""
+    host, port = address or (LOOPBACK, free_port())
+    files = ("--log-file", directory / "nx.log", "--pid-file", directory / "nx.pid")
+    server = Path(sys.executable).with_name("nx-27017")
+    with Program(directory, server, "--db", "memory", "--host", host, "--port", port, *files, cwd=directory):
         wait_listening(port, host)
         yield port
 

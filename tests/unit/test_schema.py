@@ -21,8 +21,8 @@ INTERFACE = {
     "network": "protocol.version accelerated",
     "server": "name",
     "user_agent": "original",
-    "db": "system.name collection.name namespace operation.name query.text query.summary response.status_code "
-    "response.message",
+    "db": "system.name collection.name namespace operation.name query.text query.summary "
+    "response.status_code response.message",
     "dns": "question.name question.type response_code answer_count",
     "error": "type",
     "masdeepflow": "db.blocking",

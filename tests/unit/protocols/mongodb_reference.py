@@ -455,7 +455,7 @@ def visible(one: Transaction) -> tuple[object, ...]:
         one.row,
         asked.text,
         told.text,
-        told.error or one.unanswered,
+        told.error or (one.unanswered and not asked.blocking),
         one.truncated or asked.truncated or told.truncated,
         "mongodb",
         asked.summary,

@@ -305,6 +305,13 @@ def test_a_connection_that_closes_leaves_what_waits_unanswered() -> None:
     assert (shown([row]), row["error"]) == ([("find app.users", None)], True)
 
 
+@pytest.mark.parametrize("command", WAITING.values(), ids=WAITING)
+def test_whoever_waits_may_leave(command: dict[str, Any]) -> None:
+    """Clients close what waits for a change when they end: that is no error."""
+    (row,) = parse(turn(asks(command), flags=Flag.CLOSED))
+    assert not row["error"]
+
+
 def test_a_large_document_is_one_request() -> None:
     """Its size is in its header, not in what was captured."""
     large = asks({"insert": "users", "$db": "app"}, behind=sequence("documents", {"a": "x" * 100_000}))

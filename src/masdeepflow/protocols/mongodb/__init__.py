@@ -61,6 +61,11 @@ def _matches(reply: Reply, request: Request) -> bool:
     return None in {reply.answers, request.number} or reply.answers == request.number
 
 
+def _failed(exchange: Exchange[Request, Reply, _Session]) -> bool:
+    """Return whether a reply is missing: clients leave while they wait for what may never happen."""
+    return exchange.unanswered and not (exchange.request and exchange.request.blocking)
+
+
 class MongoDb:
     """The protocol (see `masdeepflow.protocols.base.Protocol`)."""
 
@@ -110,7 +115,7 @@ class MongoDb:
             chosen[list(left)] = True
         pairs, base, places = merge(slots, build(chosen), exchanges, (_NOTHING, NO_REPLY))
         parsed = _parsed(pairs, base)
-        parsed.error[places] |= np.array([exchange.unanswered for exchange in exchanges], bool)
+        parsed.error[places] |= np.array([_failed(exchange) for exchange in exchanges], bool)
         return parsed
 
     def forget(self, cookies: Sequence[int]) -> None:
