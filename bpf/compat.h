@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
-/* Differences between architectures, in one place: how a system call's own arguments are found. */
+/* Differences between architectures, in one place: how the arguments of a system call are found, one of another task too. */
 #ifndef MASDEEPFLOW_COMPAT_H
 #define MASDEEPFLOW_COMPAT_H
 
@@ -18,6 +18,9 @@ enum {
 #define SYSCALL_ARG3(regs) ((regs)->dx)
 #define SYSCALL_ARG4(regs) ((regs)->r10)
 #define SYSCALL_ARG5(regs) ((regs)->r8)
+#define SLEEPER_CALL(regs) ((long)BPF_CORE_READ(regs, orig_ax))
+#define SLEEPER_ARG3(regs) BPF_CORE_READ(regs, dx)
+#define SLEEPER_ARG4(regs) BPF_CORE_READ(regs, r10)
 #define STORE_RELEASE(pointer, value) (*(volatile __typeof__(*(pointer)) *)(pointer) = (value))
 
 #elif defined(__TARGET_ARCH_arm64)
@@ -32,6 +35,9 @@ enum {
 #define SYSCALL_ARG3(regs) ((regs)->regs[2])
 #define SYSCALL_ARG4(regs) ((regs)->regs[3])
 #define SYSCALL_ARG5(regs) ((regs)->regs[4])
+#define SLEEPER_CALL(regs) ((long)BPF_CORE_READ(regs, syscallno))
+#define SLEEPER_ARG3(regs) BPF_CORE_READ(regs, regs[2])
+#define SLEEPER_ARG4(regs) BPF_CORE_READ(regs, regs[3])
 #define STORE_RELEASE(pointer, value) ((void)__sync_lock_test_and_set(pointer, value))
 #endif
 

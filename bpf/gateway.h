@@ -55,10 +55,11 @@ struct end {
 	__u64 received;     /* bytes that it read, of those redirected to it */
 	__u32 room;         /* how many redirected bytes may wait for it */
 	__u32 tgid;         /* who read last */
+	__u64 socket;       /* its struct sock, for probing only: it may be gone */
 	__u8 left;          /* it is out of the hash */
 	__u8 closed;
 	__u8 reset;         /* it is to be reset: closed with unread bytes, or in a splice() that can't see them */
-	__u8 unused[9];
+	__u8 reads;         /* how often it was read, up to WATCHED_READS */
 	__u32 netns;        /* inode of its network namespace */
 	__u32 recent_messages; /* that it sent, */
 	__u32 recent_bytes;    /* and their size: older ones fade */

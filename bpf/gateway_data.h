@@ -134,6 +134,12 @@ int gateway_send(struct sk_msg_md *msg)
 		reason = REASON_PRESSURE;
 		goto depart;
 	}
+	if (peer->reads < WATCHED_READS && me->redirected == peer->received) {
+		reason = sleeper_needs(peer->socket);
+		if (reason)
+			goto depart;
+		reason = REASON_NO_PEER;
+	}
 	if (sends_urgent()) {
 		reason = REASON_URGENT;
 		goto depart;
@@ -218,17 +224,6 @@ int gateway_hold(struct __sk_buff *skb)
 	return 0;
 }
 
-static __always_inline __u32 unserved(int flags)
-{
-	if (flags & MSG_WAITALL)
-		return REASON_WAITALL;
-	if (flags & MSG_TRUNC)
-		return REASON_DISCARD;
-	if (flags & MSG_OOB)
-		return REASON_URGENT;
-	return REASON_NONE;
-}
-
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(gateway_receive, struct sock *sk, int length, int flags)
 {
@@ -252,6 +247,8 @@ int BPF_PROG(gateway_receive, struct sock *sk, int length, int flags)
 	if (length > 0 && !(flags & (MSG_PEEK | MSG_ERRQUEUE)) && !me->left) {
 		__sync_fetch_and_add(&me->received, length);
 		me->tgid = bpf_get_current_pid_tgid() >> 32;
+		if (me->reads < WATCHED_READS)
+			me->reads++;
 	}
 	if (reason)
 		leave(pair, m->pair, reason);

@@ -107,6 +107,7 @@ static __always_inline bool become_member(struct bpf_sock_ops *ops, const struct
 	if (!tp || unsuited(tp))
 		return false;
 	end->cookie = cookie;
+	end->socket = (__u64)tp;
 	end->room = room_of(tp);
 	end->netns = BPF_CORE_READ((struct sock *)tp, __sk_common.skc_net.net, ns.inum);
 	stored = bpf_sk_storage_get(&members, sk, (void *)m, BPF_SK_STORAGE_GET_F_CREATE);

@@ -134,6 +134,20 @@ struct list_head {
 	struct list_head *next;
 };
 
+struct wait_queue_head {
+	struct list_head head;
+};
+
+struct wait_queue_entry {
+	void *private;
+	int (*func)(struct wait_queue_entry *entry, unsigned int mode, int flags, void *key);
+	struct list_head entry;
+};
+
+struct socket_wq {
+	struct wait_queue_head wait;
+};
+
 struct sk_psock {
 	struct list_head ingress_msg;
 };

@@ -46,6 +46,61 @@ static __noinline int distrust(struct sock *sk, __u32 reason)
 	return 0;
 }
 
+static __always_inline __u32 unserved(int flags)
+{
+	if (flags & MSG_WAITALL)
+		return REASON_WAITALL;
+	if (flags & MSG_TRUNC)
+		return REASON_DISCARD;
+	if (flags & MSG_OOB)
+		return REASON_URGENT;
+	return REASON_NONE;
+}
+
+extern const void woken_wake_function __attribute__((section(".ksyms"), weak));
+
+/* What a task asks for that sleeps in a call. Where its registers are, the current task's tell. */
+static __always_inline __u32 needs_of(struct task_struct *sleeper)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	__u64 offset = (__u64)task_pt_regs(task) - (__u64)task->stack;
+	struct pt_regs *regs = (struct pt_regs *)((__u64)BPF_CORE_READ(sleeper, stack) + offset);
+	long number = SLEEPER_CALL(regs);
+
+	if (number == NR_recvmsg)
+		return unserved(SLEEPER_ARG3(regs));
+	return number == NR_recvfrom || number == NR_recvmmsg ? unserved(SLEEPER_ARG4(regs)) : REASON_NONE;
+}
+
+#define WATCHED_READS 32
+#define MOST_SLEEPERS 4
+
+/*
+ * A reader may be asleep in its first such call when its first bytes come: then they can still go by TCP. Programs that
+ * use these calls mostly do from the start, so this is looked for at an end's first reads only.
+ */
+static __noinline __u32 sleeper_needs(__u64 socket)
+{
+	struct socket_wq *queue = BPF_CORE_READ((struct sock *)socket, sk_wq);
+	struct list_head *entry = BPF_CORE_READ(queue, wait.head.next);
+	__u64 head = (__u64)queue + bpf_core_field_offset(struct socket_wq, wait.head);
+	__u32 reason;
+
+	for (int i = 0; i < MOST_SLEEPERS && entry && (__u64)entry != head; i++) {
+		struct wait_queue_entry *sleeper =
+			(void *)((__u64)entry - bpf_core_field_offset(struct wait_queue_entry, entry));
+
+		/* Others, such as those of epoll, have no task there. */
+		if ((__u64)BPF_CORE_READ(sleeper, func) == (__u64)&woken_wake_function) {
+			reason = needs_of(BPF_CORE_READ(sleeper, private));
+			if (reason)
+				return reason;
+		}
+		entry = BPF_CORE_READ(entry, next);
+	}
+	return REASON_NONE;
+}
+
 /* connect() is the only moment in the handshake when the client's program is known for sure. */
 static __noinline int on_connect(struct bpf_sock_ops *ops)
 {

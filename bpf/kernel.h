@@ -105,6 +105,7 @@ struct sock {
 	int sk_rcvlowat;
 	int sk_peek_off;
 	void *sk_user_data;
+	struct socket_wq *sk_wq;
 	__u8 sk_shutdown;
 	__u8 sk_userlocks : 4;
 	__u8 sk_kern_sock : 1;
@@ -234,6 +235,7 @@ struct mm_struct {
 
 struct task_struct {
 	struct thread_info thread_info;
+	void *stack;
 	unsigned int flags;
 	int pid;
 	int tgid;

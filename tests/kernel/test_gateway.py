@@ -6,8 +6,10 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from masdeepflow.gateway import pins
 from masdeepflow.gateway.conformance import BEHAVIOURS
 from masdeepflow.gateway.kernel import Gateway
 from masdeepflow.gateway.selftest import Track
+from masdeepflow.gateway.watchdog import waits_for
 from tests.support.exchange import exchange
 from tests.support.namespaces import Cable
 from tests.support.programs import until
@@ -302,6 +305,22 @@ def test_a_program_that_needs_tcp_is_found_out(fresh: Track) -> None:
     with after[0], after[1]:
         assert not fresh.is_redirected(after[0])
     assert _totals(fresh).pairs == 1
+
+
+def test_the_first_such_call_of_a_reader_asleep_is_served_by_tcp(fresh: Track) -> None:
+    """What it sleeps in is seen before the first byte: MSG_WAITALL gets all that it asked for."""
+    client, server = fresh.connect(accelerated=True)
+    with client, server, ThreadPoolExecutor(1) as beside:
+        server.settimeout(None)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 10, 0))
+        got = beside.submit(server.recv, 10, socket.MSG_WAITALL)
+        until(lambda: waits_for(os.getpid(), os.fstat(server.fileno()).st_ino))
+        for part in (b"01234", b"56789"):
+            client.sendall(part)
+            time.sleep(0.01)
+        assert got.result() == b"0123456789"
+    assert _totals(fresh).left["MSG_WAITALL"] == 1
+    assert not _totals(fresh).redirected_bytes
 
 
 def test_a_splice_of_redirected_bytes_ends_in_an_error(fresh: Track) -> None:

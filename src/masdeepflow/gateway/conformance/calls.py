@@ -141,6 +141,14 @@ def _msg_trunc_discards(client: socket.socket, server: socket.socket) -> object:
     return count, bytes(buffer), exactly(server, 4)
 
 
+@behaviour("MSG_TRUNC, reader first", guarded=True)
+def _msg_trunc_reader_first(client: socket.socket, server: socket.socket) -> object:
+    with beside(lambda: len(_recv_in_kernel(server, 8, _MSG_TRUNC) or b"")) as result:
+        settle()
+        client.sendall(b"discard+keep")
+    return result, exactly(server, 4)
+
+
 @behaviour("SO_PEEK_OFF")
 def _so_peek_off(client: socket.socket, server: socket.socket) -> object:
     client.sendall(b"x")
