@@ -24,6 +24,7 @@ from bench import (
     key_value,
     loss,
     machine,
+    mongodb,
     naming,
     postgresql,
     soak,
@@ -71,6 +72,7 @@ _BENCHMARKS = {
     "postgresql": _Benchmark(postgresql.measure, live=False),
     "key_value": _Benchmark(key_value.measure, live=False),
     "dns": _Benchmark(dns.measure, live=False),
+    "mongodb": _Benchmark(mongodb.measure, live=False),
     "cluster": _Benchmark(cluster.measure, live=False),
 }
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from bench.plan import Plan
 
     Exchange = Callable[[random.Random], tuple[bytes, bytes]]
+    Workload = tuple[str, int, int, Exchange]
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_exchanges"]
 
 _RECORDS = 16384
 _CONNECTIONS = 16
@@ -88,7 +89,7 @@ def _memcached_binary(dice: random.Random) -> tuple[bytes, bytes]:
     return packet(0x80, 0, b"user:%d" % dice.randrange(_KEYS)), packet(0x81, 0, extras=bytes(4))
 
 
-_WORKLOADS: dict[str, tuple[str, int, int, Exchange]] = {
+_WORKLOADS: dict[str, Workload] = {
     "redis, 200 keys": ("redis", 6379, 1, _known_get),
     "redis, GET": ("redis", 6379, 1, _get),
     "redis, GET of UUIDs": ("redis", 6379, 1, _uuid_get),
@@ -124,9 +125,9 @@ def _turns(port: int, exchange: Exchange) -> Iterator[dict[str, object]]:
             )
 
 
-def _costs(name: str, rounds: int) -> list[float]:
+def _costs(workload: Workload, rounds: int) -> list[float]:
     """Return the cost of each of `_STAGES`."""
-    protocol, port, _, exchange = _WORKLOADS[name]
+    protocol, port, _, exchange = workload
     whole = new_pipeline()
     batches = cut(whole, stamp(make_slots(*_turns(port, exchange))), _BATCH)
     number = next(place for place, known in enumerate(whole.registry.protocols) if known.name == protocol)
@@ -140,15 +141,20 @@ def _costs(name: str, rounds: int) -> list[float]:
 
 def measure(plan: Plan) -> Outcome:
     """Measure all workloads."""
-    costs = {name: _costs(name, plan.rounds) for name in _WORKLOADS}
+    return measure_exchanges("key_value", _WORKLOADS, plan)
+
+
+def measure_exchanges(title: str, workloads: dict[str, Workload], plan: Plan) -> Outcome:
+    """Measure workloads by name: the protocol, its port, transactions a record, and what makes exchanges."""
+    costs = {name: _costs(workload, plan.rounds) for name, workload in workloads.items()}
     detail = Detail(
-        "key_value: CPU time in ns a record",
+        f"{title}: CPU time in ns a record",
         list(costs),
         [(stage, [costs[name][place] for name in costs]) for place, stage in enumerate(_STAGES)],
     )
     rows = []
     for name, found in costs.items():
-        transactions = _WORKLOADS[name][2]
+        transactions = workloads[name][2]
         cost = sum(found[2:]) / 1e3 / transactions
-        rows.append(Row("key_value", f"pipeline and metrics: {name}", cost, "µs/transaction", Goal(2)))
+        rows.append(Row(title, f"pipeline and metrics: {name}", cost, "µs/transaction", Goal(2)))
     return Outcome(rows, [detail])

@@ -278,7 +278,7 @@ def test_cursors_that_wait_are_remembered(command: dict[str, Any]) -> None:
 
 
 def test_cursors_are_bounded() -> None:
-    """Whoever opens them without end makes the parser forget, and nothing else."""
+    """Whoever opens them without end makes the parser forget, which is counted."""
     parser = PROTOCOL()
     for start in range(0, 12_000, 1000):
         turns = [
@@ -290,6 +290,7 @@ def test_cursors_are_bounded() -> None:
         ]
         parse(*turns, parser=parser)
         assert len(parser._cursors) <= 4096
+    assert parser.evicted == 12_000 - len(parser._cursors)
 
 
 def test_a_turn_in_flight_shows_its_command() -> None:

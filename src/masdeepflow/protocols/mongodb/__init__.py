@@ -74,15 +74,15 @@ class MongoDb:
     def __init__(self) -> None:
         """Start with no connections."""
         self._reader = RequestReader()
-        self._cursors = np.zeros(0, np.int64)
+        self._cursors, self._forgotten = np.zeros(0, np.int64), 0
         self._ordered: Ordered[Request, Reply, _Session] = Ordered(
             self._read_request, _session, (HIDDEN, HIDDEN_REPLY), _matches
         )
 
     @property
     def evicted(self) -> int:
-        """Connections, and requests that waited, that had to be forgotten before their time."""
-        return self._ordered.evicted
+        """Connections, requests that waited, and cursors, that had to be forgotten before their time."""
+        return self._ordered.evicted + self._forgotten
 
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
         """Return a score (n,), uint8: `CERTAIN` for requests that fit in all respects, with a command.
@@ -146,8 +146,10 @@ class MongoDb:
             return
         rows = requests.frames.row[opens[requests.codes] & (requests.frames.start == 0)]
         fresh = opened_cursors(replies.frames, rows[slots["kind"][rows] == Kind.TURN])
-        kept = self._cursors if len(self._cursors) + len(fresh) <= _CURSORS else self._cursors[:0]
-        self._cursors = np.union1d(kept, fresh[fresh != 0])[:_CURSORS]
+        known = np.union1d(self._cursors, fresh[fresh != 0])
+        kept = known if len(known) <= _CURSORS else fresh[fresh != 0][:_CURSORS]
+        self._forgotten += len(known) - len(kept)
+        self._cursors = kept
 
     def _messages(self, requests: Requests) -> Messages[Request]:
         """Return the requests, those marked that ask a cursor which waits."""

@@ -58,7 +58,8 @@ BODY = 20
 CHECKSUM, MORE_TO_COME, EXHAUST_ALLOWED = 1, 1 << 1, 1 << 16
 """Flags of OP_MSG: a checksum ends it; no reply will come, or more replies; more replies may come."""
 
-_HEADER, _ID, _TO, _OPCODE, _FLAGS = 16, 4, 8, 12, 16
+_HEADER, _ANSWERS = 16, 8  # bytes of the header, offset of the id that is answered
+_COLUMNS, _END_ROW, _OPCODE_ROW, _FLAGS_ROW = 8, 2, 5, 6  # of a table of messages
 _LARGEST = 48_000_000 + 16_384
 """Bytes of a message: maxMessageSizeBytes of all servers so far, and what they allow beyond it."""
 _CUT = -1
@@ -95,57 +96,93 @@ _IS_REQUEST = np.isin(np.arange(_OPCODES), list(REQUESTS))
 _IS_REPLY = np.isin(np.arange(_OPCODES), list(REPLIES))
 
 
+class _Walk:
+    """Rows on their way through their messages, one message of each a step."""
+
+    def __init__(self, payload: NDArray[np.uint8], lengths: NDArray[np.integer], *, requests: bool) -> None:
+        count, self._width = payload.shape
+        self._data, self._requests = lay_out(payload), requests
+        self._allowed = _IS_REQUEST if requests else _IS_REPLY
+        self._ended, self._good = np.zeros(count, np.int64), np.ones(count, bool)
+        self._found: list[NDArray[np.int64]] = []
+        self._row = np.flatnonzero(lengths > 0)
+        self._limit = np.minimum(lengths[self._row], self._width).astype(np.int64)
+        self._at = np.zeros(len(self._row), np.int64)
+        self._chain: NDArray[np.int64] | None = None
+
+    def run(self) -> Frames:
+        """Go on until no row has more to be seen; return the messages."""
+        while len(self._row):
+            self._step()
+        table = np.concatenate(self._found, axis=1) if self._found else np.zeros((_COLUMNS, 0), np.int64)
+        if len(self._found) > 1:
+            table = table[:, np.argsort(table[0], kind="stable")]
+        row, start, end, number, answers, opcode, flags, limit = table
+        base = row * self._width
+        return Frames(
+            self._data,
+            row,
+            start,
+            end,
+            base + start,
+            base + limit,
+            number,
+            answers,
+            opcode,
+            flags,
+            self._ended,
+            self._good,
+        )
+
+    def _step(self) -> None:
+        row, limit, at = self._row, self._limit, self._at
+        room = limit - at
+        whole = room >= _HEADER
+        size, table = self._headers(whole, room)
+        opcode = table[_OPCODE_ROW]
+        right = (
+            whole & (size >= _HEADER) & (size <= _LARGEST) & self._allowed[np.clip(opcode, 0, _OPCODES - 1)]
+        )
+        end = at + size
+        more = np.zeros(len(row), bool)
+        if not self._requests:
+            more = right & (table[_FLAGS_ROW] & MORE_TO_COME > 0) & (opcode == Opcode.MSG)
+        if self._chain is not None:
+            # What belongs to replies before keeps their header.
+            inside = self._chain[1] >= 0
+            table[1:, inside] = self._chain[1:, inside]
+        partial = ~whole | (more & (end >= limit))
+        done = right & ~partial & ~more
+        table[_END_ROW] = np.where(partial, _CUT, end)
+        kept = done | partial
+        self._found.append(table if kept.all() else table[:, kept])
+        self._ended[row[done]] = end[done]
+        self._good[row[whole & ~right]] = False
+        going = right & ~partial & (end < limit)
+        self._chain = None
+        if (more & going).any():
+            self._chain = table[:, going]
+            self._chain[1, ~more[going]] = _CUT
+        self._row, self._limit, self._at = row[going], limit[going], end[going]
+
+    def _headers(
+        self, whole: NDArray[np.bool_], room: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the sizes (m,) of messages, and the columns of `Frames` (8, m) but for the end."""
+        place = self._row * self._width + self._at
+        first, second = (self._data.words[place + offset].view(np.int64) for offset in (0, _ANSWERS))
+        table = np.empty((_COLUMNS, len(place)), np.int64)
+        size = first << 32 >> 32
+        table[0], table[1] = self._row, self._at
+        table[3], table[4], table[_OPCODE_ROW] = first >> 32, second << 32 >> 32, second >> 32
+        table[_FLAGS_ROW] = self._data.int32(place + _HEADER)
+        table[_FLAGS_ROW, np.minimum(room, size) < BODY] = 0
+        table[7] = self._at + np.where(whole, np.minimum(size, room), room)
+        if not whole.all():
+            table[3:7, ~whole] = 0
+        return size, table
+
+
 def frames(payload: NDArray[np.uint8], lengths: NDArray[np.integer], *, requests: bool) -> Frames:
     """Return the messages of the rows (n, w), w a multiple of 8, with valid lengths (n,)."""
-    count, width = payload.shape
-    data = lay_out(payload)
-    ended, good = np.zeros(count, np.int64), np.ones(count, bool)
-    allowed = _IS_REQUEST if requests else _IS_REPLY
-    found: list[NDArray[np.int64]] = []
-    row = np.flatnonzero(lengths > 0)
-    limit = np.minimum(lengths[row], width).astype(np.int64)
-    start, at = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)
-    head = np.zeros((5, len(row)), np.int64)  # id, answered id, opcode, flags, limit
-    while len(row):
-        place = row * width + at
-        fresh = at == start
-        whole = limit - at >= _HEADER
-        fields = _header(data, place, whole, limit - at)
-        size, opcode = fields[0], fields[3]
-        stop = np.where(whole, np.minimum(at + size, limit), limit)
-        np.copyto(head, np.concatenate([fields[1:], stop[None]]), where=fresh)
-        right = (size >= _HEADER) & (size <= _LARGEST) & allowed[np.clip(opcode, 0, _OPCODES - 1)]
-        good[row[whole & ~right]] = False
-        more = (fields[4] & MORE_TO_COME > 0) & (opcode == Opcode.MSG) & (not requests)
-        end = at + size
-        partial = ~whole | (right & more & (end >= limit))
-        done = whole & right & ~partial & ~more
-        kept = done | partial
-        ends = np.where(partial, _CUT, end)
-        found.append(np.stack([row, start, ends, *head])[:, kept])
-        ended[row[done]] = end[done]
-        going = whole & right & ~partial & (end < limit)
-        start = np.where(done, end, start)
-        if not going.any():
-            break
-        row, limit, start, at, head = row[going], limit[going], start[going], end[going], head[:, going]
-    table = np.concatenate(found, axis=1) if found else np.zeros((8, 0), np.int64)
-    if len(found) > 1:
-        table = table[:, np.argsort(table[0], kind="stable")]
-    row, start, ends, number, answers, opcode, flags, limit = table
-    place = row * width + start
-    return Frames(
-        data, row, start, ends, place, row * width + limit, number, answers, opcode, flags, ended, good
-    )
-
-
-def _header(
-    data: Bytes, place: NDArray[np.int64], whole: NDArray[np.bool_], room: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return size, ids, opcode and flags (5, m) of the headers at `place`; zeros where they are cut."""
-    offsets = (0, _ID, _TO, _OPCODE, _FLAGS)
-    fields = np.stack([data.int32(place + offset) for offset in offsets])
-    if not whole.all():
-        fields[:, ~whole] = 0
-    fields[4, np.minimum(room, fields[0]) < BODY] = 0
-    return fields
+    return _Walk(payload, lengths, requests=requests).run()
