@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.plan import Plan
+    from masdeepflow.gateway.pairs import Totals
 
 __all__ = ["measure"]
 
@@ -171,7 +172,7 @@ class _Ran(NamedTuple):
     errors: int
     slow: str
     seen: payloads.Seen
-    redirected: int
+    totals: Totals | None
 
 
 def _serve(load: _Load, seconds: int) -> Iterator[Row]:
@@ -179,10 +180,11 @@ def _serve(load: _Load, seconds: int) -> Iterator[Row]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="masdeepflow-soak-")))
         port: int = stack.enter_context(load.start(directory))  # type: ignore[arg-type]  # a context manager
         plain, accelerated = (_run(load, port, seconds, accelerated=way) for way in (False, True))
-    assert accelerated.redirected, f"nothing was redirected: {load.name}"
+    totals = accelerated.totals
+    assert totals and totals.redirected_bytes, f"nothing was redirected: {load.name}"
     named = f"{load.name}, {seconds} s"
-    gigabytes = accelerated.redirected / 1e9
-    told = f"{load.told}: accelerated {accelerated.slow}, plain {plain.slow}; {gigabytes:.1f} GB redirected"
+    moved = f"{totals.redirected_bytes / 1e9:.1f} GB redirected; left to TCP: {totals.left}"
+    told = f"{load.told}: accelerated {accelerated.slow}, plain {plain.slow}; {moved}"
     yield Row("soak", f"{named}: errors", accelerated.errors, goal=_NONE, remark=told)
     exchanged = f"of {accelerated.seen.payloads:,}; plain {plain.seen.wrong} of {plain.seen.payloads:,}"
     yield Row(
@@ -204,10 +206,10 @@ def _run(load: _Load, port: int, seconds: int, *, accelerated: bool) -> _Ran:
         checker = payloads.Checker(load.conversation, port)
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds * 20)
         seen = checker.seen()
-        redirected = service.totals().redirected_bytes if service else 0
+        totals = service.totals() if service else None
     text = done.stdout + done.stderr
     found = re.findall(load.slowest, text)
-    return _Ran(len(_ERROR.findall(text)), found[-1] if found else "not told", seen, redirected)
+    return _Ran(len(_ERROR.findall(text)), found[-1] if found else "not told", seen, totals)
 
 
 def _note(text: str) -> None:

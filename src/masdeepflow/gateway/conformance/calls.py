@@ -34,10 +34,14 @@ def _msg_peek(client: socket.socket, server: socket.socket) -> object:
     return peeked, read, attempt(lambda: server.recv(1, socket.MSG_PEEK))
 
 
-def _recv_in_kernel(sock: socket.socket, count: int, flags: int) -> object:
-    """Receive without Python's own poll() before it, which a timeout brings."""
+def _wait_in_kernel(sock: socket.socket) -> None:
+    """Have it wait in the call itself, not in Python's own poll() before it, which a timeout brings."""
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(WAIT_S * 1e6)))
+
+
+def _recv_in_kernel(sock: socket.socket, count: int, flags: int) -> object:
+    _wait_in_kernel(sock)
     return attempt(lambda: sock.recv(count, flags))
 
 
@@ -143,10 +147,12 @@ def _msg_trunc_discards(client: socket.socket, server: socket.socket) -> object:
 
 @behaviour("MSG_TRUNC, reader first", guarded=True)
 def _msg_trunc_reader_first(client: socket.socket, server: socket.socket) -> object:
-    with beside(lambda: len(_recv_in_kernel(server, 8, _MSG_TRUNC) or b"")) as result:
+    buffer = bytearray(b"........")
+    _wait_in_kernel(server)
+    with beside(lambda: server.recv_into(buffer, 8, _MSG_TRUNC)) as result:
         settle()
         client.sendall(b"discard+keep")
-    return result, exactly(server, 4)
+    return result, bytes(buffer), exactly(server, 4)
 
 
 @behaviour("SO_PEEK_OFF")
