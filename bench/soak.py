@@ -181,7 +181,8 @@ def _serve(load: _Load, seconds: int) -> Iterator[Row]:
         port: int = stack.enter_context(load.start(directory))  # type: ignore[arg-type]  # a context manager
         plain, accelerated = (_run(load, port, seconds, accelerated=way) for way in (False, True))
     totals = accelerated.totals
-    assert totals and totals.redirected_bytes, f"nothing was redirected: {load.name}"
+    assert totals is not None
+    assert totals.redirected_bytes, f"nothing was redirected: {load.name}"
     named = f"{load.name}, {seconds} s"
     moved = f"{totals.redirected_bytes / 1e9:.1f} GB redirected; left to TCP: {totals.left}"
     told = f"{load.told}: accelerated {accelerated.slow}, plain {plain.slow}; {moved}"
