@@ -27,6 +27,7 @@ from bench import (
     mongodb,
     naming,
     postgresql,
+    recognition,
     soak,
     stages,
 )
@@ -67,6 +68,7 @@ _BENCHMARKS = {
     "acceleration": _Benchmark(acceleration.measure),
     "bypass": _Benchmark(bypass.measure, when_asked=True),
     "soak": _Benchmark(soak.measure, when_asked=True),
+    "recognition": _Benchmark(recognition.measure, live=False, when_asked=True),
     "stages": _Benchmark(stages.measure, live=False),
     "naming": _Benchmark(naming.measure, live=False),
     "postgresql": _Benchmark(postgresql.measure, live=False),

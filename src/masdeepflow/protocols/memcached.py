@@ -475,6 +475,7 @@ class Memcached:
         number = _IS_DIGIT[slots["response"][:, 0]] & ~no_reply
         fits &= ~number | _starts_with(requests, {"incr", "decr"}, count)
         fits &= ~binary | _is_binary(slots["request"], slots["response"], no_reply)
+        fits &= _goes_on(slots, "request", requests) & (no_reply | _goes_on(slots, "response", replies))
         numbered = {f"delete {VARIABLE}"}
         shared = ~binary & _starts_with(requests, numbered, count, "query")
         return np.where(fits, np.where(shared, np.uint8(POSSIBLE), np.uint8(LIKELY)), np.uint8(0))
@@ -494,6 +495,12 @@ def _starts_with(
     result = np.zeros(count, bool)
     result[messages.row[fits[messages.code] & (messages.start == 0)]] = True
     return result
+
+
+def _goes_on(slots: np.ndarray, side: str, messages: Messages[_Line]) -> NDArray[np.bool_]:
+    """Return in which turns (n,) the first message has an end, or may have one behind what was captured."""
+    goes_on: NDArray[np.bool_] = (messages.ended > 0) | (slots[f"{side}_bytes"] > slots[f"{side}_length"])
+    return goes_on
 
 
 def _first_known(messages: Messages[_Line], count: int) -> NDArray[np.bool_]:

@@ -180,6 +180,8 @@ FOREIGN = {
     "FTP": (b"stat\r\n", b"211 end\r\n"),
     "beanstalkd": (b"watch jobs\r\n", b"WATCHING 2\r\n"),
     "MySQL": (b"\x21\x00\x00\x00\x03SELECT 1", b"\x01\x00\x00\x01\x01"),
+    "a line without its end": (b"mg u\xb0:\x1f", b"VA 2\r\nok\r\n"),
+    "an answer without its end": (b"mg key v\r\n", b"VA 6\xca\x04"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00", b"\x16\x03\x03\x00\x7a\x02"),
     "SSL 2": (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", b""),
     "nothing": (b"", b""),

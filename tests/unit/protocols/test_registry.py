@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
 from masdeepflow.protocols.registry import UNRECOGNISED, Registry, load
 from masdeepflow.table import Encoded, Parsed
+from tests.support.noise import KINDS, Real, mistakes, real_turns
 from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLOTS = make_slots(turn(b"a"), turn(b"b"), turn(b"c"))
+_TURNS = 20_000
 
 
 class Scored:
@@ -237,3 +240,27 @@ def test_each_load_gives_new_instances() -> None:
     """State per connection belongs to one pipeline."""
     first, second = load(), load()
     assert not {id(protocol) for protocol in first} & {id(protocol) for protocol in second}
+
+
+@pytest.fixture(scope="module")
+def real() -> Real:
+    """Return the turns of the golden captures."""
+    return real_turns()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_recognised_by_mistake(real: Real, kind: str) -> None:
+    """A small part of the benchmark `recognition`: noise is nobody's, changed turns nobody's or their own."""
+    noise = KINDS[kind](real, _TURNS, np.random.default_rng(7))
+    assert mistakes(Registry(load()), real, noise) == (Counter(), 0)
+
+
+def test_real_turns_are_recognised(real: Real) -> None:
+    """Most of what the noise is made of is somebody's, and no mistake is found where there is none."""
+    known, slots = Registry(load()), real.slots.copy()
+    slots["cookie"] = np.arange(1, len(slots) + 1)
+    chosen, _ = known.choose(slots)
+    names = [known.name(number) for number in chosen.tolist()]
+    own = [real.names[number] for number in real.protocol.tolist()]
+    right = sum(name == spoken for name, spoken in zip(names, own, strict=True))
+    assert right > 0.8 * len(own)
