@@ -11,6 +11,22 @@ struct {
 	__type(value, struct connection);
 } tcp_connections SEC(".maps");
 
+/*
+ * When the first unread byte came. Apart from the connection: within a host it is stamped on the CPU of the sender, who
+ * must not take from the reader's CPU the cache lines that are written at every read.
+ */
+struct arrival {
+	__u64 first_ns; /* 0 when there is none, NOT_WANTED on the client's side */
+};
+#define NOT_WANTED (~0ULL)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct arrival);
+} arrivals SEC(".maps");
+
 /* Unix and UDP: nothing tells that such a socket goes, so the last turn has to outlive it until the sweep. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -131,6 +147,22 @@ static __always_inline struct connection *new_tcp(struct sock *sk)
 	c->slot.turn = 1;
 	c->opened_ns = bpf_ktime_get_ns();
 	return c;
+}
+
+/* The connection has just read from its socket: what it waited for, if anybody wants to know. */
+static __always_inline void take_arrival(struct connection *c, struct sock *sk)
+{
+	struct arrival *a = bpf_sk_storage_get(&arrivals, sk, NULL, 0);
+	if (!a)
+		return;
+	if (c->slot.role != ROLE_SERVER) {
+		/* Written once: a line that both CPUs only read stays in both caches. */
+		if (a->first_ns != NOT_WANTED)
+			a->first_ns = NOT_WANTED;
+		return;
+	}
+	c->arrival_ns = a->first_ns == NOT_WANTED ? 0 : a->first_ns;
+	a->first_ns = 0;
 }
 
 static __always_inline void set_read_seq(struct connection *c, struct sock *sk)

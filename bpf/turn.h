@@ -20,7 +20,7 @@
 struct connection {
 	struct slot slot;
 	__u64 opened_ns;
-	__u64 arrival_ns;      /* of the first unread byte; 0 when unknown */
+	__u64 arrival_ns;      /* of the first byte of what is being read; 0 when unknown */
 	__u64 total_request_bytes;
 	__u64 total_response_bytes;
 	struct moved counted;  /* what the golden signals have of the totals */
@@ -365,8 +365,7 @@ static __always_inline void turn_io(struct connection *c, bool send, const struc
 		request_bytes(c, io, now);
 	else
 		response_bytes(c, io, now);
-	if (!send)
-		c->arrival_ns = 0;
+	c->arrival_ns = 0;
 }
 
 /* How long a response of this service pauses before it counts as ended. Fades when nothing pauses so long. */

@@ -171,10 +171,12 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool d
 	lock(c);
 	/* include/linux/skmsg.h: the low bits of sk_user_data tell what it points to. */
 	bool accelerated = (__u64)sk->sk_user_data & SK_USER_DATA_PSOCK;
-	if (!send)
+	if (!send) {
+		take_arrival(c, sk);
 		buffered_response_sent(c, sk);
-	else if (!accelerated)
+	} else if (!accelerated) {
 		now = departed_ns(c, sk, now);
+	}
 	turn_next(c, send);
 	if (accelerated)
 		c->slot.flags |= FLAG_ACCELERATED;

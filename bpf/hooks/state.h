@@ -160,9 +160,9 @@ int BPF_PROG(on_data_ready, struct sock *sk)
 {
 	if (sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_family == AF_UNIX)
 		return 0;
-	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
-	if (c && c->slot.role == ROLE_SERVER && !c->arrival_ns)
-		c->arrival_ns = bpf_ktime_get_ns();
+	struct arrival *a = bpf_sk_storage_get(&arrivals, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (a && !a->first_ns)
+		a->first_ns = bpf_ktime_get_ns();
 	return 0;
 }
 

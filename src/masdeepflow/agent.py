@@ -40,26 +40,11 @@ _SECOND_NS = 1_000_000_000
 _LOOK_NS = 10 * _SECOND_NS  # between two looks at what every service moved: a system call each
 _MANY_SERVICES = 256
 _NO_SLOTS = np.zeros(0, np.uint8)
-
-
-def _no_events() -> Events:
-    none = np.zeros(0, np.int64)
-    return Events(
-        none.astype(np.uint8),
-        none,
-        none,
-        none.astype(np.int32),
-        none,
-        none,
-        none,
-        none,
-        none.astype(np.int32),
-        [],
-    )
+_NO_EVENTS = Events.none()
 
 
 def _tick(watermark_ns: int, records: int, offset_ns: int) -> Output:
-    return Output([], _no_events(), watermark_ns, records, offset_ns=offset_ns)
+    return Output([], _NO_EVENTS, watermark_ns, records, offset_ns=offset_ns)
 
 
 class Ledger:

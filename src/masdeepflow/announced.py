@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Announced"]
 
+_OPEN = int(Kind.OPEN)
 _LIMIT = 8192
 _TEXTS = 64  # of one connection: as many requests as may wait on it
 
@@ -37,9 +38,12 @@ class Announced:
     def mark(self, slots: np.ndarray, parsed: Parsed) -> NDArray[np.bool_]:
         """Return which transactions (m,) of slots (n,) need not be shown: they were, or are not whole yet."""
         rows, shown = parsed.rows, np.zeros(len(parsed.rows), bool)
-        cookies, in_flight = slots["cookie"][rows], parsed.still_open
+        in_flight = parsed.still_open
         if in_flight is None:
-            in_flight = slots["kind"][rows] == Kind.OPEN
+            in_flight = slots["kind"][rows] == _OPEN
+        if not self._texts and not in_flight.any():
+            return shown
+        cookies = slots["cookie"][rows]
         concerned = np.array([*self._texts, *cookies[in_flight].tolist()], np.uint64)
         if not len(concerned):
             return shown

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from masdeepflow import filters
 from masdeepflow.announced import Announced
-from masdeepflow.batch import neighbours, word_of, words
+from masdeepflow.batch import Slots, word
 from masdeepflow.datagrams import Datagrams
 from masdeepflow.endpoint import likenesses_of
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline"]
 
+T = TypeVar("T", bound="np.generic")
+
 _BASE = (
     "request_first_ns",
     "request_last_ns",
@@ -39,8 +41,13 @@ _BASE = (
     "response_bytes",
     "queue_ns",
 )
-"""Neighbours in `struct slot`, in this order."""
-_STAMPS = 4  # of them
+_EVENTS = -1  # asks for endpoints as protocols do
+_NO_EVENTS = Events.none()
+# A member of an enum would have NumPy cast the whole column to int64 first.
+_TURN, _OPEN, _DATAGRAM, _SILENT = int(Kind.TURN), int(Kind.OPEN), int(Kind.DATAGRAM), int(Kind.SILENT)
+_ENDED = (int(Kind.CLOSE), int(Kind.CONNECT_FAILED))
+_CONTINUED, _ACCELERATED = int(Flag.CONTINUED), int(Flag.ACCELERATED)
+_NO_ROWS = np.zeros(0, np.intp)
 
 
 class Pipeline:
@@ -91,23 +98,36 @@ class Pipeline:
         """
         if len(slots):  # a replay has batches of nothing but facts
             self.endpoints.freshen()
-        life = is_life(slots["kind"])
-        if life.any():
-            slots = self._follow(slots, life)
+        slots = Slots.of(slots)
+        if int(slots["kind"].max(initial=0)) <= _OPEN:
+            turns, rows = None, _NO_ROWS
+        else:
+            slots, turns, rows = self._sort_out(slots)
         self.records += len(slots)
         codes = self.endpoints.codes(slots, offset_ns)
         self._directory.processes.end_batch()
-        kinds = slots["kind"]
-        turns = (kinds <= Kind.OPEN) | (kinds == Kind.DATAGRAM)
-        whole = bool(turns.all())
-        tables = self._tables(slots, codes, None if whole else turns, offset_ns)
-        rows = np.zeros(0, np.intp) if whole else np.flatnonzero(~turns & (kinds != Kind.SILENT))
+        tables = self._tables(slots, codes, turns, offset_ns)
+        tables += self._overdue(slots, offset_ns)
+        if not len(rows):
+            return tables, _NO_EVENTS
         told = slots[rows]
         events = self._events(told, codes[rows], offset_ns)
-        tables += self._overdue(slots, offset_ns)
-        if len(told):
-            self._forget(told)
+        self._forget(told)
         return tables, events
+
+    def _sort_out(self, slots: Slots) -> tuple[Slots, NDArray[np.bool_] | None, NDArray[np.intp]]:
+        """Take in what tells of processes; return the rest (n,), which are turns (n,), and events' rows (m,).
+
+        None for turns where all are.
+        """
+        life = is_life(slots["kind"])
+        if life.any():
+            slots = self._follow(slots, life)
+        kinds = slots["kind"]
+        turns: NDArray[np.bool_] = (kinds <= _OPEN) | (kinds == _DATAGRAM)
+        if turns.all():
+            return slots, None, _NO_ROWS
+        return slots, turns, np.flatnonzero(~turns & (kinds != _SILENT))
 
     def take_parsed_bytes(self, index: int) -> int:
         """Return the bytes of turns that a protocol was recognised in since the last call.
@@ -118,13 +138,13 @@ class Pipeline:
         self._parsed_bytes[index] = 0
         return taken
 
-    def _follow(self, slots: np.ndarray, life: NDArray[np.bool_]) -> np.ndarray:
+    def _follow(self, slots: Slots, life: NDArray[np.bool_]) -> Slots:
         """Take in what slots tell of processes; return the others."""
         rows = np.flatnonzero(life)
         self._directory.processes.follow(slots[rows], rows - np.arange(len(rows)))
-        return slots[~life]
+        return Slots.of(slots[~life])
 
-    def _overdue(self, slots: np.ndarray, offset_ns: int) -> list[Table]:
+    def _overdue(self, slots: Slots, offset_ns: int) -> list[Table]:
         """Return the transactions that, as the batch's stamps tell, will not be answered any more."""
         if not self.registry.waiting or not len(slots):
             return []
@@ -152,7 +172,7 @@ class Pipeline:
         return known and known[0].endpoint()
 
     def _forget(self, events: np.ndarray) -> None:
-        ended = events["cookie"][(events["kind"] == Kind.CLOSE) | (events["kind"] == Kind.CONNECT_FAILED)]
+        ended = events["cookie"][np.isin(events["kind"], _ENDED)]
         if len(ended):
             cookies = ended.tolist()
             self.registry.forget(cookies)
@@ -174,7 +194,7 @@ class Pipeline:
             rows = np.flatnonzero(mine)
             if not len(rows):
                 continue
-            mine_only = (slots, codes) if every else (slots[rows], codes[rows])
+            mine_only = (slots, codes) if every else (Slots.of(slots[rows]), codes[rows])
             tables += self._transactions(number, *mine_only, offset_ns)
             if self.registry.names_addresses(number):
                 self._learn_names(number, offset_ns)
@@ -211,7 +231,7 @@ class Pipeline:
 
     def _follow_datagrams(self, slots: np.ndarray, protocols: NDArray[np.int16]) -> None:
         """Have those UDP ports followed datagram by datagram whose turns (n,) were recognised."""
-        udp = (slots["transport"] == Transport.UDP) & (slots["kind"] == Kind.TURN)
+        udp = (slots["transport"] == Transport.UDP) & (slots["kind"] == _TURN)
         if udp.any():
             mine = udp & np.isin(protocols, list(self.registry.waiting))
             self.datagrams.recognised(slots[mine])
@@ -224,7 +244,7 @@ class Pipeline:
         parsed = None if number == nobody else self.registry.parse(number, slots)
         if parsed is None:
             number, parsed = nobody, _unrecognised(slots)
-            strange = slots["kind"] == Kind.DATAGRAM
+            strange = slots["kind"] == _DATAGRAM
             if strange.any():
                 self.datagrams.strange(slots[strange])
         tables = [self._table(number, parsed, slots, codes, offset_ns)]
@@ -243,7 +263,7 @@ class Pipeline:
     def _table(
         self, number: int, parsed: Parsed, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int
     ) -> Table:
-        codes, endpoints = self.endpoints.compact(codes[parsed.rows])
+        codes, endpoints = self.endpoints.compact(_take_rows(codes, parsed.rows), number)
         table = _table(self.registry.name(number), slots, parsed, codes, endpoints, offset_ns)
         table.shown = self._announced.mark(slots, parsed)
         if self.shown:
@@ -253,7 +273,7 @@ class Pipeline:
         return table
 
     def _events(self, slots: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> Events:
-        codes, endpoints = self.endpoints.compact(codes) if len(slots) else (codes, [])
+        codes, endpoints = self.endpoints.compact(codes, _EVENTS)
         events = _events(slots, codes, endpoints, offset_ns)
         return _filtered_events(events, self.shown) if self.shown else events
 
@@ -268,8 +288,8 @@ def _first_sticky(connections: NDArray[np.intp], sticky: NDArray[np.bool_]) -> N
 
 def _unrecognised(slots: np.ndarray) -> Parsed:
     # Of datagrams that nobody can pair, one that asks is a transaction.
-    answers = (slots["kind"] == Kind.DATAGRAM) & (slots["request_first_ns"] == 0)
-    rows = np.flatnonzero(((slots["flags"] & Flag.CONTINUED) == 0) & ~answers)
+    answers = (slots["kind"] == _DATAGRAM) & (slots["request_first_ns"] == 0)
+    rows = np.flatnonzero(((slots["flags"] & _CONTINUED) == 0) & ~answers)
     no_text, no = Encoded.absent(len(rows)), np.zeros(len(rows), bool)
     return Parsed(rows, no_text, no_text, error=no, truncated=no)
 
@@ -280,7 +300,7 @@ def _behind(slots: np.ndarray, parsed: Parsed) -> NDArray[np.intp]:
     That is the last one that gave a transaction, else the first with a request: what asks for TLS gives none.
     """
     behind = np.zeros(len(slots), bool)
-    turns = slots["kind"] == Kind.TURN
+    turns = slots["kind"] == _TURN
     for cookie in parsed.opaque:
         mine = slots["cookie"] == cookie
         given = parsed.rows[mine[parsed.rows]]
@@ -292,28 +312,27 @@ def _behind(slots: np.ndarray, parsed: Parsed) -> NDArray[np.intp]:
 
 def _bytes_by_service(slots: np.ndarray) -> NDArray[np.float64]:
     """Return the bytes of slots (n,) that are not OPEN, both ways, by service (`MAX_SERVICES` + 1,)."""
-    few = neighbours(slots, "request_bytes", "response_bytes", "service", "kind")
-    amounts = (few["request_bytes"] + few["response_bytes"]) * (few["kind"] != Kind.OPEN)
-    services = np.minimum(few["service"], MAX_SERVICES)
+    amounts = (slots["request_bytes"] + slots["response_bytes"]) * (slots["kind"] != _OPEN)
+    services = np.minimum(slots["service"], MAX_SERVICES)
     return np.bincount(services, amounts, MAX_SERVICES + 1).astype(np.float64, copy=False)
 
 
-def _latest(slots: np.ndarray) -> int:
-    start = word_of(slots, _BASE[0])
-    return int(words(slots)[:, start : start + _STAMPS].max())
+def _latest(slots: Slots) -> int:
+    return int(slots.neighbours(_BASE[0], _BASE[3]).max())
 
 
 def _signed(column: np.ndarray) -> NDArray[np.int64]:
     return column.astype(np.int64)
 
 
-def _base_columns(slots: np.ndarray) -> NDArray[np.int64]:
-    """Return the stamps and byte counts of slots (n,) as int64 (n, 7), in the order of `_BASE`.
+def _are_all(rows: NDArray[np.intp], size: int) -> bool:
+    """Return whether rows (m,) are 0, 1 and so on up to `size`."""
+    return len(rows) == size and bool((rows == np.arange(size)).all())
 
-    One pass over the slots: taking each column by itself would read all of their cache lines again.
-    """
-    start = word_of(slots, _BASE[0])
-    return words(slots)[:, start : start + len(_BASE)].copy()
+
+def _take_rows(column: NDArray[T], rows: NDArray[np.intp]) -> NDArray[T]:
+    """Return `column` (n,) for `rows` (m,): itself if these are all there are."""
+    return column if _are_all(rows, len(column)) else column[rows]
 
 
 def _where(condition: NDArray[np.bool_], values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -328,18 +347,16 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     endpoints: Sequence[Endpoint],
     offset_ns: int,
 ) -> Table:
-    # Whole slots are 16 times what is needed of them, and a pipelined turn stands for many transactions.
-    columns, kinds, flags = _base_columns(slots), slots["kind"], slots["flags"]
     rows = parsed.rows
-    if len(rows) != len(slots) or not np.array_equal(rows, np.arange(len(rows))):
-        columns, kinds, flags = columns[rows], kinds[rows], flags[rows]
-    base = dict(zip(_BASE, columns.T, strict=True)) | parsed.base
+    index = slice(None) if _are_all(rows, len(slots)) else rows
+    base = {name: word(slots, name)[index] for name in _BASE} | parsed.base
+    kinds, flags = slots["kind"][index], slots["flags"][index]
     first, last = base["request_first_ns"], base["response_last_ns"]
     asked, answered = first > 0, base["response_first_ns"] > 0
     both = asked & answered
     start = first if asked.all() else np.where(asked, first, base["response_first_ns"])
     end = np.maximum(np.maximum(last, base["request_last_ns"]), start)
-    open_rows = kinds == Kind.OPEN if parsed.still_open is None else parsed.still_open
+    open_rows = kinds == _OPEN if parsed.still_open is None else parsed.still_open
     return Table(
         protocol=name,
         start_ns=start + offset_ns,
@@ -362,7 +379,7 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
 
 
 def _accelerated(flags: NDArray[np.uint32]) -> dict[str, Attribute]:
-    flagged = flags & Flag.ACCELERATED > 0
+    flagged = flags & _ACCELERATED > 0
     return {"network.accelerated": np.where(flagged, 1, ABSENT)} if flagged.any() else {}
 
 

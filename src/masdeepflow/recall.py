@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from masdeepflow.direct_mapped import DirectMapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,6 +43,7 @@ class Recall(Generic[T]):
         self._limit = limit
         self._hashes = np.zeros(0, np.uint64)
         self._values: list[T] = []
+        self._near = DirectMapped()
 
     def encode(
         self,
@@ -50,10 +53,8 @@ class Recall(Generic[T]):
         """Return codes (n,), int32, and the values they index, of rows with the given hashes (n,)."""
         if not len(self._hashes):
             return self._read(hashes, np.arange(len(hashes)), read)
-        places = np.searchsorted(self._hashes, hashes)
-        np.minimum(places, len(self._hashes) - 1, out=places)
-        missing = self._hashes[places] != hashes
-        if not missing.any():
+        places, missing = self._places(hashes)
+        if missing is None:
             codes, present = renumber(places, len(self._hashes))
             return codes, [self._values[place] for place in present]
         rows = np.flatnonzero(missing)
@@ -64,6 +65,19 @@ class Recall(Generic[T]):
         codes[~missing] = known
         codes[rows] = fresh + np.int32(len(values))
         return codes, values + fresh_values
+
+    def _places(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.integer], NDArray[np.bool_] | None]:
+        """Return where each hash (n,) stands in the table, and which (n,) do not; None if all do."""
+        places, far = self._near.find(hashes)
+        if far is None:
+            return places, None
+        found = np.searchsorted(self._hashes, hashes[far])
+        np.minimum(found, len(self._hashes) - 1, out=found)
+        missing = far.copy()
+        missing[far] = self._hashes[found] != hashes[far]
+        places[far] = found
+        self._near.keep(hashes[~missing], places[~missing])
+        return places, missing if missing.any() else None
 
     def _read(
         self,
@@ -87,3 +101,4 @@ class Recall(Generic[T]):
         order = np.argsort(together)
         everything = self._values + values
         self._hashes, self._values = together[order], [everything[place] for place in order.tolist()]
+        self._near.clear()

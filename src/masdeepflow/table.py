@@ -21,7 +21,6 @@ ABSENT = -1
 """Code of an absent value in an `Encoded` column, and absent value of every integer column."""
 
 
-@dataclass(frozen=True, slots=True)
 class Encoded:
     """A dictionary-encoded string column.
 
@@ -29,15 +28,48 @@ class Encoded:
     values: the distinct strings; raw text, not escaped for any output.
     """
 
-    codes: NDArray[np.int32]
-    values: list[str]
+    __slots__ = ("_codes", "_index", "_table", "values")
+
+    def __init__(self, codes: NDArray[np.int32], values: list[str]) -> None:
+        self.values = values
+        self._codes: NDArray[np.int32] | None = codes
+        self._table: NDArray[np.int32] = codes
+        self._index: NDArray[np.integer] = codes
+
+    @classmethod
+    def by(cls, index: NDArray[np.integer], table: NDArray[np.int32], values: list[str]) -> Encoded:
+        """Return a column (n,) whose codes are `table[index]`, made only when somebody asks for them.
+
+        Most columns of most batches are looked at by no sink. index: (n,), shared with other columns.
+        """
+        column = cls(table, values)
+        column._codes, column._index = None, index
+        return column
+
+    @property
+    def codes(self) -> NDArray[np.int32]:
+        """Codes (n,), int32."""
+        if self._codes is None:
+            self._codes = self._table[self._index]
+        return self._codes
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self._index)
 
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Return the column for `rows` (m,), sharing `values`."""
-        return Encoded(self.codes[rows], self.values)
+        if self._codes is None:
+            return Encoded.by(self._index[rows], self._table, self.values)
+        return Encoded(self._codes[rows], self.values)
+
+    def check(self, size: int) -> None:
+        """Raise ValueError, with a reason, if this is no column of `size` rows."""
+        _check_column(self._index, size, "i")
+        if self._table is not self._index:
+            _check_column(self._table, len(self._table), "i")
+            _check_range("its places", self._index, 0, len(self._table))
+        _check_texts(self.values)
+        _check_range("its codes", self._table, ABSENT, len(self.values))
 
     def to_list(self) -> list[str | None]:
         """Return one Python string (or None) per row: for tests and small tables."""
@@ -69,10 +101,12 @@ def _check_encoded(column: object, size: int) -> None:
     """Raise ValueError, with a reason, if `column` is no `Encoded` one of `size` rows."""
     if not isinstance(column, Encoded):
         raise ValueError(f"it is a {type(column).__name__}, not Encoded")  # noqa: TRY004  # all are told alike
-    _check_column(column.codes, size, "i")
-    _check_texts(column.values)
-    if size and not (int(column.codes.min()) >= ABSENT and int(column.codes.max()) < len(column.values)):
-        raise ValueError(f"its codes are not all in [{ABSENT}, {len(column.values)})")
+    column.check(size)
+
+
+def _check_range(what: str, numbers: NDArray[np.integer], low: int, end: int) -> None:
+    if len(numbers) and not (int(numbers.min()) >= low and int(numbers.max()) < end):
+        raise ValueError(f"{what} are not all in [{low}, {end})")
 
 
 def _check_texts(values: object) -> None:
@@ -237,6 +271,12 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    @classmethod
+    def none(cls) -> Events:
+        """Return no events."""
+        kind, error, none = np.zeros(0, np.uint8), np.zeros(0, np.int32), np.zeros(0, np.int64)
+        return cls(kind, none, none, error, none, none, none, none, error, [])
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masdeepflow.batch import neighbours, word_of, words
+from masdeepflow.batch import Slots, neighbours, word, word_of, words
 from tests.support.slots import DTYPE, make_slots, turn
 
 WORDS = ["cookie", "request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns"]
@@ -59,3 +59,62 @@ def test_neighbours_are_a_copy_of_these_fields(names: tuple[str, ...], count: in
         assert taken[name].tolist() == slots[name].tolist()
         assert taken[name].dtype == slots[name].dtype
     assert not np.shares_memory(taken, slots)
+
+
+def _varied(count: int) -> np.ndarray:
+    turns = [
+        turn(b"a", b"bc", service=2**32 - 1, pid=3, flags=256, queue_ns=9),
+        turn(b"", cookie=2**64 - 1, role=2, transport=3),
+        turn(b"x", kind=6, turn=7, local_port=80),
+    ]
+    return make_slots(*turns[:count])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_read_slots_have_the_columns_of_plain_ones(count: int) -> None:
+    """Every field, in the head or behind it: same values, same type, asked for once or twice."""
+    plain = _varied(count)
+    slots = Slots.of(plain)
+    for name in DTYPE.names or ():
+        for _ in range(2):
+            assert slots[name].tolist() == plain[name].tolist()
+            assert slots[name].dtype == plain[name].dtype
+
+
+def test_columns_of_the_head_are_contiguous_and_no_view_of_the_slots() -> None:
+    """The ring may be overwritten, and nobody can write to what others read too."""
+    plain = _varied(3)
+    slots = Slots.of(plain)
+    for name in ("cookie", "queue_ns", "pid", "flags", "service", "request_length", "kind", "family"):
+        column = slots[name]
+        assert column.flags.c_contiguous
+        assert not column.flags.writeable
+        assert not np.shares_memory(column, plain)
+
+
+def test_rows_of_read_slots_are_plain() -> None:
+    """A choice of rows has its own columns, not those of the whole batch."""
+    plain = _varied(3)
+    slots = Slots.of(plain)
+    for rows in (slice(1, 3), np.array([2, 0]), np.array([True, False, True])):
+        some = slots[rows]
+        assert type(some) is np.ndarray
+        assert some["cookie"].tolist() == plain[rows]["cookie"].tolist()
+        assert some["kind"].tolist() == plain[rows]["kind"].tolist()
+    assert int(slots[2]["turn"]) == 7
+    assert len(slots) == 3
+
+
+@pytest.mark.parametrize("name", ["cookie", "pid", "queue_ns", "kind"])
+def test_words_of_the_head_are_those_of_the_slots(name: str) -> None:
+    """One 8-byte word, whichever of the two it is read from."""
+    plain = _varied(3)
+    assert word(Slots.of(plain), name).tolist() == word(plain, name).tolist()
+    assert word(plain, name).tolist() == words(plain)[:, word_of(plain, name)].tolist()
+
+
+def test_neighbours_in_the_head_are_rows_beside_each_other() -> None:
+    """From the first field to the last, both included."""
+    slots = Slots.of(_varied(3))
+    taken = slots.neighbours("request_first_ns", "response_last_ns")
+    assert taken.tolist() == [slots[name].tolist() for name in WORDS[1:]]

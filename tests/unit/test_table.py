@@ -106,3 +106,34 @@ def test_columns_that_do_not_fit_are_told(columns: dict[str, Any], reason: str) 
     """Whatever a parser returns: the column and what is wrong with it, before a sink stumbles over it."""
     with pytest.raises(ValueError, match=reason):
         _parsed(**columns).check(3)
+
+
+def _shared(*places: int, codes: tuple[int, ...] = (1, ABSENT)) -> Encoded:
+    return Encoded.by(np.array(places, np.int32), np.array(codes, np.int32), ["a", "b"])
+
+
+def test_a_column_by_places_is_the_column_of_its_codes() -> None:
+    """Made when asked for, before or after rows were taken; the length is known without."""
+    column = _shared(0, 1, 0)
+    taken = column.take(np.array([2, 1]))
+    assert len(column) == 3
+    assert column.codes.tolist() == [1, ABSENT, 1]
+    assert column.codes is column.codes
+    assert column.to_list() == ["b", None, "b"]
+    assert taken.to_list() == column.take(np.array([2, 1])).to_list() == ["b", None]
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (_shared(0, 2), r"its places are not all in \[0, 2\)"),
+        (_shared(-1, 0), "its places"),
+        (_shared(0, 1, codes=(0, 2)), r"its codes are not all in \[-1, 2\)"),
+        (_shared(0), r"it is int32 \(1,\), where a signed integer \(2,\) is due"),
+    ],
+)
+def test_columns_by_places_are_checked_without_making_them(column: Encoded, reason: str) -> None:
+    """What a parser returns fits, or is told."""
+    with pytest.raises(ValueError, match=reason):
+        _parsed(request_text=column).check(3)
+    _parsed(request_text=_shared(0, 1)).check(3)

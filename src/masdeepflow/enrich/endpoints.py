@@ -7,11 +7,12 @@ import socket
 import sys
 from collections import defaultdict
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from masdeepflow.batch import word_of, words
+from masdeepflow.batch import word
+from masdeepflow.direct_mapped import DirectMapped
 from masdeepflow.endpoint import Ends
 from masdeepflow.enrich.end import NOWHERE, End, Side, owner_of
 from masdeepflow.enrich.flows import Flow, Flows
@@ -45,7 +46,16 @@ _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
 _OPENING = frozenset((int(Kind.CONNECT), int(Kind.ACCEPT)))
 _ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
+_UDP = int(Transport.UDP)
 _TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
+
+
+class _Compacted(NamedTuple):
+    """Endpoints in use. used: bool (c,), which codes. numbers: int32 (c,), where each stands in `ends`."""
+
+    used: NDArray[np.bool_]
+    numbers: NDArray[np.int32]
+    ends: Ends
 
 
 class Endpoints:
@@ -59,6 +69,7 @@ class Endpoints:
         self._by_socket: dict[int, int] = {}
         self._keys = np.zeros(0, np.uint64)
         self._codes = np.zeros(0, np.int32)
+        self._near = DirectMapped()
         self._all: list[End | None] = []
         self._free: list[int] = []
         self._protocols = np.full(256, NO_PROTOCOL, np.int16)
@@ -68,6 +79,7 @@ class Endpoints:
         )  # whether the connection of each code will never be told to close
         self._batch = 0
         self._stale: dict[int, None] = {}  # codes to be named anew, in this order
+        self._compacted: dict[int, _Compacted] = {}  # what was asked for last, by who asks
         self._fresh = False  # whether ends of this batch were not handed out yet
         self._by_cookie: dict[int, int] = {}
         self._unix_paths: dict[int, str] = {}
@@ -86,20 +98,27 @@ class Endpoints:
         """
         self._batch += 1
         keys = slots["cookie"] ^ (_pids(slots) << _PID_SHIFT)
-        udp = np.flatnonzero(slots["transport"] == Transport.UDP)
-        if len(udp):
+        udp = slots["transport"] == _UDP
+        if udp.any():
             keys[udp] ^= _peers(slots[udp])
+        codes, missing = self._near.find(keys)
+        if missing is not None:
+            codes = self._far(keys, slots, offset_ns)
+        self._seen[codes] = self._batch
+        return codes
+
+    def _far(self, keys: NDArray[np.uint64], slots: np.ndarray, offset_ns: int) -> NDArray[np.int32]:
+        """Return the codes (n,) of keys (n,) from the whole table, those that are new added to it."""
         missing = np.ones(len(keys), bool)
         if len(self._keys):
             places = self._places(keys)
             missing = self._keys[places] != keys
-            codes = self._codes[places]
-            if not missing.any():
-                self._seen[codes] = self._batch
-                return codes
-            self._seen[codes[~missing]] = self._batch
-        self._add(keys, np.flatnonzero(missing), slots, offset_ns)
-        return self._codes[self._places(keys)]
+            self._seen[self._codes[places[~missing]]] = self._batch
+        if missing.any():
+            self._add(keys, np.flatnonzero(missing), slots, offset_ns)
+        codes = self._codes[self._places(keys)]
+        self._near.keep(keys, codes)
+        return codes
 
     def _places(self, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
         return np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
@@ -137,6 +156,7 @@ class Endpoints:
         del self._free[len(self._free) - len(reused) :]
         for code, end in zip(reused, ends, strict=False):
             self._all[code] = end
+        self._changed()
         codes = [*reused, *range(len(self._all), len(self._all) + len(ends) - len(reused))]
         self._all += ends[len(reused) :]
         self._make_room()
@@ -205,6 +225,7 @@ class Endpoints:
             end.peer = peer
         else:
             self._all[code] = end.again(peer=peer)
+            self._changed()
 
     def _remote(self, end: End) -> Attributes:
         address, port = end.remote
@@ -249,6 +270,7 @@ class Endpoints:
             self._forget_subjects(code, end)
             new = end.again(identity, self._owner(identity, end.role, end.transport))
             self._all[code] = new
+            self._changed()
             for subject in new.subjects:
                 self._by_subject[subject].add(code)
             service = self.services.get(_service_key(end))
@@ -271,15 +293,29 @@ class Endpoints:
             if not codes:
                 del self._by_subject[subject]
 
-    def compact(self, codes: NDArray[np.int32]) -> tuple[NDArray[np.int32], Ends]:
-        """Return codes (n,) into a sequence of the endpoints that they use, and that sequence."""
+    def compact(self, codes: NDArray[np.int32], asker: int = 0) -> tuple[NDArray[np.int32], Ends]:
+        """Return codes (n,) into a sequence of the endpoints that they use, and that sequence.
+
+        asker: a protocol's number. It is given the same object as long as that would be an equal one, so that
+        what is made of it can be kept.
+        """
         used = np.zeros(len(self._all), bool)
         used[codes] = True
+        last = self._compacted.get(asker)
+        if last is None or not np.array_equal(used, last.used):
+            last = self._compacted[asker] = self._compact(used)
+        return last.numbers[codes], last.ends
+
+    def _compact(self, used: NDArray[np.bool_]) -> _Compacted:
         present = np.flatnonzero(used)
-        renumbered = np.zeros(len(self._all), np.int32)
-        renumbered[present] = np.arange(len(present), dtype=np.int32)
+        numbers = np.zeros(len(used), np.int32)
+        numbers[present] = np.arange(len(present), dtype=np.int32)
         ends: list[Seen] = [end for code in present.tolist() if (end := self._all[code]) is not None]
-        return renumbered[codes], Ends(ends)
+        return _Compacted(used, numbers, Ends(ends))
+
+    def _changed(self) -> None:
+        """To be called whenever a code stands for another endpoint than before."""
+        self._compacted.clear()
 
     def protocols(self, codes: NDArray[np.int32]) -> NDArray[np.int16]:
         """Return the protocol number (n,) that each connection was recognised as, `NO_PROTOCOL` if none."""
@@ -338,6 +374,9 @@ class Endpoints:
         self._free += codes
         self._protocols[codes] = NO_PROTOCOL
         self._keys, self._codes = self._keys[~mask], self._codes[~mask]
+        if codes:
+            self._near.clear()
+            self._changed()
 
     def _leave(self, code: int, end: End) -> None:
         self._forget_subjects(code, end)
@@ -472,7 +511,7 @@ def _flow(role: str, transport: str, local: Side, remote: Side, netns: int) -> F
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
     """Return the 8 bytes that start with the PID (n,): the shift drops what is behind it."""
-    return words(slots)[:, word_of(slots, "pid")].view(np.uint64)
+    return word(slots, "pid").view(np.uint64)
 
 
 def _peers(slots: np.ndarray) -> NDArray[np.uint64]:

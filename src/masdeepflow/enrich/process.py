@@ -20,6 +20,7 @@ _LIMIT = 8192  # some 6 MB
 _WAITING_LIMIT = 1024
 _CGROUP_BYTES, _EXECUTABLE_BYTES = 128, 40  # bpf/wire.h
 _BEFORE = -1
+_FIRST_OF_LIFE, _LAST_OF_LIFE = int(Kind.FORK), int(Kind.EXEC)
 NOBODY = cgroup.Membership()
 
 
@@ -50,7 +51,7 @@ class Program:
 
 def is_life(kinds: np.ndarray) -> NDArray[np.bool_]:
     """Return which slots (n,) tell of a process's life, not of a connection."""
-    return (kinds >= Kind.FORK) & (kinds <= Kind.EXEC)
+    return (kinds >= _FIRST_OF_LIFE) & (kinds <= _LAST_OF_LIFE)
 
 
 class Processes:

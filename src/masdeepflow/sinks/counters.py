@@ -49,6 +49,10 @@ class Counters(Generic[K]):
         """Add amounts (n,), or one for all, to counters at rows (n,) and columns (n,); they may repeat."""
         np.add.at(self._counts.reshape(-1), rows * self._counts.shape[1] + columns, amounts)
 
+    def count(self, rows: NDArray[np.intp], column: int) -> None:
+        """Add 1 to one column of rows (n,) for each time that they occur."""
+        self._counts[:, column] += np.bincount(rows, minlength=len(self._counts))
+
     def row(self, number: int) -> NDArray[np.int64]:
         """Return a view (width,) of one row, valid until the next new key."""
         view: NDArray[np.int64] = self._counts[number]

@@ -41,11 +41,15 @@ def distinct(columns: Sequence[NDArray[np.integer]], size: int) -> tuple[NDArray
     key, span = np.zeros(size, np.int64), 1
     for column in columns if size else ():
         low, high = int(column.min()), int(column.max())
+        if low == high:
+            continue
         if span * (high - low + 1) > _SPAN_MOST:
             key, span = _dense(key)
             column, low, high = _dense(column)[0], 0, size - 1  # noqa: PLW2901  # the same column, renumbered
         key = key * (high - low + 1) + (column - low)
         span *= high - low + 1
+    if span == 1:
+        return np.zeros(min(size, 1), np.intp), key
     return _by_table(key, span) if span <= _TABLE_MOST * size else _by_sorting(key)
 
 

@@ -27,11 +27,11 @@ from masdeepflow.summary import Coverage, ServiceSummary
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from masdeepflow.endpoint import Owner
+    from masdeepflow.endpoint import Endpoint, Owner
     from masdeepflow.summary import Summary
     from masdeepflow.table import Attribute, Events, Output, Table
 
@@ -44,6 +44,8 @@ OTHER_VALUE = "_OTHER"
 """Label of values that are not among a column's `label_values`; OpenTelemetry's word."""
 SERVICE_LIMIT = 500
 _PERCENTILES = (50, 95, 99)
+_UNKNOWN = -1
+_NO_ROWS = np.zeros(0, np.intp)
 _EVENTS = (Kind.CONNECT, Kind.CONNECT_FAILED, Kind.ACCEPT, Kind.CLOSE)
 
 
@@ -163,16 +165,17 @@ class Metrics:
         self._failures: Counters[Failure] = Counters(1, service_limit)
         self._bytes: Counters[str] = Counters(2, service_limit)
         self._family_of: dict[str, str] = {}
+        # Protocol -> its endpoints seen last, which this keeps alive, and the row in `_services` of each.
+        self._known: dict[str, tuple[Sequence[Endpoint], NDArray[np.intp]]] = {}
         self._transactions = 0
         self._events = np.zeros(max(_EVENTS) + 1, np.int64)
 
     def write(self, output: Output) -> None:
         """Count a batch."""
         for table in output.tables:
-            rows = np.flatnonzero(~table.still_open)
-            if len(rows):
-                with self._lock:
-                    self._add_table(table, rows)
+            rows = np.flatnonzero(~table.still_open) if table.still_open.any() else slice(None)
+            with self._lock:
+                self._add_table(table, rows)
         if len(output.events):
             with self._lock:
                 self._add_events(output.events)
@@ -254,44 +257,56 @@ class Metrics:
         other = Series(key.family, service, ("",) * len(key.labels))
         return self._series.number(key, other)
 
-    def _add_table(self, table: Table, rows: NDArray[np.intp]) -> None:
-        self._transactions += len(rows)
-        services = self._service_rows(table, rows)
-        self._services.add(services, _Signals.REQUESTS, 1)
-        self._services.add(services[table.error[rows]], _Signals.ERRORS, 1)
+    def _add_table(self, table: Table, rows: NDArray[np.intp] | slice) -> None:
+        services = self._service_rows(table, table.endpoint[rows])
+        self._transactions += len(services)
+        self._services.count(services, _Signals.REQUESTS)
+        errors = table.error[rows]
+        if errors.any():
+            self._services.count(services[errors], _Signals.ERRORS)
         durations = table.duration_ns[rows]
-        if (durations < 0).any():
+        if int(durations.min(initial=0)) < 0:
             answered = durations >= 0
-            rows, services, durations = rows[answered], services[answered], durations[answered]
+            rows = np.arange(len(table))[rows][answered]
+            services, durations = services[answered], durations[answered]
+        if not len(durations):
+            return
         self._services.add(services, _Signals.FINE + fine_of(durations), 1)
         series = self._series_rows(table, rows, services)
         self._series.add(series, _Durations.SUM_NS, durations)
         self._series.add(series, _Durations.BUCKETS + bucket_of(durations), 1)
 
-    def _service_rows(self, table: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the row (r,) in `_services` of each transaction."""
-        owners = owners_of(table.endpoints)
-        rows_of = {
-            owner: self._service_of(owner, table.protocol) for owner in _used(owners, table.endpoint[rows])
-        }
-        return _translate(owners, rows_of, table.endpoint[rows])
+    def _service_rows(self, table: Table, endpoint: NDArray[np.int32]) -> NDArray[np.intp]:
+        """Return the row (r,) in `_services` of each transaction; endpoint: (r,), index into the table's."""
+        endpoints, rows_of = self._known.get(table.protocol, (None, _NO_ROWS))
+        if endpoints is not table.endpoints:
+            rows_of = np.full(len(table.endpoints), _UNKNOWN, np.intp)
+            self._known[table.protocol] = table.endpoints, rows_of
+        rows = rows_of[endpoint]
+        if int(rows.min(initial=0)) == _UNKNOWN:
+            owners = owners_of(table.endpoints)
+            for index in used(endpoint, len(owners)):
+                rows_of[index] = self._service_of(owners[index], table.protocol)
+            rows = rows_of[endpoint]
+        return rows
 
     def _service_of(self, owner: Owner, protocol: str) -> int:
         peer = _peer(owner)
         return self._service(Service(peer.service, protocol, peer.role, peer.resource))
 
     def _series_rows(
-        self, table: Table, rows: NDArray[np.intp], services: NDArray[np.intp]
+        self, table: Table, rows: NDArray[np.intp] | slice, services: NDArray[np.intp]
     ) -> NDArray[np.intp]:
         """Return the row (r,) in `_series` of each transaction."""
         family = self._family_of[table.protocol] = _family(table.attributes)
         names = FAMILIES[family]
         columns = [table.attributes.get(name) for name in names]
         codes = [codes_of(column)[rows] for column in columns if column is not None]
-        examples, groups = distinct([services, *codes], len(rows))
+        examples, groups = distinct([services, *codes], len(services))
+        places = examples if isinstance(rows, slice) else rows[examples]
         labels = zip(
             *[
-                _known(name, _label_values(column, rows[examples]))
+                _known(name, _label_values(column, places))
                 for name, column in zip(names, columns, strict=True)
             ],
             strict=True,

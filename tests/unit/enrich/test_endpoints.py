@@ -203,6 +203,35 @@ def test_compact_numbers_only_what_occurs() -> None:
     assert codes.tolist() == [1, 0, 1]
 
 
+def test_compact_gives_the_same_endpoints_while_nothing_changed() -> None:
+    """What is made of them can be kept until another one is among them, or one is named anew; by who asks."""
+    directory = Directory()
+    table = Endpoints(directory)
+    slots = _slots([(1, 1), (2, 1), (3, 1)])
+    first = table.compact(table.codes(slots))[1]
+    assert table.compact(table.codes(slots[::-1].copy()))[1] is first
+    others = table.compact(table.codes(slots[:2]), 1)[1]
+    assert table.compact(table.codes(slots))[1] is first
+    assert [end.cookie for end in others] == [1, 2]
+    table.codes(_slots([(4, 1)]))
+    assert [end.cookie for end in table.compact(table.codes(slots))[1]] == [1, 2, 3]
+    again = table.compact(table.codes(slots))[1]
+    table.refresh(directory.learn([ProcessFact(1, "a", "nginx")]))
+    named = table.compact(table.codes(slots))[1]
+    assert named is not again
+    assert [end.executable for end in named] == ["nginx"] * 3
+
+
+def test_codes_stay_right_when_connections_come_and_go() -> None:
+    """A socket's code may become another's: nothing that was remembered of the first is taken for it."""
+    table = Endpoints(Directory())
+    for cookie in range(1, 40):
+        some = _slots([(cookie, 1), (cookie + 1, 1)])
+        codes, ends = table.compact(table.codes(some))
+        assert [ends[code].cookie for code in codes.tolist()] == [cookie, cookie + 1]
+        table.forget([cookie])
+
+
 def test_no_slots_no_endpoints() -> None:
     """An empty batch is none to trip over, neither in an empty table nor in one with entries."""
     table = Endpoints(Directory())

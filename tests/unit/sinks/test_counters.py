@@ -18,6 +18,15 @@ def test_amounts_add_up_by_row_and_column() -> None:
     assert counters.copy(slice(1, 2)).tolist() == [[2], [1]]
 
 
+def test_rows_are_counted_as_often_as_they_occur() -> None:
+    """One more each time, in one column and no other."""
+    counters: Counters[str] = Counters(2, 10)
+    rows = [counters.number(key, "other") for key in "abc"]
+    counters.count(np.array([rows[0], rows[2], rows[0]]), 1)
+    counters.count(np.zeros(0, np.intp), 1)
+    assert counters.copy().tolist() == [[0, 2], [0, 0], [0, 1]]
+
+
 def test_a_key_keeps_its_row() -> None:
     """Counts survive the growth that other keys cause."""
     counters: Counters[int] = Counters(1, limit=1000)

@@ -70,6 +70,19 @@ def test_waiting_requests_count_when_they_end() -> None:
     assert metrics.snapshot().events["transaction"] == 1
 
 
+def test_batches_with_the_same_endpoints_count_whom_they_name() -> None:
+    """What was found for endpoints is used again only for them, and names nobody without requests."""
+    metrics = Metrics()
+    table = make_table({"end": SERVER}, {"end": CLIENT, "still_open": True})
+    metrics.write(make_output(table))
+    assert list(_services(metrics)) == [NGINX[:3]]
+    metrics.write(make_output(replace(table, still_open=np.zeros(2, bool))))
+    other = make_table({"end": replace(SERVER, service="other")}, {"end": CLIENT})
+    metrics.write(make_output(other))
+    counts = {name: one.requests for (name, _, _), one in _services(metrics).items()}
+    assert counts == {"nginx": 2, CLIENT.service: 2, "other": 1}
+
+
 def test_requests_without_an_answer_have_no_latency() -> None:
     """They count as requests and errors, and in no histogram."""
     metrics = _written({"duration_ns": -1, "error": True})

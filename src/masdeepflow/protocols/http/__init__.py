@@ -49,6 +49,9 @@ _RESPONSE_START = b"HTTP/1."
 _START_WORD = np.uint64(int.from_bytes(_RESPONSE_START, "little"))
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(len(_RESPONSE_START) + 1)], np.uint64)
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
+# A member of an enum would have NumPy cast the whole column to int64 first.
+_TURN, _CLIENT = int(Kind.TURN), int(Role.CLIENT)
+_CONTINUED, _CLOSED = int(Flag.CONTINUED), int(Flag.CLOSED)
 
 T = TypeVar("T")
 
@@ -61,14 +64,15 @@ class _Coded(NamedTuple, Generic[T]):
 
     def integers(self, name: str) -> NDArray[np.int64]:
         """Return field `name` of each row's value, int64 (n,)."""
-        return np.array(list(map(attrgetter(name), self.values)), np.int64)[self.codes]
+        table = np.array(list(map(attrgetter(name), self.values)), np.int64)
+        return np.full(len(self.codes), table[0]) if len(table) == 1 else table[self.codes]
 
     def strings(self, name: str) -> Encoded:
         """Return field `name` of each row's value, absent where it is None."""
         codes: defaultdict[str | None, int] = defaultdict(count().__next__, {None: ABSENT})
         places = list(map(codes.__getitem__, map(attrgetter(name), self.values)))
         distinct = [text for text in codes if text is not None]
-        return Encoded(np.array(places, np.int32)[self.codes], distinct)
+        return Encoded.by(self.codes, np.array(places, np.int32), distinct)
 
 
 class _Transactions(NamedTuple):
@@ -111,8 +115,10 @@ class Http:
         """Return the transactions of turns of HTTP connections."""
         requests, responses = self._read_requests(slots), self._read_responses(slots)
         alone = self._alone(slots, requests, responses)
-        exchanges, opaque = self._pairing.follow(read_turns(slots, np.flatnonzero(~alone)))
         transactions = _single(slots, np.flatnonzero(alone), requests, responses)
+        if len(transactions.rows) == len(slots):
+            return _parsed(slots, transactions, {}, [])
+        exchanges, opaque = self._pairing.follow(read_turns(slots, np.flatnonzero(~alone)))
         base = {}
         if exchanges:
             transactions, places = _merge(transactions, exchanges)
@@ -154,7 +160,7 @@ class Http:
         statuses = responses.integers("status")
         alone: NDArray[np.bool_] = (ends == UNKNOWN) | (ends == slots["request_bytes"].astype(np.int64))
         alone &= (statuses == ABSENT) | (statuses >= FIRST_FINAL)
-        alone &= (slots["flags"] & Flag.CONTINUED) == 0
+        alone &= (slots["flags"] & _CONTINUED) == 0
         cookies = slots["cookie"]
         if self._pairing.cookies:
             alone &= ~np.isin(cookies, np.array(self._pairing.cookies, np.uint64))
@@ -195,7 +201,7 @@ def _single(
     truncated = answered & (responses.integers("status") == ABSENT)
     if truncated.any():
         truncated[truncated] = _is_cut(slots[rows[truncated]])
-    over = (slots["kind"][chosen] == Kind.TURN) & ((slots["flags"][chosen] & Flag.CLOSED) > 0)
+    over = (slots["kind"][chosen] == _TURN) & ((slots["flags"][chosen] & _CLOSED) > 0)
     return _Transactions(
         rows,
         requests,
@@ -255,7 +261,7 @@ def _parsed(
     rows, requests, responses, unanswered, truncated = transactions
     status = responses.integers("status")
     cut = requests.integers("cut") + responses.integers("cut")
-    first_error = np.where(slots["role"][rows] == Role.CLIENT, _CLIENT_ERROR, _SERVER_ERROR)
+    first_error = np.where(slots["role"][rows] == _CLIENT, _CLIENT_ERROR, _SERVER_ERROR)
     return Parsed(
         rows=rows,
         request_text=requests.strings("text"),
