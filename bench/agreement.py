@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.agent import agent
 from bench.report import Goal, Outcome, Row
-from bench.tools import dig, figures, fill, mariadb_slap, pgbench, pymemcache_loop, redis_benchmark
+from bench.tools import (
+    dig,
+    figures,
+    fill,
+    mariadb_slap,
+    pgbench,
+    pymemcache_loop,
+    pymongo_loop,
+    redis_benchmark,
+)
 from tests.support import servers
 from tests.support.json_log import nanoseconds
 
@@ -68,7 +77,7 @@ def measure(plan: Plan) -> Outcome:
     """Run all tools."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="masdeepflow-bench-") as name:
-        for cases in (_postgresql, _redis, _mariadb, _dns, _memcached):
+        for cases in (_postgresql, _redis, _mariadb, _dns, _memcached, _mongodb):
             with ExitStack() as stack:
                 for case in cases(Path(name), stack, plan.seconds):
                     outcome.rows.extend(_rows(case, *_compared(case, Path(name))))
@@ -140,6 +149,11 @@ def _memcached(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Cas
             partial(pymemcache_loop, port, 4000 * seconds, clock),
             _operation("get"),
         )
+
+
+def _mongodb(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    port = stack.enter_context(servers.mongodb(directory))
+    yield _Case("pymongo", port, partial(pymongo_loop, port, 1000 * seconds), _operation("find"), clients=1)
 
 
 def _is_digs(found: Transaction) -> bool:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pymemcache import Client  # type: ignore[import-untyped]  # it ships no types
+from pymongo import MongoClient, monitoring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ __all__ = [
     "mariadb_slap",
     "pgbench",
     "pymemcache_loop",
+    "pymongo_loop",
     "redis_benchmark",
 ]
 
@@ -148,6 +150,35 @@ def pymemcache_loop(port: int, requests: int, clock: str) -> Told:
     return Told(
         requests, 1e6 / fmean(calls), figures(calls if clock == "calls" else _TimedSocket.latencies_us)
     )
+
+
+class _Durations(monitoring.CommandListener):
+    """What the driver says that its commands took, by their names."""
+
+    def __init__(self) -> None:
+        self.latencies_us: dict[str, list[float]] = {}
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Nothing to do."""
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Note a command."""
+        self.latencies_us.setdefault(event.command_name, []).append(event.duration_micros)
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Nothing to do."""
+
+
+def pymongo_loop(port: int, requests: int) -> Told:
+    """Find documents one after the other; latencies are those of the driver's own monitoring."""
+    durations = _Durations()
+    client: MongoClient[dict[str, Any]] = MongoClient(LOOPBACK, port, event_listeners=[durations])
+    client.app.users.insert_many([{"_id": number, "name": "a name"} for number in range(_KEYS)])
+    for number in range(requests):
+        client.app.users.find_one({"_id": number % _KEYS})
+    client.close()
+    told = durations.latencies_us["find"]
+    return Told(len(told), 1e6 / fmean(told), figures(told))
 
 
 def _run(*command: object) -> str:

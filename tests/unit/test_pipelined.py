@@ -11,6 +11,8 @@ from masdeepflow.pipelined import Message, Messages, Ordered, column, merge, pai
 from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from masdeepflow.pipelined import Turn
 
 HIDDEN = ("?", "!")
@@ -97,7 +99,7 @@ def test_a_turn_without_messages_is_not_alone() -> None:
     assert counted(10, 5, side([]), side(messages(5, "x"))) == (0, 0)
 
 
-def ordered() -> Ordered[str, str, Session]:
+def ordered(matches: Callable[[str, str], bool] | None = None) -> Ordered[str, str, Session]:
     """Return one that reads nothing by itself."""
 
     def session(turn: Turn[str, str]) -> Session:
@@ -107,7 +109,7 @@ def ordered() -> Ordered[str, str, Session]:
     def read(data: bytes, at: int) -> Message[str]:
         return Message(at, len(data), "rest")
 
-    return Ordered(read, session, HIDDEN)
+    return Ordered(read, session, HIDDEN, matches)
 
 
 def test_first_in_first_out_over_turns() -> None:
@@ -127,6 +129,23 @@ def test_first_in_first_out_over_turns() -> None:
         (1, "b", "y"),
     ]
     assert following.evicted == 0
+
+
+def test_replies_that_name_their_request() -> None:
+    """What was asked before the request that is answered waits no longer; others answer nothing."""
+    slots = make_slots(turn(b"q" * 30, b"r" * 5), turn(b"q" * 10, b"r" * 15))
+    asked = side(messages(10, "a", "b", "c"), messages(10, "d"))
+    told = side(messages(5, "B"), messages(5, "A", "C", "D"))
+    following = ordered(lambda reply, request: reply.lower() == request)
+    alone, _ = pair(slots, asked, told, HIDDEN, "")
+    _, rows = following.choose(slots, alone & False)
+    ended, _ = following.follow(slots, rows, np.zeros(2, bool), (asked, told))
+    assert [(one.row, one.request, one.reply, one.answered) for one in ended] == [
+        (0, "a", None, False),
+        (0, "b", "B", True),
+        (1, "c", "C", True),
+        (1, "d", "D", True),
+    ]
 
 
 def test_merged_in_the_order_of_turns() -> None:
