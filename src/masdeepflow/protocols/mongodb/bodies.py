@@ -30,8 +30,7 @@ _FLAGS_KNOWN = CHECKSUM | MORE_TO_COME | EXHAUST_ALLOWED
 _COMMAND_COLLECTION = b"$cmd"
 _WRAPPERS = (b"$query", b"query")
 """Older drivers put a command into this field when they have more to say."""
-_FIRST_STAGE = b"\x030\0", 4  # in an array, and where
-_STREAM = b"\x03$changeStream\0", 11
+_FIRST_STAGE, _STREAM = (b"\x030\0", 4), (b"\x03$changeStream\0", 11)  # in an array, and where
 _ORIGINAL, _UNPACKED, _COMPRESSOR, _PACKED = 16, 20, 24, 25  # offsets in OP_COMPRESSED
 _SKIP_AND_RETURN = 8
 _BOOL, _INT64 = 0x08, 0x12
@@ -46,7 +45,8 @@ FORCED: list[tuple[str, str | None]] = [
 """What is shown, and the operation, of requests whose command is not taken from their text."""
 _SEQUENCES_AT, _PACKED_AT = len(LEGACY), len(LEGACY) + len(SEQUENCES)
 _LEGACY_SILENT = [Opcode.UPDATE, Opcode.INSERT, Opcode.DELETE, Opcode.KILL_CURSORS]
-_FLAGS_MOST = {Opcode.QUERY: 0xFF, Opcode.INSERT: 1}
+_FLAGS_MOST = np.zeros(Opcode.MSG + 1, np.int64)
+_FLAGS_MOST[[Opcode.QUERY, Opcode.INSERT]] = 0xFF, 1
 
 FIELDS = (b"topologyVersion", b"maxAwaitTimeMS", b"maxTimeMS", b"tailable", b"awaitData", b"pipeline")
 """Fields of bodies: bit i of `Bodies.seen` tells of field i. Flags count if true, pipelines if they watch."""
@@ -171,11 +171,9 @@ class Bodies:
         """Return which pipelines at `value` (k,) begin with the stage of a change stream."""
         inside = value + _STREAM[1] + len(_STREAM[0]) <= stop
         value = np.where(inside, value, 0)
-        return (
-            inside
-            & self.data.are(value + _FIRST_STAGE[1], _FIRST_STAGE[0])
-            & self.data.are(value + _STREAM[1], _STREAM[0])
-        )
+        for text, offset in (_FIRST_STAGE, _STREAM):
+            inside &= self.data.are(value + offset, text)
+        return inside
 
     def _read_legacy(self, rows: NDArray[np.intp]) -> None:
         """Read the messages before OP_MSG."""
@@ -207,10 +205,8 @@ class Bodies:
         self.collection.put(rows, at + dot + 1, np.where(split, length - dot - 1, 0))
         self.namespace.cut[rows], self.collection.cut[rows] = cut & ~split, cut & split
         first = self.data.int32(at - 4)
-        most = np.array(
-            [_FLAGS_MOST.get(opcode, 0) for opcode in self.frames.opcode[rows].tolist()], np.int64
-        )
-        self.sound[rows] = (first >= 0) & (first <= most) & (dot > 0) & split & ~cut
+        fits = (first >= 0) & (first <= _FLAGS_MOST[self.frames.opcode[rows]])
+        self.sound[rows] = fits & (dot > 0) & split & ~cut
 
     def _read_query_commands(self, rows: NDArray[np.intp]) -> None:
         """Read commands that are queries of the collection `$cmd`."""
@@ -246,10 +242,8 @@ class Bodies:
         """Read what was compressed, and how; the rest can't be read."""
         place = self.frames.place[rows]
         room = place + _PACKED <= self.frames.limit[rows]
-        original, way = (
-            self.data.int32(place + _ORIGINAL),
-            self.data.flat[place + _COMPRESSOR].astype(np.int64),
-        )
+        original = self.data.int32(place + _ORIGINAL)
+        way = self.data.flat[place + _COMPRESSOR].astype(np.int64)
         which = np.minimum(np.searchsorted(_PACKED_OPCODES, original), len(_PACKED_OPCODES) - 1)
         known = room & (way < len(COMPRESSORS)) & (_PACKED_OPCODES[which] == original)
         self.forced[rows[known]] = _PACKED_AT + (which * len(COMPRESSORS) + way)[known]
