@@ -46,6 +46,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProbes]:
     probes = FakeProbes()
     monkeypatch.setattr(session, "_load_probes", lambda _options: probes)
     monkeypatch.setattr("os.setpriority", lambda *_: None)
+    monkeypatch.setattr("os.sched_setscheduler", lambda *_: None)
     monkeypatch.setattr("gc.freeze", lambda: None)
     before = [signal.getsignal(number) for number in SIGNALS]
     yield probes

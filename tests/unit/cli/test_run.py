@@ -122,6 +122,7 @@ def test_bad_filter_is_refused_before_anything_is_loaded(masdeepflow: Run, optio
 def tame(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the session from changing this process for good: its priority and its garbage collector."""
     monkeypatch.setattr("os.setpriority", lambda *_: None)
+    monkeypatch.setattr("os.sched_setscheduler", lambda *_: None)
     monkeypatch.setattr("gc.freeze", lambda: None)
 
 
