@@ -265,8 +265,8 @@ def _log_to_stderr() -> None:
 def _be_prompt() -> None:
     """Run before ordinary processes: the agent needs little, but a ring that is read late has lost turns.
 
-    As a batch job it waits until whoever runs when it wakes up has used its slice: to interrupt a server in the
-    middle of its work stalls all that wait for it, and the ring has room for longer than a slice.
+    As a batch job it waits until whoever runs when it wakes up has used its slice: to interrupt a server in
+    the middle of its work stalls all that wait for it, and the ring has room for longer than a slice.
     """
     with contextlib.suppress(OSError):  # without CAP_SYS_NICE it is one among others
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
