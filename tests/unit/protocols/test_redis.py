@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.redis import PROTOCOL
+from masdeepflow.protocols.redis.resp import walk
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from masdeepflow.table import ABSENT, Encoded
 from tests.fuzz.fuzz_redis import FRAGMENTS, check, command
@@ -372,6 +373,43 @@ def test_recognised_with_stale_bytes() -> None:
 def test_equals_the_reference(choices: list[int]) -> None:
     """Turns of fragments, cut and mutated, over two connections: the invariant of the fuzzer."""
     check(bytes(choices))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    turns=st.lists(st.lists(st.sampled_from(range(8)), min_size=1, max_size=12), min_size=2, max_size=12),
+    place=st.integers(0, 200),
+    byte=st.integers(0, 255),
+    requests=st.booleans(),
+)
+def test_pipelines_of_many_turns_are_walked_like_each_by_itself(
+    *, turns: list[list[int]], place: int, byte: int, requests: bool
+) -> None:
+    """Frames built like one of another turn are skipped at once: all that is known of them is the same."""
+    sent = [command(b"SET", b"key:%d" % key, b"v" * (key % 3)) for key in range(8)]
+    told = [
+        b"+OK\r\n",
+        b":1\r\n",
+        b"$-1\r\n",
+        b"$3\r\nabc\r\n",
+        b"-ERR no\r\n",
+        b"*1\r\n:7\r\n",
+        b"$2\r\n\r\n\r\n",
+        b"_\r\n",
+    ]
+    many = [b"".join((sent if requests else told)[number] for number in turn) * 4 for turn in turns] * 40
+    payload = np.zeros((len(many), 208), np.uint8)
+    for row, data in enumerate(many):
+        payload[row, : min(len(data), 208)] = np.frombuffer(data[:208], np.uint8)
+    payload[1::3, place] = byte
+    lengths = np.array([min(len(data), 208) - row % 2 for row, data in enumerate(many)])
+    frames = walk(payload, lengths, requests=requests)
+    for row in range(3 * len(turns)):
+        alone = walk(payload[row : row + 1], lengths[row : row + 1], requests=requests)
+        mine = frames.row == row
+        for name in ("start", "end", "kind", "argument", "argument_end"):
+            assert getattr(frames, name)[mine].tolist() == getattr(alone, name).tolist(), name
+        assert (frames.ended[row], frames.good[row]) == (alone.ended[0], alone.good[0])
 
 
 @settings(max_examples=100, deadline=None)
