@@ -48,6 +48,7 @@ _TURN, _OPEN, _DATAGRAM, _SILENT = int(Kind.TURN), int(Kind.OPEN), int(Kind.DATA
 _ENDED = (int(Kind.CLOSE), int(Kind.CONNECT_FAILED))
 _CONTINUED, _ACCELERATED = int(Flag.CONTINUED), int(Flag.ACCELERATED)
 _NO_ROWS = np.zeros(0, np.intp)
+_FEW = 4  # turns of a connection: of so few all are looked at, at once
 
 
 class Pipeline:
@@ -217,17 +218,34 @@ class Pipeline:
         if not len(rows):
             return protocols
         unknown = slots[rows]
-        chosen, sticky = self.registry.choose(unknown)
+        firsts, connections = np.unique(unknown["cookie"], return_index=True, return_inverse=True)[1:]
+        chosen, sticky = self._choose(unknown, firsts, connections)
         if sticky.any():
             self._follow_datagrams(unknown[sticky], chosen[sticky])
             # Turns before the first that was recognised keep their own answer; those behind it follow it.
-            connections = np.unique(slots["cookie"][rows], return_inverse=True)[1]
             first = _first_sticky(connections, sticky)
             behind = np.arange(len(rows)) >= first
             chosen[behind] = chosen[first[behind]]
             self.endpoints.recognise(codes[rows[behind]], chosen[behind])
         protocols[rows] = chosen
         return protocols
+
+    def _choose(
+        self, slots: np.ndarray, firsts: NDArray[np.intp], connections: NDArray[np.intp]
+    ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """Return what the registry chooses for slots (n,); not for those behind a first one that decides all.
+
+        firsts: intp (m,), the first slot of each of m connections. connections: intp (n,), that of each slot.
+        """
+        if _FEW * len(firsts) > len(slots):
+            return self.registry.choose(slots)
+        chosen = np.full(len(slots), self.registry.unrecognised, np.int16)
+        sticky = np.zeros(len(slots), bool)
+        chosen[firsts], sticky[firsts] = self.registry.choose(slots[firsts])
+        left = np.flatnonzero(~sticky[firsts][connections])
+        if len(left):
+            chosen[left], sticky[left] = self.registry.choose(slots[left])
+        return chosen, sticky
 
     def _follow_datagrams(self, slots: np.ndarray, protocols: NDArray[np.int16]) -> None:
         """Have those UDP ports followed datagram by datagram whose turns (n,) were recognised."""

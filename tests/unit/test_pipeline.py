@@ -262,6 +262,23 @@ def test_connections_are_recognised_apart() -> None:
     assert texts == {"a": ["aL", "1"], "b": ["bL", "2"], "tcp": [None]}
 
 
+def test_turns_behind_the_first_that_decides_are_not_looked_at() -> None:
+    """A busy new connection costs one look; others are looked at turn by turn, and their first counts too."""
+    looked: list[int] = []
+
+    class Counting(Toy):
+        def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
+            looked.append(len(slots))
+            return super().recognise(slots)
+
+    toy = Counting("a")
+    sure = [turn(b"aL", cookie=1), *[turn(b"?", cookie=1)] * 20]
+    late = [turn(b"?", cookie=2), *[turn(b"aP", cookie=2)] * 20, turn(b"aL", cookie=2), turn(b"?", cookie=2)]
+    texts = _texts(*sure, *late, pipeline=_pipeline(toy))
+    assert texts == {"a": ["aL", *["?"] * 20, *["aP"] * 20, "aL", "?"], "tcp": [None]}
+    assert looked == [2, len(late)]
+
+
 def test_a_connection_keeps_its_protocol_in_another_process() -> None:
     """A connection that was handed on to a worker is still the same conversation."""
     pipeline = _pipeline()
