@@ -32,7 +32,7 @@ from bench import (
     stages,
 )
 from bench.plan import FULL, QUICK
-from bench.report import Outcome, Run
+from bench.report import Outcome, Run, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def main() -> None:
             "docs/benchmarks.md is written from whole runs only: leave out --only, --quick and --workload"
         )
     run = (
-        Run.load(arguments.load)
+        joined([Run.load(path) for path in arguments.load])
         if arguments.load
         else _measure(
             arguments.only or [name for name, each in _BENCHMARKS.items() if not each.when_asked],
@@ -111,8 +111,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md from this run")
     part = "of acceleration, bypass and soak: workloads whose name has this in it; repeatable"
     parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help=part)
-    load = "measure nothing: show (or write the docs from) a file such as bench/out/run.json"
-    parser.add_argument("--load", type=Path, metavar="FILE", help=load)
+    load = "measure nothing: show (or write the docs from) files such as bench/out/run.json, or its parts"
+    parser.add_argument("--load", type=Path, nargs="+", metavar="FILE", help=load)
     return parser.parse_args()
 
 
@@ -134,6 +134,12 @@ def _measure(names: list[str], plan: Plan) -> Run:
 def _write_docs(run: Run) -> None:
     if run.quick:
         raise SystemExit("docs/benchmarks.md is written from whole runs only, and this one was quick")
+    measured = {row.benchmark for row in run.outcome.rows}
+    missing = [name for name, each in _BENCHMARKS.items() if not each.when_asked and name not in measured]
+    if missing:
+        raise SystemExit(
+            f"docs/benchmarks.md is written from whole runs only: {', '.join(missing)} is missing"
+        )
     template = Template(_TEMPLATE.read_text())
     page = template.substitute(machine=run.described(), figures=run.figures(), details=run.details())
     _PAGE.write_text(page)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Detail", "Goal", "Outcome", "Row", "Run", "row_of"]
+__all__ = ["Detail", "Goal", "Outcome", "Row", "Run", "joined", "row_of"]
 
 _MANY = 5
 _HEADINGS = ("benchmark", "what", "measured", "range", "goal", "verdict", "remark")
@@ -127,6 +127,18 @@ class Run:
     def details(self) -> str:
         """Return all tables of detail."""
         return "\n\n".join(detail.markdown() for detail in self.outcome.details)
+
+
+def joined(runs: Sequence[Run]) -> Run:
+    """Return runs as one: what differs of the machine, such as the time, is told of each, in order."""
+    names = dict.fromkeys(name for run in runs for name in run.machine)
+    machine = {
+        name: "; ".join(dict.fromkeys(run.machine[name] for run in runs if name in run.machine))
+        for name in names
+    }
+    rows = [row for run in runs for row in run.outcome.rows]
+    details = [detail for run in runs for detail in run.outcome.details]
+    return Run(machine, any(run.quick for run in runs), Outcome(rows, details))
 
 
 def row_of(
