@@ -14,13 +14,12 @@ Nearly every turn is one transaction: those are parsed as columns, each distinct
 
 from __future__ import annotations
 
-from collections import defaultdict
-from itertools import count
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from masdeepflow.coded import Coded
 from masdeepflow.columns import Memo, find_byte, prefix
 from masdeepflow.protocols.base import CERTAIN, POSSIBLE
 from masdeepflow.protocols.http.heads import (
@@ -53,34 +52,13 @@ _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 _TURN, _CLIENT = int(Kind.TURN), int(Role.CLIENT)
 _CONTINUED, _CLOSED = int(Flag.CONTINUED), int(Flag.CLOSED)
 
-T = TypeVar("T")
-
-
-class _Coded(NamedTuple, Generic[T]):
-    """Rows as indices into distinct values. codes: int32 (n,)."""
-
-    codes: NDArray[np.int32]
-    values: list[T]
-
-    def integers(self, name: str) -> NDArray[np.int64]:
-        """Return field `name` of each row's value, int64 (n,)."""
-        table = np.array(list(map(attrgetter(name), self.values)), np.int64)
-        return np.full(len(self.codes), table[0]) if len(table) == 1 else table[self.codes]
-
-    def strings(self, name: str) -> Encoded:
-        """Return field `name` of each row's value, absent where it is None."""
-        codes: defaultdict[str | None, int] = defaultdict(count().__next__, {None: ABSENT})
-        places = list(map(codes.__getitem__, map(attrgetter(name), self.values)))
-        distinct = [text for text in codes if text is not None]
-        return Encoded.by(self.codes, np.array(places, np.int32), distinct)
-
 
 class _Transactions(NamedTuple):
     """m transactions. rows: intp (m,), turns. unanswered, truncated: bool (m,), as in `Exchange`."""
 
     rows: NDArray[np.intp]
-    requests: _Coded[Request]
-    responses: _Coded[Response]
+    requests: Coded[Request]
+    responses: Coded[Response]
     unanswered: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
 
@@ -129,35 +107,35 @@ class Http:
         """Drop what is kept for these closed connections."""
         self._pairing.forget(cookies)
 
-    def _read_requests(self, slots: np.ndarray) -> _Coded[Request]:
+    def _read_requests(self, slots: np.ndarray) -> Coded[Request]:
         def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Request]]:
             return self._requests.encode(*_payload(slots, "request", rows))
 
-        return _Coded(*self._known_requests.encode(slots["request_hash"], read))
+        return Coded(*self._known_requests.encode(slots["request_hash"], read))
 
-    def _read_responses(self, slots: np.ndarray) -> _Coded[Response]:
+    def _read_responses(self, slots: np.ndarray) -> Coded[Response]:
         def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Response]]:
             payload, lengths = _payload(slots, "response", rows)
             line_end = find_byte(payload, lengths, _LINE_FEED)
             return self._responses.encode(payload, np.where(line_end < 0, lengths, line_end + 1))
 
-        return _Coded(*self._known_responses.encode(slots["response_hash"], read))
+        return Coded(*self._known_responses.encode(slots["response_hash"], read))
 
     def _scores(self, slots: np.ndarray, started: NDArray[np.bool_]) -> NDArray[np.uint8]:
         requests, responses = self._read_requests(slots), self._read_responses(slots)
-        visible = requests.strings("method").codes != ABSENT
-        cut = requests.integers("cut") > 0
-        answered = responses.integers("status") != ABSENT
+        visible = requests.strings(attrgetter("method")).codes != ABSENT
+        cut = requests.integers(attrgetter("cut")) > 0
+        answered = responses.integers(attrgetter("status")) != ABSENT
         certain = visible & (~cut | started)
         certain |= answered & (slots["request_length"] == 0)
         return np.select([certain, visible | answered], [CERTAIN, POSSIBLE], 0).astype(np.uint8)
 
     def _alone(
-        self, slots: np.ndarray, requests: _Coded[Request], responses: _Coded[Response]
+        self, slots: np.ndarray, requests: Coded[Request], responses: Coded[Response]
     ) -> NDArray[np.bool_]:
         """Return which turns (n,) are one transaction whatever comes before and behind them."""
-        ends = requests.integers("end")
-        statuses = responses.integers("status")
+        ends = requests.integers(attrgetter("end"))
+        statuses = responses.integers(attrgetter("status"))
         alone: NDArray[np.bool_] = (ends == UNKNOWN) | (ends == slots["request_bytes"].astype(np.int64))
         alone &= (statuses == ABSENT) | (statuses >= FIRST_FINAL)
         alone &= (slots["flags"] & _CONTINUED) == 0
@@ -191,14 +169,13 @@ def _response_starts(slots: np.ndarray) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 
 def _single(
-    slots: np.ndarray, rows: NDArray[np.intp], requests: _Coded[Request], responses: _Coded[Response]
+    slots: np.ndarray, rows: NDArray[np.intp], requests: Coded[Request], responses: Coded[Response]
 ) -> _Transactions:
     """Return the turns `rows` (m,) as one transaction each."""
     chosen = _choose(slots, rows)
-    requests = _Coded(requests.codes[chosen], requests.values)
-    responses = _Coded(responses.codes[chosen], responses.values)
+    requests, responses = requests.take(chosen), responses.take(chosen)
     answered = slots["response_bytes"][chosen] > 0
-    truncated = answered & (responses.integers("status") == ABSENT)
+    truncated = answered & (responses.integers(attrgetter("status")) == ABSENT)
     if truncated.any():
         truncated[truncated] = _is_cut(slots[rows[truncated]])
     over = (slots["kind"][chosen] == _TURN) & ((slots["flags"][chosen] & _CLOSED) > 0)
@@ -226,18 +203,12 @@ def _merge(single: _Transactions, exchanges: list[Exchange]) -> tuple[_Transacti
     truncated = np.array([exchange.truncated for exchange in exchanges])
     merged = _Transactions(
         rows[order],
-        _extend(single.requests, [exchange.request for exchange in exchanges], order),
-        _extend(single.responses, [exchange.response for exchange in exchanges], order),
+        single.requests.joined([exchange.request for exchange in exchanges], order),
+        single.responses.joined([exchange.response for exchange in exchanges], order),
         np.concatenate([single.unanswered, unanswered])[order],
         np.concatenate([single.truncated, truncated])[order],
     )
     return merged, places
-
-
-def _extend(coded: _Coded[T], values: list[T], order: NDArray[np.intp]) -> _Coded[T]:
-    """Return the rows of `coded` and then one for each of `values`, in `order`."""
-    added = np.arange(len(values), dtype=np.int32) + np.int32(len(coded.values))
-    return _Coded(np.concatenate([coded.codes, added])[order], coded.values + values)
 
 
 def _base(
@@ -259,13 +230,13 @@ def _parsed(
     slots: np.ndarray, transactions: _Transactions, base: dict[str, NDArray[np.int64]], opaque: list[int]
 ) -> Parsed:
     rows, requests, responses, unanswered, truncated = transactions
-    status = responses.integers("status")
-    cut = requests.integers("cut") + responses.integers("cut")
+    status = responses.integers(attrgetter("status"))
+    cut = requests.integers(attrgetter("cut")) + responses.integers(attrgetter("cut"))
     first_error = np.where(slots["role"][rows] == _CLIENT, _CLIENT_ERROR, _SERVER_ERROR)
     return Parsed(
         rows=rows,
-        request_text=requests.strings("text"),
-        response_text=responses.strings("text"),
+        request_text=requests.strings(attrgetter("text")),
+        response_text=responses.strings(attrgetter("text")),
         error=unanswered | (status >= first_error),
         truncated=truncated | (cut > 0),
         attributes=_attributes(requests, responses, status),
@@ -275,20 +246,20 @@ def _parsed(
 
 
 def _attributes(
-    requests: _Coded[Request], responses: _Coded[Response], status: NDArray[np.int64]
+    requests: Coded[Request], responses: Coded[Response], status: NDArray[np.int64]
 ) -> dict[str, Attribute]:
     """Source: OpenTelemetry semantic conventions for HTTP; names and order as in `schema.ATTRIBUTES`."""
-    asked = requests.integers("version")
-    given = responses.integers("version")
+    asked = requests.integers(attrgetter("version"))
+    given = responses.integers(attrgetter("version"))
     version = np.where(asked == ABSENT, given, asked).astype(np.int32)
     return {
-        "http.request.method": requests.strings("method"),
-        "url.path": requests.strings("path"),
-        "url.query": requests.strings("query"),
+        "http.request.method": requests.strings(attrgetter("method")),
+        "url.path": requests.strings(attrgetter("path")),
+        "url.query": requests.strings(attrgetter("query")),
         "http.response.status_code": status,
         "network.protocol.version": Encoded(version, list(VERSIONS)),
-        "server.name": requests.strings("host"),
-        "user_agent.original": requests.strings("agent"),
+        "server.name": requests.strings(attrgetter("host")),
+        "user_agent.original": requests.strings(attrgetter("agent")),
     }
 
 

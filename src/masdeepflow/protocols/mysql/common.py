@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from masdeepflow.coded import Coded
 from masdeepflow.columns import Memo, prefix
 from masdeepflow.protocols.mysql.commands import (
     HEADER_BYTES,
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
     from masdeepflow.protocols.mysql.connection import Connection
 
-__all__ = ["Coded", "Common", "Commons", "is_common"]
-
-T = TypeVar("T")
+__all__ = ["Common", "Commons", "is_common"]
 
 _EXECUTE_BYTES = 9  # header, command, statement id
 _OK_BYTES = 7  # of an OK packet since MySQL 4.1
@@ -34,13 +33,6 @@ _COUNTS = 0xFB  # first byte of a column count that is longer than a byte, or of
 _LENGTH = np.uint64(0xFFFFFF)
 _BYTE = np.uint64(0xFF)
 _SKIPPED = int(Flag.CONTINUED | Flag.SERVER_FIRST)
-
-
-class Coded(NamedTuple, Generic[T]):
-    """codes: int32 (m,), index into `values`, which are objects with more than one string to show."""
-
-    codes: NDArray[np.int32]
-    values: list[T]
 
 
 class Commons(NamedTuple):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masdeepflow.protocols.mysql.common import Coded
 from masdeepflow.protocols.mysql.replies import NO_ANSWER
-from masdeepflow.table import Encoded, Parsed
+from masdeepflow.table import Parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from numpy.typing import NDArray
 
     from masdeepflow.protocols.mysql.common import Commons
     from masdeepflow.protocols.mysql.connection import Transaction
 
 __all__ = ["to_parsed"]
-
-Shown = TypeVar("Shown")
 
 _BASE = ("request_first_ns", "queue_ns", "request_bytes", "response_bytes")
 _RESPONSE_STAMPS = ("response_first_ns", "response_last_ns")
@@ -37,49 +32,28 @@ def to_parsed(
     # The order of several transactions of one turn is kept.
     order = np.argsort(rows, kind="stable") if transactions else np.arange(len(rows))
     rows = rows[order]
-    commands = _join(commons.commands, (found.command for found in transactions), order)
-    replies = _join(commons.replies, (found.reply for found in transactions), order)
-    states = _join(commons.states, ((found.system, found.namespace) for found in transactions), order)
-    truncated = _flags(commands, lambda command: command.truncated)
+    commands = commons.commands.joined((found.command for found in transactions), order)
+    replies = commons.replies.joined((found.reply for found in transactions), order)
+    states = commons.states.joined(((found.system, found.namespace) for found in transactions), order)
+    truncated = commands.flags(lambda command: command.truncated)
     return Parsed(
         rows,
-        _column(commands, lambda command: command.text),
-        _column(replies, lambda reply: reply.text),
-        _flags(replies, lambda reply: reply.error),
-        truncated | _flags(replies, lambda reply: reply.truncated),
+        commands.strings(lambda command: command.text),
+        replies.strings(lambda reply: reply.text),
+        replies.flags(lambda reply: reply.error),
+        truncated | replies.flags(lambda reply: reply.truncated),
         {
-            "db.system.name": _column(states, lambda state: state[0]),
-            "db.query.text": _column(commands, lambda command: command.query),
-            "db.query.summary": _column(commands, lambda command: command.summary),
-            "db.operation.name": _column(commands, lambda command: command.operation),
-            "db.namespace": _column(states, lambda state: state[1]),
-            "db.response.status_code": _column(replies, lambda reply: reply.code),
-            "db.response.message": _column(replies, lambda reply: reply.message),
+            "db.system.name": states.strings(lambda state: state[0]),
+            "db.query.text": commands.strings(lambda command: command.query),
+            "db.query.summary": commands.strings(lambda command: command.summary),
+            "db.operation.name": commands.strings(lambda command: command.operation),
+            "db.namespace": states.strings(lambda state: state[1]),
+            "db.response.status_code": replies.strings(lambda reply: reply.code),
+            "db.response.message": replies.strings(lambda reply: reply.message),
         },
         _base(slots, rows, order, transactions),
         opaque,
     )
-
-
-def _join(common: Coded[Shown], others: Iterable[Shown], order: NDArray[np.intp]) -> Coded[Shown]:
-    """Return the values of the common turns and of the other transactions, put in `order` (m,)."""
-    places: dict[Shown, int] = {}
-    codes = [places.setdefault(value, len(places)) for value in others]
-    if not codes:
-        return common
-    joined = np.concatenate([common.codes, np.array(codes, np.int32) + len(common.values)])
-    return Coded(joined[order], common.values + list(places))
-
-
-def _column(coded: Coded[Shown], show: Callable[[Shown], str | None]) -> Encoded:
-    """Return the column of what the values show, in which equal strings have one code."""
-    encoded = Encoded.from_list([show(value) for value in coded.values])
-    return Encoded(encoded.codes[coded.codes], encoded.values)
-
-
-def _flags(coded: Coded[Shown], show: Callable[[Shown], bool]) -> NDArray[np.bool_]:
-    flags: NDArray[np.bool_] = np.array([show(value) for value in coded.values], bool)[coded.codes]
-    return flags
 
 
 def _base(

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.batch import payloads
+from masdeepflow.coded import Coded
 from masdeepflow.columns import prefix, row_hash
 from masdeepflow.protocols.postgresql.asked import Asked, ask
 from masdeepflow.protocols.postgresql.connection import Connection, Turn
 from masdeepflow.protocols.postgresql.outlines import request_outlines, response_outlines
-from masdeepflow.protocols.postgresql.parsed import Coded, Commons
+from masdeepflow.protocols.postgresql.parsed import Commons
 from masdeepflow.protocols.postgresql.replies import UNSEEN
 from masdeepflow.protocols.postgresql.requests import (
     HEADER_BYTES,
