@@ -32,7 +32,7 @@ __all__ = ["measure"]
 _NONE, _PACE = Goal(0), Goal(200_000, least=True)
 _DRAIN_S = 0.3
 _EVENTS = 4
-_CONNECTIONS, _THINK_MS = 168, 2  # a cycle takes about 3 ms: wrk's timers tick in milliseconds
+_CONNECTIONS, _THINK_MS = 190, 2  # a cycle takes about 3 ms: wrk's timers tick in milliseconds
 
 
 _Goals = tuple[Goal | None, Goal | None]
