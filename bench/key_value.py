@@ -11,9 +11,8 @@ import uuid
 from typing import TYPE_CHECKING
 
 from bench.report import Detail, Goal, Outcome, Row
-from bench.stages import cpu_ns, cut, new_pipeline, sink_ns, stamp
+from bench.stages import protocol_costs
 from masdeepflow.schema import Role
-from masdeepflow.sinks.metrics import Metrics
 from tests.fuzz.fuzz_memcached import packet
 from tests.fuzz.fuzz_redis import command
 from tests.support.slots import make_slots, turn
@@ -128,15 +127,7 @@ def _turns(port: int, exchange: Exchange) -> Iterator[dict[str, object]]:
 def _costs(workload: Workload, rounds: int) -> list[float]:
     """Return the cost of each of `_STAGES`."""
     protocol, port, _, exchange = workload
-    whole = new_pipeline()
-    batches = cut(whole, stamp(make_slots(*_turns(port, exchange))), _BATCH)
-    number = next(place for place, known in enumerate(whole.registry.protocols) if known.name == protocol)
-    return [
-        cpu_ns(lambda batch: whole.registry.choose(batch.slots), batches, rounds),
-        cpu_ns(lambda batch: whole.registry.parse(number, batch.slots), batches, rounds),
-        cpu_ns(lambda batch: whole.process(batch.slots, 0), batches, rounds),
-        sink_ns(Metrics(), batches, rounds),
-    ]
+    return protocol_costs(protocol, make_slots(*_turns(port, exchange)), _BATCH, rounds)
 
 
 def measure(plan: Plan) -> Outcome:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.report import Detail, Goal, Outcome, Row
-from bench.stages import cpu_ns, cut, new_pipeline, sink_ns, stamp
+from bench.stages import protocol_costs
 from masdeepflow.schema import Role
-from masdeepflow.sinks.metrics import Metrics
 from tests.fuzz.fuzz_postgresql import (
     BOUND,
     DESCRIBE,
@@ -118,15 +117,7 @@ def _turns(mode: str, script: list[str]) -> Iterator[dict[str, object]]:
 
 def _costs(mode: str, script: list[str], rounds: int) -> list[float]:
     """Return the cost of each of `_STAGES`."""
-    whole = new_pipeline()
-    batches = cut(whole, stamp(make_slots(*_turns(mode, script))), _BATCH)
-    number = next(place for place, known in enumerate(whole.registry.protocols) if known.name == "postgresql")
-    return [
-        cpu_ns(lambda batch: whole.registry.choose(batch.slots), batches, rounds),
-        cpu_ns(lambda batch: whole.registry.parse(number, batch.slots), batches, rounds),
-        cpu_ns(lambda batch: whole.process(batch.slots, 0), batches, rounds),
-        sink_ns(Metrics(), batches, rounds),
-    ]
+    return protocol_costs("postgresql", make_slots(*_turns(mode, script)), _BATCH, rounds)
 
 
 def measure(plan: Plan) -> Outcome:

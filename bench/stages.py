@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from masdeepflow.sinks.base import Sink
 
-__all__ = ["cpu_ns", "cut", "measure", "new_pipeline", "sink_ns", "stamp"]
+__all__ = ["cpu_ns", "cut", "measure", "new_pipeline", "protocol_costs", "sink_ns", "stamp"]
 
 _RECORDS = 32768  # 16 MiB of slots
 _CONNECTIONS = 16
@@ -151,6 +151,22 @@ def sink_ns(sink: Sink, batches: list[_Batch], rounds: int) -> float:
     cost = cpu_ns(lambda batch: sink.write(batch.output), batches, rounds)
     sink.close(Summary(0))
     return cost
+
+
+def protocol_costs(protocol: str, slots: np.ndarray, size: int, rounds: int) -> list[float]:
+    """Return the cost in ns a record of recognising, parsing, the whole pipeline, and metrics.
+
+    slots: (n,), records of `protocol`, cut into batches of `size`.
+    """
+    whole = new_pipeline()
+    batches = cut(whole, stamp(slots), size)
+    number = next(place for place, known in enumerate(whole.registry.protocols) if known.name == protocol)
+    return [
+        cpu_ns(lambda batch: whole.registry.choose(batch.slots), batches, rounds),
+        cpu_ns(lambda batch: whole.registry.parse(number, batch.slots), batches, rounds),
+        cpu_ns(lambda batch: whole.process(batch.slots, 0), batches, rounds),
+        sink_ns(Metrics(), batches, rounds),
+    ]
 
 
 def _log_cost(log: type[JsonLog | TextLog], batches: list[_Batch], rounds: int) -> float:

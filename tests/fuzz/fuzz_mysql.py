@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from masdeepflow.protocols.mysql import PROTOCOL
 from masdeepflow.schema import Flag, Kind
-from tests.support.fuzzing import fuzz
-from tests.support.slots import make_slots, turn
-from tests.unit.protocols.mysql_reference import check_equal, cut
+from tests.support.fuzzing import MOST_TURNS, check_parser, fuzz
+from tests.support.slots import turn
+from tests.unit.protocols.mysql_reference import check_equal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,29 +91,13 @@ FRAGMENTS = [
 ]
 """One byte of input stands for each, so that the fuzzer gets deep; other bytes announce literal ones."""
 
-SIZES = [(208, 104), (64, 40), (24, 16)]
-MOST_TURNS = 16
 PACKETS = 0x80
 """Pieces from here on are packets with a right length: sequence number, length and body follow."""
 
 
 def check(data: bytes) -> None:
     """Hold the invariant for the turns that `data` stands for."""
-    source = iter(data)
-    sizes, split = SIZES[next(source, 0) % len(SIZES)], next(source, 0) % MOST_TURNS
-    turns = list(_turns(source))
-    if not turns:
-        return
-    slots = cut(make_slots(*turns), *sizes)
-    parsed, scores = PROTOCOL().parse(slots), PROTOCOL().recognise(slots)
-    assert scores.dtype == np.uint8
-    assert scores.shape == slots.shape
-    shown = [parsed.request_text, parsed.response_text, *parsed.attributes.values()]
-    arrays = [parsed.error, parsed.truncated, *parsed.base.values()]
-    assert {*map(len, shown), *map(len, arrays)} == {len(parsed.rows)}
-    assert (np.diff(parsed.rows) >= 0).all()
-    assert set(parsed.rows) <= set(range(len(slots)))
-    check_equal([slots[:split], slots[split:]])
+    check_parser(data, PROTOCOL, _turns, check_equal)
 
 
 def _turns(source: Iterator[int]) -> Iterator[dict[str, object]]:

@@ -8,37 +8,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.schema import Flag, Kind
-from tests.support.slots import make_slots, turn
-from tests.unit.protocols.http_reference import cut
+from tests.support.slots import cut, make_slots, turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from masdeepflow.protocols.base import Protocol
 
-__all__ = ["check_pipelined", "fuzz", "pieces"]
+__all__ = ["MOST_TURNS", "check_parser", "check_pipelined", "fuzz", "pieces"]
 
 _SIZES = [(208, 104), (64, 40), (24, 16)]
-_MOST_TURNS = 16
+MOST_TURNS = 16
 
 
-def check_pipelined(
+def check_parser(
     data: bytes,
     protocol: Callable[[], Protocol],
-    fragments: Sequence[bytes],
+    turns: Callable[[Iterator[int]], Iterator[dict[str, object]]],
     check_equal: Callable[[list[np.ndarray]], object],
 ) -> None:
-    """Hold the invariant of a protocol with pipelines for the turns that `data` stands for.
+    """Hold what every parser has to for the turns that `data` stands for, however they are cut and batched.
 
-    fragments: a byte of `data` stands for each, so that the fuzzer gets deep; others announce literal ones.
-    check_equal: holds the parser and its reference equal over batches.
+    turns: from the bytes to the turns. check_equal: holds the parser and its reference equal over batches.
     """
     source = iter(data)
-    sizes, split = _SIZES[next(source, 0) % len(_SIZES)], next(source, 0) % _MOST_TURNS
-    turns = list(_turns(source, fragments))
-    if not turns:
+    sizes, split = _SIZES[next(source, 0) % len(_SIZES)], next(source, 0) % MOST_TURNS
+    some = list(turns(source))
+    if not some:
         return
-    slots = cut(make_slots(*turns), *sizes)
+    slots = cut(make_slots(*some), *sizes)
     parsed, scores = protocol().parse(slots), protocol().recognise(slots)
     assert scores.dtype == np.uint8
     assert scores.shape == slots.shape
@@ -50,10 +48,23 @@ def check_pipelined(
     check_equal([slots[:split], slots[split:]])
 
 
+def check_pipelined(
+    data: bytes,
+    protocol: Callable[[], Protocol],
+    fragments: Sequence[bytes],
+    check_equal: Callable[[list[np.ndarray]], object],
+) -> None:
+    """Hold it for a protocol with pipelines.
+
+    fragments: a byte of `data` stands for each, so that the fuzzer gets deep; others announce literal ones.
+    """
+    check_parser(data, protocol, lambda source: _turns(source, fragments), check_equal)
+
+
 def _turns(source: Iterator[int], fragments: Sequence[bytes]) -> Iterator[dict[str, object]]:
     """Yield turns of two connections: a byte of what happens, then both sides."""
     numbers = [0, 0]
-    for _, what in zip(range(_MOST_TURNS), source, strict=False):
+    for _, what in zip(range(MOST_TURNS), source, strict=False):
         cookie, is_open, continued = what & 1, what & 0b110 == 0b010, what & 0b110 == 0b100
         numbers[cookie] += 0 if is_open or continued else 1 + (what >> 7)
         flags = (Flag.CONTINUED if continued else 0) | (Flag.CLOSED if what & 8 else 0)

@@ -71,3 +71,17 @@ def execute(pid: int, *arguments: bytes, service: bytes = b"", user: int = 0) ->
         "request": b"".join(argument + b"\0" for argument in arguments),
         "response": executable[:39].ljust(40, b"\0") + service.ljust(64, b"\0"),
     }
+
+
+def cut(slots: np.ndarray, request: int, response: int) -> np.ndarray:
+    """Return the slots as a build with payload prefixes of these sizes (multiples of 8) would write them."""
+    fields = dict(slots.dtype.fields or {})
+    sizes = {"request": request, "response": response}
+    formats = [(name, (np.uint8, (sizes[name],)) if name in sizes else fields[name][0]) for name in fields]
+    aligned = np.dtype(formats, align=True)
+    narrow = np.zeros(len(slots), aligned)
+    for name in fields:
+        narrow[name] = slots[name][:, : sizes[name]] if name in sizes else slots[name]
+    for name, size in sizes.items():
+        narrow[f"{name}_length"] = np.minimum(slots[f"{name}_length"], size)
+    return narrow

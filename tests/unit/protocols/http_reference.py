@@ -443,20 +443,6 @@ def responses(connection: Connection, slot: np.void) -> tuple[list[Transaction],
     return answered, "cut" if total > len(data) and not no_status else "something", switched
 
 
-def cut(slots: np.ndarray, request: int, response: int) -> np.ndarray:
-    """Return the slots as a build with payload prefixes of these sizes (multiples of 8) would write them."""
-    fields = dict(slots.dtype.fields or {})
-    sizes = {"request": request, "response": response}
-    formats = [(name, (np.uint8, (sizes[name],)) if name in sizes else fields[name][0]) for name in fields]
-    aligned = np.dtype(formats, align=True)
-    narrow = np.zeros(len(slots), aligned)
-    for name in fields:
-        narrow[name] = slots[name][:, : sizes[name]] if name in sizes else slots[name]
-    for name, size in sizes.items():
-        narrow[f"{name}_length"] = np.minimum(slots[f"{name}_length"], size)
-    return narrow
-
-
 def values(column: Attribute) -> list[object]:
     """Return a column's values."""
     return list(column.to_list()) if isinstance(column, Encoded) else column.tolist()

@@ -958,19 +958,6 @@ def learn(known: Known, command: Command, answer: bytes) -> None:
 # What holds parser and reference equal
 
 
-def cut(slots: np.ndarray, request: int, response: int) -> np.ndarray:
-    """Return the slots as a build with payload prefixes of these sizes (multiples of 8) would write them."""
-    fields = dict(slots.dtype.fields or {})
-    sizes = {"request": request, "response": response}
-    formats = [(name, (np.uint8, (sizes[name],)) if name in sizes else fields[name][0]) for name in fields]
-    narrow = np.zeros(len(slots), np.dtype(formats, align=True))
-    for name in fields:
-        narrow[name] = slots[name][:, : sizes[name]] if name in sizes else slots[name]
-    for name, size in sizes.items():
-        narrow[f"{name}_length"] = np.minimum(slots[f"{name}_length"], size)
-    return narrow
-
-
 def rows_of(slots: np.ndarray, parsed: Parsed) -> list[tuple[object, ...]]:
     """Return the parser's columns row by row, in the order of `Transaction.visible`."""
     base = [parsed.base.get(name, slots[name][parsed.rows].astype(np.int64)).tolist() for name in BASE]

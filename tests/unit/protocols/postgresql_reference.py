@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from masdeepflow.protocols.postgresql import PROTOCOL
 from masdeepflow.redact import summarize_sql
 from masdeepflow.schema import Flag, Kind
-from tests.unit.protocols.mysql_reference import BASE, cut, rows_of, strings
+from tests.unit.protocols.mysql_reference import BASE, rows_of, strings
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BASE", "check_equal", "cut", "rows_of", "strings"]
+__all__ = ["BASE", "check_equal", "rows_of", "strings"]
 
 REQUESTS = "BCDEFHPQSXcdfp"
 RESPONSES = "123ACDEGHIKNRSTVWZcdnstv"

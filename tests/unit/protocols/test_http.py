@@ -15,8 +15,8 @@ from masdeepflow.protocols.http import PROTOCOL, pairing
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind, Role
 from masdeepflow.table import ABSENT, Encoded
 from tests.fuzz.fuzz_http import check
-from tests.support.slots import MILLISECOND, START, make_slots, turn
-from tests.unit.protocols.http_reference import check_equal, cut, rows_of, values
+from tests.support.slots import MILLISECOND, START, cut, make_slots, turn
+from tests.unit.protocols.http_reference import check_equal, rows_of, values
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,36 +10,21 @@ from hypothesis import strategies as st
 from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.protocols.memcached import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
-from masdeepflow.table import ABSENT
 from tests.fuzz.fuzz_memcached import FRAGMENTS, check, packet
+from tests.support.named_rows import Row, named_rows, shown_as
 from tests.support.slots import make_slots, turn
-from tests.unit.protocols.http_reference import rows_of
 
 GET, HIT, MISS = b"get user:1\r\n", b"VALUE user:1 0 5\r\nhello\r\nEND\r\n", b"END\r\n"
-NAMES = ["row", "request", "response", "error", "truncated"]
-BASE = ["request_first_ns", "queue_ns", "request_bytes", "response_bytes", "response_first_ns"]
-
-Row = dict[str, Any]
 
 
 def parse(*turns: dict[str, object], parser: PROTOCOL | None = None) -> list[Row]:
     """Parse turns as one batch; return each transaction's columns by name, absent ones left out."""
-    slots = make_slots(*turns)
-    parsed = (parser or PROTOCOL()).parse(slots)
-    names = [*NAMES, *parsed.attributes, *BASE]
-    rows = [dict(zip(names, row, strict=False)) for row in rows_of(slots, parsed)]
-    return [{name: value for name, value in row.items() if value not in (None, ABSENT)} for row in rows]
+    return named_rows(parser or PROTOCOL(), *turns)
 
 
 def shown(rows: list[Row]) -> list[tuple[str | None, str | None]]:
     """Return command and reply of each transaction, as the text log has them."""
-    return [
-        (
-            row.get("request", "").removeprefix("Memcached Command: ") or None,
-            row.get("response", "").removeprefix("Memcached Response: ") or None,
-        )
-        for row in rows
-    ]
+    return shown_as("Memcached", rows)
 
 
 def score(request: bytes, response: bytes = b"", **fields: object) -> int:

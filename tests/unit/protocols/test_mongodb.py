@@ -14,38 +14,23 @@ from hypothesis import strategies as st
 from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.mongodb import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
-from masdeepflow.table import ABSENT
 from tests.fuzz.fuzz_mongodb import CURSOR, FRAGMENTS, asks, check, legacy, message, sequence, tells
+from tests.support.named_rows import Row, named_rows, shown_as
 from tests.support.slots import make_slots, turn
-from tests.unit.protocols.http_reference import rows_of
 
 OK = tells({"ok": 1.0})
 FIND = {"find": "users", "filter": {"email": "private@example.org"}, "$db": "app"}
-NAMES = ["row", "request", "response", "error", "truncated"]
-BASE = ["request_first_ns", "queue_ns", "request_bytes", "response_bytes", "response_first_ns"]
 MORE_TO_COME, EXHAUST_ALLOWED = 2, 1 << 16
-
-Row = dict[str, Any]
 
 
 def parse(*turns: dict[str, object], parser: PROTOCOL | None = None) -> list[Row]:
     """Parse turns as one batch; return each transaction's columns by name, absent ones left out."""
-    slots = make_slots(*turns)
-    parsed = (parser or PROTOCOL()).parse(slots)
-    names = [*NAMES, *parsed.attributes, *BASE]
-    rows = [dict(zip(names, row, strict=False)) for row in rows_of(slots, parsed)]
-    return [{name: value for name, value in row.items() if value not in (None, ABSENT)} for row in rows]
+    return named_rows(parser or PROTOCOL(), *turns)
 
 
 def shown(rows: list[Row]) -> list[tuple[str | None, str | None]]:
     """Return command and reply of each transaction, as the text log has them."""
-    return [
-        (
-            row.get("request", "").removeprefix("MongoDB Command: ") or None,
-            row.get("response", "").removeprefix("MongoDB Response: ") or None,
-        )
-        for row in rows
-    ]
+    return shown_as("MongoDB", rows)
 
 
 def score(request: bytes, response: bytes = b"", **fields: object) -> int:

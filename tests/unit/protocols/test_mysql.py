@@ -14,8 +14,8 @@ from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
 from masdeepflow.protocols.mysql import PROTOCOL, connection
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from tests.fuzz.fuzz_mysql import FRAGMENTS, GREETING, OK, check, login, packet
-from tests.support.slots import MILLISECOND, START, make_slots, turn
-from tests.unit.protocols.mysql_reference import check_equal, cut, rows_of
+from tests.support.slots import MILLISECOND, START, cut, make_slots, turn
+from tests.unit.protocols.mysql_reference import check_equal, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

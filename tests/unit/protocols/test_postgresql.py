@@ -49,8 +49,8 @@ from tests.fuzz.fuzz_postgresql import (
     startup,
     tag,
 )
-from tests.support.slots import MILLISECOND, START, make_slots, turn
-from tests.unit.protocols.postgresql_reference import BASE, check_equal, cut, rows_of, strings
+from tests.support.slots import MILLISECOND, START, cut, make_slots, turn
+from tests.unit.protocols.postgresql_reference import BASE, check_equal, rows_of, strings
 
 Row = dict[str, Any]
 Lines = list[tuple[str | None, str | None]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,36 +11,22 @@ from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.redis import PROTOCOL
 from masdeepflow.protocols.redis.resp import walk
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
-from masdeepflow.table import ABSENT, Encoded
+from masdeepflow.table import Encoded
 from tests.fuzz.fuzz_redis import FRAGMENTS, check, command
+from tests.support.named_rows import Row, named_rows, shown_as
 from tests.support.slots import make_slots, turn
-from tests.unit.protocols.http_reference import rows_of
 
 OK, NIL = b"+OK\r\n", b"$-1\r\n"
-NAMES = ["row", "request", "response", "error", "truncated"]
-BASE = ["request_first_ns", "queue_ns", "request_bytes", "response_bytes", "response_first_ns"]
-
-Row = dict[str, Any]
 
 
 def parse(*turns: dict[str, object], parser: PROTOCOL | None = None) -> list[Row]:
     """Parse turns as one batch; return each transaction's columns by name, absent ones left out."""
-    slots = make_slots(*turns)
-    parsed = (parser or PROTOCOL()).parse(slots)
-    names = [*NAMES, *parsed.attributes, *BASE]
-    rows = [dict(zip(names, row, strict=False)) for row in rows_of(slots, parsed)]
-    return [{name: value for name, value in row.items() if value not in (None, ABSENT)} for row in rows]
+    return named_rows(parser or PROTOCOL(), *turns)
 
 
 def shown(rows: list[Row]) -> list[tuple[str | None, str | None]]:
     """Return command and reply of each transaction, as the text log has them."""
-    return [
-        (
-            row.get("request", "").removeprefix("Redis Command: ") or None,
-            row.get("response", "").removeprefix("Redis Response: ") or None,
-        )
-        for row in rows
-    ]
+    return shown_as("Redis", rows)
 
 
 def score(request: bytes, response: bytes = b"", **fields: object) -> int:
