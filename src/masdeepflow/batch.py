@@ -1,4 +1,4 @@
-"""A batch of slots: what is read of every one, as contiguous columns; and neighbours read in one pass.
+"""A batch of slots: what is read of every one, as contiguous columns.
 
 A batch may be a view into the ring, which the kernel overwrites once it is released: what is kept is copied.
 """
@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Slots", "neighbours", "payloads", "word", "word_of", "words"]
+__all__ = ["Slots", "payloads", "word", "word_of", "words"]
 
 _LAST = "family"
 """The last field of the two cache lines that are read of every slot: see `struct slot` in bpf/wire.h."""
@@ -108,27 +108,6 @@ def words(slots: np.ndarray) -> NDArray[np.int64]:
 def word_of(slots: np.ndarray, name: str) -> int:
     """Return which column of `words` the field `name` starts in."""
     return _fields(slots.dtype)[name][1] // 8
-
-
-def neighbours(slots: np.ndarray, *names: str) -> np.ndarray:
-    """Return a copy of the named fields of slots (n,), contiguous, as a structured array (n,).
-
-    They lie near one another, `names` in their order there: what is between them is copied too.
-    """
-    first, last, dtype = _neighbours(slots.dtype, names)
-    block: np.ndarray = words(slots)[:, first:last].copy().view(dtype)[:, 0]
-    return block
-
-
-@lru_cache(maxsize=64)
-def _neighbours(dtype: np.dtype[np.void], names: tuple[str, ...]) -> tuple[int, int, np.dtype[np.void]]:
-    """Return the words (first, behind the last) that the fields lie in, and the type of a row of these."""
-    fields = [_fields(dtype)[name] for name in names]
-    first, last = fields[0][1] // 8, -(-(fields[-1][1] + fields[-1][0].itemsize) // 8)
-    offsets = [offset - 8 * first for _, offset in fields]
-    formats = [kind for kind, _ in fields]
-    named = {"names": list(names), "formats": formats, "offsets": offsets, "itemsize": 8 * (last - first)}
-    return first, last, np.dtype(named)  # type: ignore[call-overload]  # no stub knows this form
 
 
 def _fields(dtype: np.dtype[np.void]) -> dict[str, tuple[np.dtype[np.generic], int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masdeepflow.batch import Slots, neighbours, word, word_of, words
+from masdeepflow.batch import Slots, word, word_of, words
 from tests.support.slots import DTYPE, make_slots, turn
 
 WORDS = ["cookie", "request_first_ns", "request_last_ns", "response_first_ns", "response_last_ns"]
@@ -43,22 +43,6 @@ def test_parts_of_a_batch_are_batches() -> None:
     assert words(slots[1:])[:, column].tolist() == [2, 3]
     assert words(slots[[2, 0]])[:, column].tolist() == [3, 1]
     assert words(slots[:0]).shape == (0, DTYPE.itemsize // 8)
-
-
-@pytest.mark.parametrize(
-    "names", [("cookie",), ("request_bytes", "response_bytes", "service", "kind"), ("kind", "comm"), ("pid",)]
-)
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_neighbours_are_a_copy_of_these_fields(names: tuple[str, ...], count: int) -> None:
-    """Values and types as in the slots, in memory of their own, wherever in a word they start and end."""
-    turns = [turn(b"a", b"bc", service=2**32 - 1, pid=3), turn(b"", cookie=2**64 - 1), turn(b"x", kind=6)]
-    slots = make_slots(*turns[:count])
-    taken = neighbours(slots, *names)
-    assert taken.dtype.names == names
-    for name in names:
-        assert taken[name].tolist() == slots[name].tolist()
-        assert taken[name].dtype == slots[name].dtype
-    assert not np.shares_memory(taken, slots)
 
 
 def _varied(count: int) -> np.ndarray:
