@@ -35,6 +35,7 @@ class _Client:
         self.asked: list[str] = []
         self.sessions = 0
         self.checks = 0
+        self._follows = False
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)
@@ -50,20 +51,25 @@ class _Client:
         return self.known.get(container_id)
 
     def changes(self) -> Iterator[str] | None:
+        self._follows = self.changed is not None
         return None if self.changed is None else self._changes(self.changed)
 
     def _changes(self, changed: queue.Queue[str | Exception | None]) -> Iterator[str]:
-        while (found := changed.get()) is not None:
-            if isinstance(found, Exception):
-                raise found
-            yield found
+        try:
+            while (found := changed.get()) is not None:
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+        finally:
+            self._follows = False
 
     def check(self) -> None:
         self.checks += 1
         self._ask("check")
 
     def cancel(self) -> None:
-        if self.changed is not None:
+        # Changes that have ended already are not ended again: that would end those of the next session.
+        if self.changed is not None and self._follows:
             self.changed.put(None)
 
     def __enter__(self) -> Self:
