@@ -46,6 +46,7 @@ __all__ = ["run_live", "run_replay"]
 
 _MIB = 1 << 20
 _NICE = -10
+_COLLECT_AT = 20_000  # new objects: thousands of connections a second make many, and none in a cycle
 
 
 def _tell(text: str) -> None:
@@ -205,6 +206,7 @@ def run_live(
     # What is there now stays: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECT_AT)
     with contextlib.closing(lookups), _acceleration(options), _load_probes(options) as probes:
         agent = Agent(probes, pipeline, [*log, metrics], metrics, lookups)
         with contextlib.ExitStack() as undo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from masdeepflow.endpoint import Endpoint, Owner
+from masdeepflow.schema import Role
 
 if TYPE_CHECKING:
     from masdeepflow.enrich.flows import Flow
@@ -16,6 +17,7 @@ Side = tuple[str | None, int | None]
 """Address and port; a Unix path and None."""
 NOWHERE: Side = (None, None)
 """The side of a Unix connection that has no name."""
+_ROLE_NUMBERS = {"client": int(Role.CLIENT), "server": int(Role.SERVER)}
 
 
 def owner_of(identity: Identity, role: str, transport: str) -> Owner:
@@ -29,6 +31,7 @@ class End:
     flow: None where the other end can't be found by addresses. cookies: of a Unix socket and of its peer, 0
     where unknown. batch: in which it was first seen. peer: as in `Endpoint`; once the end was handed out,
     another peer or identity needs another object (`again`). subjects: what facts about it are about.
+    service_key: PID, server port and role number, by which the kernel counts.
     """
 
     __slots__ = (
@@ -46,6 +49,7 @@ class End:
         "pid",
         "remote",
         "role",
+        "service_key",
         "subjects",
         "transport",
     )
@@ -81,6 +85,8 @@ class End:
         self.identity = identity
         self.owner = owner
         self.peer = peer
+        server = remote if role == "client" else local
+        self.service_key = pid, server[1] or 0, _ROLE_NUMBERS.get(role, 0)
         remote_address = remote[0]
         of_remote = () if flow is None or remote_address is None else (remote_address,)
         self.subjects: tuple[str, ...] = (*identity.subjects, *of_remote)

@@ -45,7 +45,6 @@ _NO_COOKIES = (0, 0)
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
 _OPENING = frozenset((int(Kind.CONNECT), int(Kind.ACCEPT)))
-_ROLE_NUMBERS = {name: int(role) for role, name in _ROLES.items()}
 _UDP = int(Transport.UDP)
 _TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
 
@@ -148,7 +147,8 @@ class Endpoints:
         """Drop half of `mask` (len,) if it has more than `limit`: not seen for longest, not in this batch."""
         if int(mask.sum()) > max(limit, 0):
             seen = self._seen[self._codes]
-            self._drop(mask & (seen <= np.median(seen[mask])) & (seen < self._batch))
+            ends = self._drop(mask & (seen <= np.median(seen[mask])) & (seen < self._batch))
+            self._forget_sockets([end.cookie for end in ends])
 
     def _place(self, ends: list[End]) -> list[int]:
         """Put new ends into the table; return the code of each."""
@@ -176,7 +176,7 @@ class Endpoints:
     def _enter(self, code: int, end: End) -> None:
         for subject in end.subjects:
             self._by_subject[subject].add(code)
-        if _service_key(end) not in self.services:
+        if end.service_key not in self.services:
             self._name_service(end, NO_PROTOCOL)
         self._meet(code, end)
 
@@ -228,8 +228,10 @@ class Endpoints:
             self._changed()
 
     def _remote(self, end: End) -> Attributes:
+        if not self._directory.knows_addresses:
+            return ()
         address, port = end.remote
-        if end.flow is None or address is None or port is None or not self._directory.knows_addresses:
+        if end.flow is None or address is None or port is None:
             return ()
         return self._directory.remote(address, port, end.transport, end.opened_ns)
 
@@ -273,7 +275,7 @@ class Endpoints:
             self._changed()
             for subject in new.subjects:
                 self._by_subject[subject].add(code)
-            service = self.services.get(_service_key(end))
+            service = self.services.get(end.service_key)
             if service is not None and service[0].identity is end.identity:
                 self._name_service(new, service[1])
 
@@ -343,7 +345,7 @@ class Endpoints:
                     self._protocols[code] = self._by_cookie[end.cookie]
 
     def _name_service(self, end: End, protocol: int) -> None:
-        key = _service_key(end)
+        key = end.service_key
         if self.services.pop(key, None) is None and len(self.services) >= _SERVICES_LIMIT:
             del self.services[next(iter(self.services))]
         self.services[key] = (end, protocol)
@@ -358,18 +360,24 @@ class Endpoints:
         """Drop closed connections. Codes handed out before are void."""
         gone = np.array(cookies, np.uint64)
         self._drop(np.isin(self._keys & _COOKIE_MASK, gone & _COOKIE_MASK))
+        self._forget_sockets(cookies)
+
+    def _forget_sockets(self, cookies: list[int]) -> None:
         for cookie in cookies:
             self._by_cookie.pop(cookie, None)
-            self._unix_paths.pop(cookie, None)
+        if self._unix_paths:
+            for cookie in cookies:
+                self._unix_paths.pop(cookie, None)
 
-    def _drop(self, mask: NDArray[np.bool_]) -> None:
+    def _drop(self, mask: NDArray[np.bool_]) -> list[End]:
+        """Take the ends of `mask` (len,) out of the table; return them."""
         codes = self._codes[mask].tolist()
+        ends = []
         for code in codes:
             end = self._all[code]
             if end is not None:
-                self._by_cookie.pop(end.cookie, None)
-                self._unix_paths.pop(end.cookie, None)
                 self._leave(code, end)
+                ends.append(end)
             self._all[code] = None
         self._free += codes
         self._protocols[codes] = NO_PROTOCOL
@@ -377,6 +385,7 @@ class Endpoints:
         if codes:
             self._near.clear()
             self._changed()
+        return ends
 
     def _leave(self, code: int, end: End) -> None:
         self._forget_subjects(code, end)
@@ -467,10 +476,6 @@ class Endpoints:
             self._unix_paths[cookie] = path
         server: Side = (self._unix_paths.get(cookie), None)
         return (NOWHERE, server) if int(slot["role"]) == Role.CLIENT else (server, NOWHERE)
-
-
-def _service_key(end: End) -> tuple[int, int, int]:
-    return end.pid, end.server[1] or 0, _ROLE_NUMBERS.get(end.role, 0)
 
 
 def _inet_sides(slots: np.ndarray) -> list[tuple[Side, Side]]:

@@ -16,16 +16,20 @@ _GONE_LIMIT = 2048  # of each role
 _OTHER = {"client": "server", "server": "client"}
 
 
+_ClientSide = tuple[str, str, int, int]
+_ServerSide = tuple[str, int]
+
+
 class Flow(NamedTuple):
-    """One end's view of a connection. netns: the end's, if its addresses mean something there only, or 0."""
+    """One end's view of a connection.
+
+    client: transport, address, port, and the end's network namespace if its addresses mean something there
+    only, else 0. server: address and port.
+    """
 
     role: str
-    transport: str
-    client: str
-    client_port: int
-    server: str
-    server_port: int
-    netns: int
+    client: _ClientSide
+    server: _ServerSide
 
     @classmethod
     def of(  # noqa: PLR0913, PLR0917  # the parts of a flow
@@ -41,7 +45,7 @@ class Flow(NamedTuple):
         """Return the flow of an end in network namespace `netns`."""
         own = netns if is_loopback(server) or is_loopback(client) else 0
         # As `cls(...)`, at half the cost: there is one for each end of each connection.
-        return tuple.__new__(cls, (role, transport, client, client_port, server, server_port, own))
+        return tuple.__new__(cls, (role, (transport, client, client_port, own), (server, server_port)))
 
 
 @lru_cache(maxsize=4096)
@@ -57,67 +61,64 @@ class Flows:
     """Ends by their flows. An end is a number that its owner chose."""
 
     def __init__(self) -> None:
-        # By role, then by all else: what the other side of a flow is needs no flow of its own to be found.
-        self._ends: dict[str, dict[_Key, int]] = {role: {} for role in _OTHER}
-        self._by_client: dict[str, dict[_Client, list[_Key]]] = {role: {} for role in _OTHER}
+        # By role, client and server: a client's port is nearly always used for one server.
+        self._ends: dict[str, dict[_ClientSide, dict[_ServerSide, int]]] = {role: {} for role in _OTHER}
         self._gone: dict[str, OrderedDict[_Key, Attributes]] = {role: OrderedDict() for role in _OTHER}
 
     def add(self, flow: Flow, end: int) -> int | None:
         """Add an end; return the one at the other side, None if it is not known."""
-        role, key = flow[0], flow[1:]
-        ends = self._ends[role]
-        if key not in ends:
+        role, client, server = flow
+        servers = self._ends[role].setdefault(client, {})
+        if server not in servers:
+            key = client, server
             if self._gone[role].pop(key, None) is not None:  # of a connection before this one
                 self._gone[_OTHER[role]].pop(key, None)
-            self._by_client[role].setdefault(_client_side(key), []).append(key)
-        ends[key] = end
+        servers[server] = end
         return self.other(flow)
 
     def other(self, flow: Flow) -> int | None:
-        """Return the end at the other side, None if it is not known."""
-        role, key = flow[0], flow[1:]
-        other = self._ends[_OTHER[role]].get(key)
-        return other if other is not None else self._translated(role, key)
+        """Return the end at the other side, None if it is not known.
+
+        That is one that sees the same server, or else the only one that may be meant of those that see the
+        same client at another server address: a Service, a published port.
+        """
+        role, client, server = flow
+        theirs = self._ends[_OTHER[role]].get(client)
+        if theirs is None:
+            return None
+        other = theirs.get(server)
+        if other is not None:
+            return other
+        mine = self._ends[role].get(client, ())
+        single = [end for address, end in theirs.items() if address not in mine]
+        return single[0] if len(single) == 1 else None
 
     def end(self, flow: Flow) -> int | None:
         """Return the end that was added last, as far as it was not removed."""
-        return self._ends[flow[0]].get(flow[1:])
-
-    def _translated(self, role: str, key: _Key) -> int | None:
-        """Return the end that sees the same client at another server address: a Service, a published port."""
-        candidates = self._by_client[_OTHER[role]].get(_client_side(key), ())
-        single = [other for other in candidates if other not in self._ends[role]]
-        return self._ends[_OTHER[role]][single[0]] if len(single) == 1 else None
+        servers = self._ends[flow.role].get(flow.client)
+        return None if servers is None else servers.get(flow.server)
 
     def remove(self, flow: Flow, end: int, as_peer: Attributes) -> None:
         """Remove an end; what it was is kept for a while, for the other side's last records.
 
         as_peer: the end as the other side names it.
         """
-        role, key = flow[0], flow[1:]
-        if self._ends[role].get(key) != end:
+        role, client, server = flow
+        servers = self._ends[role].get(client)
+        if servers is None or servers.get(server) != end:
             return
-        del self._ends[role][key]
-        side = _client_side(key)
-        others = self._by_client[role][side]
-        others.remove(key)
-        if not others:
-            del self._by_client[role][side]
+        del servers[server]
+        if not servers:
+            del self._ends[role][client]
         gone = self._gone[role]
-        gone.pop(key, None)
+        # Not in `gone`: `add` has taken it out.
         if len(gone) >= _GONE_LIMIT:
             gone.popitem(last=False)
-        gone[key] = as_peer
+        gone[client, server] = as_peer
 
     def gone(self, flow: Flow) -> Attributes:
         """Return what the other side of a flow was that is no more."""
-        return self._gone[_OTHER[flow[0]]].get(flow[1:], ())
+        return self._gone[_OTHER[flow.role]].get((flow.client, flow.server), ())
 
 
-_Key = tuple[str, str, int, str, int, int]
-"""A flow but for its role."""
-_Client = tuple[str, str, int, int]
-
-
-def _client_side(key: _Key) -> _Client:
-    return (key[0], key[1], key[2], key[5])
+_Key = tuple[_ClientSide, _ServerSide]

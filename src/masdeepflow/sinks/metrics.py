@@ -284,9 +284,10 @@ class Metrics:
             self._known[table.protocol] = table.endpoints, rows_of
         rows = rows_of[endpoint]
         if int(rows.min(initial=0)) == _UNKNOWN:
-            owners = owners_of(table.endpoints)
-            for index in used(endpoint, len(owners)):
-                rows_of[index] = self._service_of(owners[index], table.protocol)
+            owners, indices = owners_of(table.endpoints), used(endpoint, len(table.endpoints))
+            mine = [owners[index] for index in indices]
+            numbers = {owner: self._service_of(owner, table.protocol) for owner in dict.fromkeys(mine)}
+            rows_of[indices] = [numbers[owner] for owner in mine]
             rows = rows_of[endpoint]
         return rows
 
