@@ -37,8 +37,12 @@ class Coded(NamedTuple, Generic[T]):
 
     def strings(self, show: Callable[[T], str | None]) -> Encoded:
         """Return what each row's value shows, absent where that is None; equal strings have one code."""
-        shown = Encoded.from_list([show(value) for value in self.values])
-        return Encoded.by(self.codes, shown.codes, shown.values)
+
+        def make() -> tuple[NDArray[np.int32], list[str]]:
+            shown = Encoded.from_list([show(value) for value in self.values])
+            return shown.codes, shown.values
+
+        return Encoded.later(self.codes, make)
 
     def integers(self, show: Callable[[T], int]) -> NDArray[np.int64]:
         """Return what each row's value shows, int64 (n,)."""

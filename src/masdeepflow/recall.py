@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Recall", "renumber"]
+__all__ = ["Recall", "Repeated", "renumber"]
 
 T = TypeVar("T")
 
@@ -102,3 +102,19 @@ class Recall(Generic[T]):
         everything = self._values + values
         self._hashes, self._values = together[order], [everything[place] for place in order.tolist()]
         self._near.clear()
+
+
+class Repeated:
+    """Numbers the distinct keys of a column, such as cookies: without sorting it, once they are known."""
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self._known: Recall[int] = Recall(limit)
+
+    def encode(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int32], list[int]]:
+        """Return codes (n,), int32, of keys (n,), and the distinct keys, in no order, that they index."""
+
+        def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[int]]:
+            distinct, codes = np.unique(keys[rows], return_inverse=True)
+            return codes.astype(np.int32), distinct.tolist()
+
+        return self._known.encode(keys, read)

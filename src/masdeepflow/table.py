@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,8 @@ __all__ = ["ABSENT", "Attribute", "Encoded", "Events", "Output", "Parsed", "Tabl
 ABSENT = -1
 """Code of an absent value in an `Encoded` column, and absent value of every integer column."""
 
+_NO_CODES = np.zeros(0, np.int32)
+
 
 class Encoded:
     """A dictionary-encoded string column.
@@ -28,29 +30,44 @@ class Encoded:
     values: the distinct strings; raw text, not escaped for any output.
     """
 
-    __slots__ = ("_codes", "_index", "_table", "values")
+    __slots__ = ("_codes", "_index", "_make", "_values")
 
     def __init__(self, codes: NDArray[np.int32], values: list[str]) -> None:
-        self.values = values
-        self._codes: NDArray[np.int32] | None = codes
-        self._table: NDArray[np.int32] = codes
         self._index: NDArray[np.integer] = codes
+        self._codes: NDArray[np.int32] | None = codes
+        self._values: list[str] | None = values
+        self._make: Callable[[], tuple[NDArray[np.int32], list[str]]] = lambda: (codes, values)
+
+    @classmethod
+    def later(
+        cls, index: NDArray[np.integer], make: Callable[[], tuple[NDArray[np.int32], list[str]]]
+    ) -> Encoded:
+        """Return a column (n,) of which nothing is made before somebody asks: few are looked at by any sink.
+
+        index: (n,), into the codes (k,) that `make` gives together with the values, when it is called, once.
+        """
+        column = cls(_NO_CODES, [])
+        column._index, column._make = index, cache(make)
+        column._codes = column._values = None
+        return column
 
     @classmethod
     def by(cls, index: NDArray[np.integer], table: NDArray[np.int32], values: list[str]) -> Encoded:
-        """Return a column (n,) whose codes are `table[index]`, made only when somebody asks for them.
+        """Return a column (n,) whose codes are `table[index]`. index: (n,), shared with other columns."""
+        return cls.later(index, lambda: (table, values))
 
-        Most columns of most batches are looked at by no sink. index: (n,), shared with other columns.
-        """
-        column = cls(table, values)
-        column._codes, column._index = None, index
-        return column
+    @property
+    def values(self) -> list[str]:
+        """The distinct strings."""
+        if self._values is None:
+            self._values = self._make()[1]
+        return self._values
 
     @property
     def codes(self) -> NDArray[np.int32]:
         """Codes (n,), int32."""
         if self._codes is None:
-            self._codes = self._table[self._index]
+            self._codes = self._make()[0][self._index]
         return self._codes
 
     def __len__(self) -> int:
@@ -59,17 +76,18 @@ class Encoded:
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Return the column for `rows` (m,), sharing `values`."""
         if self._codes is None:
-            return Encoded.by(self._index[rows], self._table, self.values)
+            return Encoded.later(self._index[rows], self._make)
         return Encoded(self._codes[rows], self.values)
 
     def check(self, size: int) -> None:
         """Raise ValueError, with a reason, if this is no column of `size` rows."""
         _check_column(self._index, size, "i")
-        if self._table is not self._index:
-            _check_column(self._table, len(self._table), "i")
-            _check_range("its places", self._index, 0, len(self._table))
-        _check_texts(self.values)
-        _check_range("its codes", self._table, ABSENT, len(self.values))
+        table, values = self._make()
+        if table is not self._index:
+            _check_column(table, len(table), "i")
+            _check_range("its places", self._index, 0, len(table))
+        _check_texts(values)
+        _check_range("its codes", table, ABSENT, len(values))
 
     def to_list(self) -> list[str | None]:
         """Return one Python string (or None) per row: for tests and small tables."""

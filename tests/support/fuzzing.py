@@ -19,6 +19,7 @@ __all__ = ["MOST_TURNS", "check_parser", "check_pipelined", "fuzz", "pieces"]
 
 _SIZES = [(208, 104), (64, 40), (24, 16)]
 MOST_TURNS = 16
+OTHER_CONNECTIONS = 1 << 32
 
 
 def check_parser(
@@ -28,6 +29,8 @@ def check_parser(
     check_equal: Callable[[list[np.ndarray]], object],
 ) -> None:
     """Hold what every parser has to for the turns that `data` stands for, however they are cut and batched.
+
+    And whether it has met their payloads before, on other connections and in another order.
 
     turns: from the bytes to the turns. check_equal: holds the parser and its reference equal over batches.
     """
@@ -46,6 +49,9 @@ def check_parser(
     assert (np.diff(parsed.rows) >= 0).all()
     assert set(parsed.rows) <= set(range(len(slots)))
     check_equal([slots[:split], slots[split:]])
+    before = slots[::-1].copy()
+    before["cookie"] += OTHER_CONNECTIONS
+    check_equal([before, slots[split:], slots[:split]])
 
 
 def check_pipelined(

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masdeepflow.recall import Recall, renumber
+from masdeepflow.recall import Recall, Repeated, renumber
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,3 +92,15 @@ def test_renumbered_codes_count_only_what_occurs(codes: list[int]) -> None:
     numbers, present = renumber(np.array(codes, np.int64), 10)
     assert present == sorted(set(codes))
     assert [present[number] for number in numbers.tolist()] == codes
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0, 1, 2, 9, 2**64 - 1]), max_size=8), max_size=6), st.integers(0, 6)
+)
+def test_repeated_keys_are_numbered(batches: list[list[int]], limit: int) -> None:
+    """Each distinct one once in every batch, whichever were there before."""
+    repeated = Repeated(limit)
+    for keys in batches:
+        codes, distinct = repeated.encode(np.array(keys, np.uint64))
+        assert [distinct[code] for code in codes.tolist()] == keys
+        assert sorted(distinct) == sorted(set(keys))

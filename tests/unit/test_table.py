@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masdeepflow.table import ABSENT, Encoded, Parsed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TEXTS = st.lists(st.none() | st.text(max_size=3))
 
@@ -121,6 +124,22 @@ def test_a_column_by_places_is_the_column_of_its_codes() -> None:
     assert column.codes is column.codes
     assert column.to_list() == ["b", None, "b"]
     assert taken.to_list() == column.take(np.array([2, 1])).to_list() == ["b", None]
+
+
+def test_what_comes_later_is_made_once() -> None:
+    """When codes or values are asked for, of the column or of rows of it; its length is known before."""
+    made = []
+
+    def make() -> tuple[NDArray[np.int32], list[str]]:
+        made.append(1)
+        return np.array([ABSENT, 0], np.int32), ["a"]
+
+    column = Encoded.later(np.array([1, 0, 1], np.int32), make)
+    taken = column.take(np.array([0]))
+    assert (len(column), len(taken), made) == (3, 1, [])
+    assert taken.to_list() == ["a"]
+    assert column.to_list() == ["a", None, "a"]
+    assert made == [1]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from masdeepflow.protocols.postgresql.common import Common
 from masdeepflow.protocols.postgresql.connection import Connections, read_turns
 from masdeepflow.protocols.postgresql.parsed import to_parsed
 from masdeepflow.protocols.postgresql.recognition import recognise
+from masdeepflow.recall import Repeated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ class PostgreSql:
 
     def __init__(self) -> None:
         """Start with no connections."""
+        self._cookies = Repeated()
         self._common = Common()
         self._connections = Connections()
 
@@ -51,8 +53,8 @@ class PostgreSql:
 
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's."""
-        cookies, owner = np.unique(slots["cookie"], return_inverse=True)
-        commons = self._common.read(slots, cookies.tolist(), owner, self._connections)
+        owner, cookies = self._cookies.encode(slots["cookie"])
+        commons = self._common.read(slots, cookies, owner, self._connections)
         others = np.ones(len(slots), bool)
         others[commons.rows] = False
         transactions, opaque = self._connections.follow(read_turns(slots, np.flatnonzero(others)))

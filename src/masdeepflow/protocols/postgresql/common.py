@@ -7,42 +7,41 @@ connections turn by turn: so both give the same.
 from __future__ import annotations
 
 import re
-from itertools import repeat
-from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from masdeepflow.batch import payloads
 from masdeepflow.coded import Coded
-from masdeepflow.columns import prefix, row_hash
+from masdeepflow.columns import row_hash
 from masdeepflow.protocols.postgresql.asked import Asked, ask
 from masdeepflow.protocols.postgresql.connection import Connection, Turn
 from masdeepflow.protocols.postgresql.outlines import request_outlines, response_outlines
 from masdeepflow.protocols.postgresql.parsed import Commons
+from masdeepflow.protocols.postgresql.queries import Queries, are_queries
 from masdeepflow.protocols.postgresql.replies import UNSEEN
 from masdeepflow.protocols.postgresql.requests import (
-    HEADER_BYTES,
     HIDDEN,
     NOTHING,
     Command,
-    commands_of,
     read_request,
     unknown_statement,
 )
 from masdeepflow.recall import Recall
 from masdeepflow.schema import Flag, Kind
+from masdeepflow.table import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from masdeepflow.protocols.postgresql.connection import Connections
     from masdeepflow.protocols.postgresql.replies import Reply
+    from masdeepflow.statements import Texts
 
 __all__ = ["Common"]
 
+# A member of an enum would have NumPy cast the whole column to int64 first.
+_TURN = int(Kind.TURN)
 _ODD = int(Flag.CONTINUED | Flag.SERVER_FIRST)
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that nothing is lost when it is multiplied: keeps what is mixed into a hash apart."""
@@ -53,21 +52,26 @@ _SHAPES = {"QS": _QUERY}
 """Shapes by their kinds, numbered as they are met; there are fewer than twenty."""
 
 
-_SHAPE_OF = itemgetter(0)
-
-
 class _Plain(NamedTuple):
     """A request that asks one thing which needs no more than its answer.
 
     shape: number of the kinds of what it asks, in `_SHAPES`, with `e` for an Execute that may not be there;
-    or `_NONE`. command: what it shows, None if it executes `statement`, which was parsed in an earlier turn.
-    parsed: the statement without a name that it parses.
+    or `_NONE`. command: what it shows, None if it executes `statement`, which was parsed in an earlier turn;
+    without a text where each request has its own. parsed: the statement without a name that it parses.
     """
 
     shape: int
     command: Command | None
     statement: str
     parsed: Command | None
+
+
+class _Requests(NamedTuple):
+    """Requests of n turns. own: int32 (n,), index into `texts` of those that have one, else `ABSENT`."""
+
+    plains: Coded[_Plain]
+    own: NDArray[np.int32]
+    texts: Texts | None
 
 
 _ODD_ONE = _Plain(_NONE, None, "", None)
@@ -97,39 +101,6 @@ def _read_plain(data: bytes, total: int) -> _Plain:
     if kinds == "Q" or parse:
         return _Plain(_number(shape), shown[0], "", parse and parse.command)
     return _ODD_ONE if shown[0].truncated or not bind else _Plain(_number(shape), None, bind.name or "", None)
-
-
-def _read_plains(slots: np.ndarray, rows: NDArray[np.intp]) -> list[_Plain]:
-    """Return the requests of `rows` (m,), those that are one query in one go: there may be many of them."""
-    queries = _are_queries(slots, rows)
-    if queries.all():
-        return [*_read_queries(payloads(slots, "request", rows))]
-    places = np.concatenate([np.flatnonzero(queries), np.flatnonzero(~queries)]).tolist()
-    others = rows[~queries]
-    columns = payloads(slots, "request", others), slots["request_bytes"][others].tolist()
-    read = [*_read_queries(payloads(slots, "request", rows[queries])), *map(_read_plain, *columns)]
-    plains = [_ODD_ONE] * len(rows)
-    for place, plain in zip(places, read, strict=True):
-        plains[place] = plain
-    return plains
-
-
-def _are_queries(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Return which of `rows` (m,) are one simple query, all of it captured."""
-    head = prefix(slots["request"][rows, :8], 8).byteswap()
-    lengths, total = slots["request_length"][rows].astype(np.int64), slots["request_bytes"][rows]
-    last = slots["request"][rows, np.minimum(lengths, slots["request"].shape[1]) - 1]
-    framed = head >> np.uint64(24) == (total - np.uint64(1)) | np.uint64(ord("Q") << 32)
-    queries: NDArray[np.bool_] = framed & (lengths == total) & (lengths > HEADER_BYTES) & (last == 0)
-    return queries
-
-
-def _read_queries(queries: list[bytes]) -> Iterable[_Plain]:
-    """Return what simple queries, each with the zero at its end, ask."""
-    text = b"".join([query[HEADER_BYTES:] for query in queries])
-    if text.count(0) != len(queries):
-        return [_read_plain(query, len(query)) for query in queries]
-    return map(_Plain, repeat(_QUERY), commands_of(text), repeat(""), repeat(None))
 
 
 def _read_reply(shape: str, data: bytes, total: int) -> Reply | None:
@@ -173,47 +144,68 @@ class Common:
 
     def __init__(self) -> None:
         """Start with nothing remembered."""
+        self._queries = Queries()
         self._requests: Recall[_Plain] = Recall()
         self._replies: Recall[Reply | None] = Recall()
 
     def read(
-        self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.intp], connections: Connections
+        self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.integer], connections: Connections
     ) -> Commons:
         """Return the transactions of the common turns of slots (n,).
 
-        owner: intp (n,), index into `cookies`. Left out are all turns of connections with a turn that is not
+        owner: (n,), index into `cookies`. Left out are all turns of connections with a turn that is not
         common, as those have to be followed in their order.
         """
         known = [connections.get(cookie) for cookie in cookies]
         odd = np.array([one is not None and one.busy for one in known], bool)
-        common = (slots["kind"] == Kind.TURN) & ((slots["flags"] & _ODD) == 0) & (slots["response_bytes"] > 0)
-        requests, shapes = self._read_requests(slots)
-        common &= shapes[requests.codes] >= 0
+        common = (slots["kind"] == _TURN) & ((slots["flags"] & _ODD) == 0) & (slots["response_bytes"] > 0)
+        requests, own, texts = self._read_requests(slots)
+        shapes = np.array([plain.shape for plain in requests.values], np.int64)[requests.codes]
+        common &= shapes >= 0
         odd[owner[~common]] = True
         rows = np.flatnonzero(common & ~odd[owner])
-        replies = self._read_replies(slots, rows, shapes[requests.codes[rows]])
-        fits = np.array([reply is not None for reply in replies.values], bool)[replies.codes]
-        odd[owner[rows[~fits]]] = True
-        kept = ~odd[owner[rows]]
-        rows = rows[kept]
-        found = Coded(replies.codes[kept], [reply or UNSEEN for reply in replies.values])
+        replies = self._read_replies(slots, rows, shapes[rows])
+        fits = replies.flags(_is_reply)
+        if not fits.all():
+            odd[owner[rows[~fits]]] = True
+            kept = np.flatnonzero(~odd[owner[rows]])
+            rows, replies = rows[kept], replies.take(kept)
+        found = Coded(replies.codes, [reply or UNSEEN for reply in replies.values])
         commands = _commands(requests, rows, owner, known)
         self._learn(requests, rows, owner, cookies, connections)
         databases = [None if one is None else one.namespace for one in known]
         namespaces = Coded(owner[rows].astype(np.int32), databases)
-        return Commons(rows, commands, found, namespaces)
+        return Commons(rows, commands, found, namespaces, own[rows], texts)
 
-    def _read_requests(self, slots: np.ndarray) -> tuple[Coded[_Plain], NDArray[np.int64]]:
-        """Return the requests of slots (n,), and of each distinct one the number of its shape, or -1."""
+    def _read_requests(self, slots: np.ndarray) -> _Requests:
+        """Return the requests of slots (n,)."""
+        queries = are_queries(slots)
+        own = np.full(len(slots), ABSENT, np.int32)
+        if not queries.any():
+            return _Requests(self._read_others(slots, np.arange(len(slots))), own, None)
+        rows, others = np.flatnonzero(queries), np.flatnonzero(~queries)
+        read = self._queries.read(slots, rows if len(others) else slice(None))
+        plains = [_Plain(_QUERY, command, "", None) for command in read.commands.values]
+        own[rows] = np.arange(len(rows), dtype=np.int32)
+        if not len(others):
+            return _Requests(Coded(read.commands.codes, plains), own, read.texts)
+        rest = self._read_others(slots, others)
+        codes = np.empty(len(slots), np.int32)
+        codes[rows] = read.commands.codes
+        codes[others] = rest.codes + np.int32(len(plains))
+        return _Requests(Coded(codes, plains + rest.values), own, read.texts)
+
+    def _read_others(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[_Plain]:
+        """Return those requests of `rows` (m,) that are no simple queries, or odd ones."""
 
         def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Plain]]:
-            first, codes = _distinct(keys, missing, *request_outlines(slots, missing))
-            return codes, _read_plains(slots, missing[first])
+            first, codes = _distinct(keys, missing, *request_outlines(slots, rows[missing]))
+            some = rows[missing[first]]
+            columns = payloads(slots, "request", some), slots["request_bytes"][some].tolist()
+            return codes, list(map(_read_plain, *columns))
 
-        keys = _keys(slots, "request", np.arange(len(slots)))
-        requests = Coded(*self._requests.encode(keys, read))
-        shapes = np.fromiter(map(_SHAPE_OF, requests.values), np.int64, len(requests.values))
-        return requests, shapes
+        keys = _keys(slots, "request", rows)
+        return Coded(*self._requests.encode(keys, read))
 
     def _read_replies(
         self, slots: np.ndarray, rows: NDArray[np.intp], shapes: NDArray[np.int64]
@@ -237,7 +229,7 @@ class Common:
         self,
         requests: Coded[_Plain],
         rows: NDArray[np.intp],
-        owner: NDArray[np.intp],
+        owner: NDArray[np.integer],
         cookies: list[int],
         connections: Connections,
     ) -> None:
@@ -253,10 +245,14 @@ class Common:
                 connections.remember(cookies[place], plain.parsed)
 
 
+def _is_reply(reply: Reply | None) -> bool:
+    return reply is not None
+
+
 def _commands(
     requests: Coded[_Plain],
     rows: NDArray[np.intp],
-    owner: NDArray[np.intp],
+    owner: NDArray[np.integer],
     known: list[Connection | None],
 ) -> Coded[Command]:
     """Return what rows (m,) show; statements are looked up once for each pair of connection and request."""

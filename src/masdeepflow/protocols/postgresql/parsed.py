@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.protocols.postgresql.requests import NOTHING
-from masdeepflow.table import Encoded, Parsed
+from masdeepflow.table import ABSENT, Encoded, Parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from masdeepflow.coded import Coded
     from masdeepflow.protocols.postgresql.connection import Transaction
     from masdeepflow.protocols.postgresql.replies import Reply
     from masdeepflow.protocols.postgresql.requests import Command
+    from masdeepflow.statements import Texts
 
 __all__ = ["Commons", "to_parsed"]
 
@@ -33,42 +32,64 @@ _BASE = (
 
 
 class Commons(NamedTuple):
-    """Transactions of m turns. rows: intp (m,), ascending."""
+    """Transactions of m turns.
+
+    rows: intp (m,), ascending. own: int32 (m,), index into `texts` where a command's text is not that of its
+    value, else `ABSENT`.
+    """
 
     rows: NDArray[np.intp]
     commands: Coded[Command]
     replies: Coded[Reply]
     namespaces: Coded[str | None]
+    own: NDArray[np.int32]
+    texts: Texts | None
+
+    def joined(self, transactions: list[Transaction]) -> tuple[Commons, NDArray[np.intp]]:
+        """Return these and others (k,), in the order of their turns, and that order (m + k,)."""
+        rows = np.concatenate([self.rows, np.array([found.row for found in transactions], np.intp)])
+        # The order of several transactions of one turn is kept.
+        order = np.argsort(rows, kind="stable")
+        own = np.concatenate([self.own, np.full(len(transactions), ABSENT, np.int32)])
+        together = Commons(
+            rows[order],
+            self.commands.joined([found.command or NOTHING for found in transactions], order),
+            self.replies.joined([found.reply for found in transactions], order),
+            self.namespaces.joined([found.namespace for found in transactions], order),
+            own[order],
+            self.texts,
+        )
+        return together, order
 
 
 def to_parsed(
     slots: np.ndarray, commons: Commons, transactions: list[Transaction], opaque: list[int]
 ) -> Parsed:
     """Return the transactions of the common turns, and the others, in the order of their turns."""
-    rows = np.concatenate([commons.rows, np.array([found.row for found in transactions], np.intp)])
-    # The order of several transactions of one turn is kept.
-    order = np.argsort(rows, kind="stable") if transactions else np.arange(len(rows))
-    rows = rows[order]
-    commands = commons.commands.joined([found.command or NOTHING for found in transactions], order)
-    replies = commons.replies.joined([found.reply for found in transactions], order)
-    namespaces = commons.namespaces.joined([found.namespace for found in transactions], order)
-    system = np.zeros(len(rows), np.int32)
+    base = {}
+    if transactions:
+        commons, order = commons.joined(transactions)
+        base = _base(slots, commons.rows, order, transactions)
+    rows, commands, replies, namespaces, own, texts = commons
+    lines, queries = commands.strings(attrgetter("text")), commands.strings(attrgetter("query"))
+    if texts is not None:
+        lines, queries = texts.column(lines, own, "PostgreSQL Query: "), texts.column(queries, own)
     return Parsed(
         rows,
-        commands.strings(attrgetter("text")),
+        lines,
         replies.strings(attrgetter("text")),
         replies.flags(attrgetter("error")),
         commands.flags(attrgetter("truncated")) | replies.flags(attrgetter("truncated")),
         {
-            "db.system.name": Encoded(system, ["postgresql"]),
-            "db.query.text": commands.strings(attrgetter("query")),
+            "db.system.name": Encoded(np.zeros(len(rows), np.int32), ["postgresql"]),
+            "db.query.text": queries,
             "db.query.summary": commands.strings(attrgetter("summary")),
             "db.operation.name": commands.strings(attrgetter("operation")),
             "db.namespace": namespaces.strings(_itself),
             "db.response.status_code": replies.strings(attrgetter("code")),
             "db.response.message": replies.strings(attrgetter("message")),
         },
-        _base(slots, rows, order, transactions),
+        base,
         opaque,
     )
 
@@ -78,14 +99,11 @@ def _itself(name: str | None) -> str | None:
 
 
 def _base(
-    slots: np.ndarray, rows: NDArray[np.intp], order: NDArray[np.intp], transactions: Iterable[Transaction]
+    slots: np.ndarray, rows: NDArray[np.intp], order: NDArray[np.intp], transactions: list[Transaction]
 ) -> dict[str, NDArray[np.int64]]:
     """Return the columns of which a transaction has a share only, none, or the value of an earlier turn."""
-    found = list(transactions)
-    if not found:
-        return {}
-    others = np.flatnonzero(order >= len(rows) - len(found))
+    others = np.flatnonzero(order >= len(rows) - len(transactions))
     base = {name: slots[name][rows].astype(np.int64) for name in _BASE}
     for name in _BASE:
-        base[name][others] = [getattr(one, name) for one in found]
+        base[name][others] = [getattr(one, name) for one in transactions]
     return base

@@ -7,14 +7,9 @@ state of connections, whatever the bytes.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from masdeepflow.redact import summarize_sql
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "HEADER_BYTES",
@@ -26,9 +21,9 @@ __all__ = [
     "Request",
     "Startup",
     "command_of",
-    "commands_of",
     "decode",
     "read_request",
+    "statement_text",
     "unknown_statement",
 ]
 
@@ -38,9 +33,6 @@ LENGTH_BYTES = 4
 """Of a length, and of what a packet without a type begins with."""
 
 _ELLIPSIS = "…"
-_REMEMBERED = 4096
-_UNLIKE = ("", None)
-_NO_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 # The first bytes of a UTF-8 character whose rest is beyond the end.
 _CUT_CHARACTER = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z")
 
@@ -124,22 +116,10 @@ def command_of(statement: bytes, *, cut: bool) -> Command:
     return Command(f"PostgreSQL Query: {text}", text, operation or "QUERY", summary or None, truncated=cut)
 
 
-def commands_of(statements: bytes) -> Iterable[Command]:
-    """Return the same for statements with a zero behind each; those that differ in digits are read as one."""
-    texts = decode(statements, cut=False).split("\0")[:-1]
-    alike = [*map(_read_alike, statements.translate(_NO_DIGITS).split(b"\0")[:-1])]
-    if _UNLIKE in alike:
-        return [command_of(text, cut=False) for text in statements.split(b"\0")[:-1]]
-    operations, summaries = zip(*alike, strict=True) if alike else ((), ())
-    lines = map("PostgreSQL Query: ".__add__, texts)
-    return map(Command, lines, texts, operations, summaries, repeat(False))  # noqa: FBT003  # a column
-
-
-@lru_cache(_REMEMBERED)
-def _read_alike(statement: bytes) -> tuple[str, str | None]:
-    """Return operation and summary of all that differ in digits; `_UNLIKE` if the summary has some."""
-    found = command_of(statement, cut=False)
-    return _UNLIKE if found.summary and "0" in found.summary else (found.operation or "", found.summary)
+def statement_text(statement: bytes, cut: bool) -> str:  # noqa: FBT001  # a column
+    """Return what is shown of a statement as it is sent: up to a zero, if there is one."""
+    text, nul, _ = statement.partition(b"\0")
+    return decode(text, cut=cut and not nul)
 
 
 def unknown_statement(name: str) -> Command:
