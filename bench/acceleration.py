@@ -2,7 +2,8 @@
 
 Each server is loaded by its own benchmark tool, in pairs of runs: one under `masdeepflow accelerate`, and
 one without any of its programs attached. The runs of a pair are next to each other in time, every other pair
-in the other order; the figure is the median of the pairs' ratios.
+in the other order; the figure is the median of the pairs' ratios. `awake` has four runs next to each other:
+plain and accelerated, each with and without CPUs kept awake, so that it shows what comes from which.
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.report import Detail, Goal, Outcome, row_of
-from masdeepflow.gateway import selftest
+from masdeepflow.gateway import awake, selftest
 from masdeepflow.gateway.service import Service
 from tests.support.ports import LOOPBACK, free_port, wait_listening
 from tests.support.programs import TRAFFIC_GEN, Program
 from tests.support.servers import mariadb, nginx, postgresql, redis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from bench.plan import Plan
 
-__all__ = ["maria", "measure", "postgres", "web"]
+__all__ = ["maria", "measure", "measure_awake", "postgres", "web"]
 
 _GRACE_S = 120
 _MIB = 1 << 20
@@ -44,10 +46,11 @@ class _Figure(NamedTuple):
 
 
 class _Workload(NamedTuple):
-    """command: port and seconds -> the command line of the tool."""
+    """command: port and seconds -> the command line of the tool. awake: whether waking CPUs counts in it."""
 
     figures: tuple[_Figure, ...]
     command: Callable[[int, int], list[object]]
+    awake: bool = False
 
 
 class _Server(NamedTuple):
@@ -147,21 +150,27 @@ _SERVERS = (
             _Workload(
                 (_Figure("writes of 1 MiB, MB/s", "MB/s", r"Speed: ([\d.]+)", _SPEED),),
                 _tool("--size", _MIB),
+                awake=True,
             ),
-            _Workload((_Figure("writes of 4 KiB, MB/s", "MB/s", r"Speed: ([\d.]+)"),), _tool("--size", 4096)),
+            _Workload(
+                (_Figure("writes of 4 KiB, MB/s", "MB/s", r"Speed: ([\d.]+)"),),
+                _tool("--size", 4096),
+                awake=True,
+            ),
             _Workload(
                 (
                     _Figure("round trip of 64 B, p50", "µs", r"p50 ([\d.]+)", _ROUND_TRIP),
                     _Figure("round trip of 64 B, p99", "µs", r"p99 ([\d.]+)", _TAIL),
                 ),
                 _tool("--rtt", "--size", 64),
+                awake=True,
             ),
         ),
     ),
     _Server(
         web,
         (
-            _Workload(_rate("nginx, 6 B, wrk -c16, requests/s", _WRK), _wrk("/")),
+            _Workload(_rate("nginx, 6 B, wrk -c16, requests/s", _WRK), _wrk("/"), awake=True),
             _Workload(
                 _rate("nginx, 1 MiB by sendfile, wrk -c16, requests/s", _WRK), _wrk("/files/large.bin")
             ),
@@ -175,7 +184,9 @@ _SERVERS = (
         redis,
         (
             _Workload(_rate("Redis GET, 50 clients, requests/s", _REDIS), _redis("get", 80_000)),
-            _Workload(_rate("Redis GET, 1 client, requests/s", _REDIS), _redis("get", 40_000, "-c", 1)),
+            _Workload(
+                _rate("Redis GET, 1 client, requests/s", _REDIS), _redis("get", 40_000, "-c", 1), awake=True
+            ),
             _Workload(
                 _rate("Redis GET, 50 clients, pipelines of 16, requests/s", _REDIS),
                 _redis("get", 600_000, "-P", 16),
@@ -186,7 +197,11 @@ _SERVERS = (
         postgres,
         (
             _Workload(_rate("PostgreSQL, pgbench -S -c4, transactions/s", _PGBENCH), _pgbench("-S", "-c4")),
-            _Workload(_rate("PostgreSQL, pgbench -S -c1, transactions/s", _PGBENCH), _pgbench("-S", "-c1")),
+            _Workload(
+                _rate("PostgreSQL, pgbench -S -c1, transactions/s", _PGBENCH),
+                _pgbench("-S", "-c1"),
+                awake=True,
+            ),
         ),
     ),
     _Server(
@@ -202,12 +217,27 @@ _SERVERS = (
 
 
 def measure(plan: Plan) -> Outcome:
-    """Measure all workloads."""
+    """Measure all workloads, accelerated and plain."""
+    return _over(_SERVERS, plan, _measure)
+
+
+def measure_awake(plan: Plan) -> Outcome:
+    """Measure those in which CPUs wait for each other, with CPUs kept awake and without."""
+    servers = [
+        server._replace(workloads=tuple(each for each in server.workloads if each.awake))
+        for server in _SERVERS
+    ]
+    return _over(servers, plan, _measure_awake)
+
+
+def _over(
+    servers: Iterable[_Server], plan: Plan, one: Callable[[_Workload, int, int, int, Outcome], None]
+) -> Outcome:
     if why_not := selftest.refusal(selftest.run()):
         raise SystemExit(why_not)
     outcome = Outcome()
     seconds = max(plan.seconds // 2, 1)
-    for server in _SERVERS:
+    for server in servers:
         wanted = [each for each in server.workloads if plan.wants(*(figure.name for figure in each.figures))]
         with ExitStack() as stack:
             if not wanted:
@@ -215,8 +245,48 @@ def measure(plan: Plan) -> Outcome:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="masdeepflow-bench-")))
             port: int = stack.enter_context(server.start(directory))  # type: ignore[arg-type]  # a context manager
             for workload in wanted:
-                _measure(workload, port, plan.pairs, seconds, outcome)
+                one(workload, port, plan.pairs, seconds, outcome)
     return outcome
+
+
+@contextmanager
+def _kept_awake() -> Iterator[None]:
+    keeper = awake.find()
+    keeper.hold()
+    try:
+        yield
+    finally:
+        keeper.let_go()
+        keeper.close()
+
+
+def _ways(port: int) -> dict[str, Callable[[], AbstractContextManager[object]]]:
+    return {
+        "plain": nullcontext,
+        "accelerated": lambda: Service([port], _note, prove=False),
+        "plain, kept awake": _kept_awake,
+        "accelerated, --keep-awake": lambda: Service([port], _note, prove=False, keep_awake=True),
+    }
+
+
+def _measure_awake(workload: _Workload, port: int, pairs: int, seconds: int, outcome: Outcome) -> None:
+    command = [str(word) for word in workload.command(port, seconds)]
+    _values(workload, command)  # warms up
+    samples: dict[str, list[list[float]]] = {}
+    for number in range(pairs):
+        ways = list(_ways(port).items())
+        for way, running in ways if number % 2 else reversed(ways):
+            with running():
+                samples.setdefault(way, []).append(_values(workload, command))
+    for index, figure in enumerate(workload.figures):
+        columns = {way: [values[index] for values in seen] for way, seen in samples.items()}
+        for way in list(_ways(port))[1:]:
+            ratios = [a / b for a, b in zip(columns[way], columns["plain"], strict=True)]
+            goal = figure.goal if way.endswith("--keep-awake") else None
+            outcome.rows.append(row_of("awake", f"{figure.name}: {way}", ratios, "", goal))
+        rows = [(f"round {n}", [columns[way][n - 1] for way in _ways(port)]) for n in range(1, pairs + 1)]
+        units = [f"{way} {figure.unit}" for way in _ways(port)]
+        outcome.details.append(Detail(f"awake, {figure.name}", units, rows))
 
 
 def _measure(workload: _Workload, port: int, pairs: int, seconds: int, outcome: Outcome) -> None:

@@ -68,6 +68,7 @@ _BENCHMARKS = {
     "full_speed": _Benchmark(full_speed.measure),
     "agreement": _Benchmark(agreement.measure),
     "acceleration": _Benchmark(acceleration.measure),
+    "awake": _Benchmark(acceleration.measure_awake, when_asked=True),
     "bypass": _Benchmark(bypass.measure, when_asked=True),
     "soak": _Benchmark(soak.measure, when_asked=True),
     "recognition": _Benchmark(recognition.measure, live=False, when_asked=True),
@@ -111,7 +112,7 @@ def _parse() -> argparse.Namespace:
     only = f"one of {', '.join(_BENCHMARKS)}; repeatable"
     parser.add_argument("--only", action="append", choices=_BENCHMARKS, metavar="NAME", help=only)
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md from this run")
-    part = "of acceleration, bypass and soak: workloads whose name has this in it; repeatable"
+    part = "of acceleration, awake, bypass and soak: workloads whose name has this in it; repeatable"
     parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help=part)
     load = "measure nothing: show (or write the docs from) files such as bench/out/run.json, or its parts"
     parser.add_argument("--load", type=Path, nargs="+", metavar="FILE", help=load)

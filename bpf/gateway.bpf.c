@@ -84,6 +84,12 @@ struct {
 	__uint(max_entries, 65536);
 } events SEC(".maps");
 
+/* Wakes user space when bytes flow after a while without any. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} flowing SEC(".maps");
+
 struct gateway_shared shared;
 
 static __always_inline struct gateway_counters *counted(void)
@@ -136,6 +142,22 @@ static __noinline int leave(struct pair *pair, __u32 index, __u32 reason)
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (event) {
 		*event = index;
+		bpf_ringbuf_submit(event, 0);
+	}
+	return 0;
+}
+
+/* Costs a look at a line that is read for each message anyway, but for the first of them in a while. */
+static __noinline int note_flow(void)
+{
+	__u32 *event;
+
+	shared.flows = 1;
+	if (__sync_val_compare_and_swap(&shared.to_be_told, 1, 0) != 1)
+		return 0;
+	event = bpf_ringbuf_reserve(&flowing, sizeof(*event), 0);
+	if (event) {
+		*event = 1;
 		bpf_ringbuf_submit(event, 0);
 	}
 	return 0;

@@ -137,6 +137,12 @@ struct gateway_shared {
 	__u64 budget;         /* bytes that may wait for all readers together */
 	__u32 brief_limit;    /* brief connections, of those that may pay or not, at once; 0: none is too brief */
 	__u32 unfinished;     /* ends that gateway_evict saw on their way out */
+	__u32 flows;          /* bytes were redirected since user space last cleared this */
+	__u32 to_be_told;     /* user space waits for bytes to flow again: see `flowing` */
+	__u32 awake;          /* CPUs that are kept from halting now */
+	__u32 padding;
+	__u64 awake_ns;       /* how long they were */
+	__u64 awake_cpu_ns;   /* CPU time that this took, of all CPUs together */
 };
 
 #endif

@@ -153,6 +153,8 @@ int gateway_send(struct sk_msg_md *msg)
 	cookie = peer->cookie;
 	if (pair->state == PAIR_REDIRECTED && bpf_msg_redirect_hash(msg, &sockets, &cookie, BPF_F_INGRESS) == SK_PASS) {
 		count_message(me, size);
+		if (!shared.flows)
+			note_flow();
 		return SK_PASS;
 	}
 	__sync_fetch_and_add(&me->redirected, -size);

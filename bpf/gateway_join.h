@@ -193,6 +193,14 @@ static __always_inline bool too_brief(__u16 number)
 	return port->brief >= shared.brief_limit;
 }
 
+/* Whether a SYN of a moment ago may have gone without a note for that: the bucket leaks in between. */
+static __always_inline bool was_too_brief(__u16 number)
+{
+	struct port *port = bpf_map_lookup_elem(&ports, &number);
+
+	return port && shared.brief_limit && port->brief + 2 >= shared.brief_limit;
+}
+
 /* A SYN has come to a listener of this host. */
 static __always_inline void note_syn(struct bpf_sock_ops *ops)
 {
@@ -248,7 +256,10 @@ static __noinline int join_client(struct bpf_sock_ops *ops)
 	make_key(&key, ops, SIDE_CLIENT);
 	syn = bpf_map_lookup_elem(&syns, &key);
 	if (!syn || *syn + SYN_NS < now) {
-		COUNT(not_local);
+		if (was_too_brief(remote_port(ops)))
+			COUNT(left[REASON_BRIEF]);
+		else
+			COUNT(not_local);
 		return 0;
 	}
 	bpf_map_delete_elem(&syns, &key);

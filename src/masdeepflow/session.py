@@ -240,7 +240,7 @@ def _acceleration(options: Options) -> Iterator[None]:
     from masdeepflow.gateway.service import RefusedError, Service  # noqa: PLC0415  # only when used
 
     try:
-        service = Service(ports, lambda text: _tell(f"masdeepflow: {text}"))
+        service = Service(ports, lambda text: _tell(f"masdeepflow: {text}"), keep_awake=options.keep_awake)
     except (RefusedError, OSError) as error:
         _tell(f"masdeepflow: nothing is accelerated: {error}")
         yield

@@ -18,7 +18,7 @@ from tests.support.programs import MASDEEPFLOW, TRAFFIC_GEN, Agent, Program, run
 from tests.support.servers import nginx, postgresql, redis
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.root
@@ -38,8 +38,9 @@ VARYING = {
 class Accelerator(Program):
     """`masdeepflow accelerate run` for some ports, ready."""
 
-    def __init__(self, directory: Path, *ports: int) -> None:
-        super().__init__(directory, MASDEEPFLOW, "accelerate", "run", "--ports", ",".join(map(str, ports)))
+    def __init__(self, directory: Path, *ports: int, options: Sequence[str] = ()) -> None:
+        named = ",".join(map(str, ports))
+        super().__init__(directory, MASDEEPFLOW, "accelerate", "run", "--ports", named, *options)
         try:
             self.wait_said("ready: accelerating")
         except BaseException:
@@ -179,6 +180,20 @@ def test_kill_9_leaves_connections_working(tmp_path: Path, listener: socket.sock
             second.stop()
         assert not pins.directories()
         _works(client, server)
+
+
+def test_the_status_tells_what_kept_cpus_awake(tmp_path: Path, listener: socket.socket) -> None:
+    """While bytes flow, how many; then for how long, and the CPU time that this took."""
+    port = listener.getsockname()[1]
+    with ExitStack() as stack, Accelerator(tmp_path, port, options=["--keep-awake"]) as gateway:
+        client, server = _connected(stack, listener)
+        assert gateway.status()["awake"] is None
+        _works(client, server)
+        told = until(lambda: gateway.status()["awake"])
+        until(lambda: gateway.status()["awake"]["cpus"] == 0)
+        assert told["seconds"] > 0
+        ended = gateway.stop()
+    assert re.search(r"^CPUs kept awake: none now, [\d.]+ s so far", ended.stderr, re.MULTILINE)
 
 
 def test_there_is_one_gateway_at_a_time(tmp_path: Path) -> None:

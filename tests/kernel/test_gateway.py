@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from masdeepflow.gateway import pins
+from masdeepflow.gateway import awake, pins
+from masdeepflow.gateway.awake import CannotError, PowerQos, Spinners
 from masdeepflow.gateway.conformance import BEHAVIOURS
 from masdeepflow.gateway.kernel import Gateway
+from masdeepflow.gateway.pairs import Awake
 from masdeepflow.gateway.selftest import Track
+from masdeepflow.gateway.service import Service
 from masdeepflow.gateway.watchdog import waits_for
 from tests.support.exchange import exchange
 from tests.support.namespaces import Cable
 from tests.support.programs import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from masdeepflow.gateway.awake import Keeper
     from masdeepflow.gateway.conformance.table import Behaviour
     from masdeepflow.gateway.pairs import Totals
     from tests.support.exchange import Received
@@ -477,6 +481,60 @@ def test_connections_that_last_stay_redirected_however_many(fresh: Track) -> Non
         for number in range(100):
             _ping(listener.getsockname(), 1 if number % 10 else 20)
     assert _totals(fresh).pairs == 100
+
+
+def test_bytes_that_flow_again_are_told_once(fresh: Track) -> None:
+    """If that was asked for: a wait ends at the first message, and a flag is there until it is read."""
+    fresh.pause()
+    gateway = fresh.gateway
+    client, server = fresh.connect(accelerated=True)
+    with client, server:
+        gateway.tell_of_flow()
+        assert not gateway.flowed()
+        start = time.monotonic()
+        sending = threading.Timer(0.1, client.sendall, [b"x"])
+        sending.start()
+        assert not gateway.wait(30)
+        assert time.monotonic() - start < 20
+        sending.join()
+        assert gateway.flowed()
+        assert not gateway.flowed()
+        client.sendall(b"x")
+        assert gateway.flowed()
+        assert not gateway.wait(0)
+
+
+@pytest.mark.parametrize("make", [PowerQos, Spinners])
+def test_cpus_stay_awake_for_redirected_bytes_only(
+    make: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held by the first byte, let go after the last, counted; in both ways that there are."""
+    try:
+        make().close()
+    except CannotError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(awake, "find", make)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Service([listener.getsockname()[1]], pytest.fail, prove=False, keep_awake=True) as service,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as server,
+    ):
+        assert service.totals().awake is None
+        until(lambda: _exchanged_once(client, server) and (service.totals().awake or NOT).cpus)
+        until(lambda: _exchanged_once(client, server) and (service.totals().awake or NOT).cpu_seconds > 0)
+        until(lambda: not (service.totals().awake or NOT).cpus)
+        before = service.totals().awake
+        time.sleep(0.3)
+        assert service.totals().awake == before
+
+
+NOT = Awake(0, 0.0, 0.0)
+
+
+def _exchanged_once(client: socket.socket, server: socket.socket) -> bool:
+    client.sendall(b"x")
+    return server.recv(1) == b"x"
 
 
 def test_without_its_user_space_no_new_pairs_are_made(fresh: Track) -> None:

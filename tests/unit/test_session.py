@@ -516,7 +516,8 @@ def test_a_refused_acceleration_is_told_and_the_run_goes_on(
 ) -> None:
     """Connections stay plain TCP; what was asked for besides is done."""
 
-    def refuse(_ports: list[int], _tell: object) -> None:
+    def refuse(_ports: list[int], _tell: object, *, keep_awake: bool) -> None:
+        assert not keep_awake
         raise RefusedError("FIONREAD (differs)")
 
     monkeypatch.setattr(service, "Service", refuse)
@@ -532,17 +533,17 @@ def test_acceleration_ends_with_the_run(
     calls: list[object] = []
 
     class Accelerating:
-        def __init__(self, ports: list[int], _tell: object) -> None:
-            calls.append(ports)
+        def __init__(self, ports: list[int], _tell: object, *, keep_awake: bool) -> None:
+            calls.append((ports, keep_awake))
 
         def close(self) -> Totals:
             calls.append("closed")
             return Totals(1, 2, 3, 0, 0, 0, {})
 
     monkeypatch.setattr(service, "Service", Accelerating)
-    with session._acceleration(Options(accelerate="80,8080")):
-        assert calls == [[80, 8080]]
-    assert calls == [[80, 8080], "closed"]
+    with session._acceleration(Options(accelerate="80,8080", keep_awake=True)):
+        assert calls == [([80, 8080], True)]
+    assert calls[1:] == ["closed"]
     assert "bytes redirected: 2" in capsys.readouterr().err
 
 

@@ -63,6 +63,7 @@ class Options:
     node_name: str = ""
     pod_label: tuple[str, ...] = ()
     accelerate: str | None = None
+    keep_awake: bool = False
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options) if field.name != "config")
@@ -160,6 +161,12 @@ _HOST = (
         "--accelerate",
         metavar="PORTS",
         help="Move bytes between processes of this host past TCP, for new connections to these server ports.",
+    ),
+    _option(
+        "--keep-awake",
+        is_flag=True,
+        default=False,
+        help="Let no CPU halt while --accelerate moves bytes: the shortest round trips, for CPU time.",
     ),
     _option(
         "--queue-time/--no-queue-time",

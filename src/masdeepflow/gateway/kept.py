@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from masdeepflow.gateway import pins
-from masdeepflow.gateway.pairs import Pairs
+from masdeepflow.gateway.pairs import Pairs, awake_of
 from masdeepflow.kernel import libbpf
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from masdeepflow.gateway.pairs import Totals
     from masdeepflow.kernel.layout import Layout
 
 __all__ = ["Kept", "all_kept", "clear"]
@@ -62,6 +63,13 @@ class Kept:
     def accepting(self) -> bool:
         """Whether it makes new pairs."""
         return self.alive and bool(self._shared[0]["accepting"])
+
+    def totals(self) -> Totals:
+        """Return the sums since it started."""
+        awake = awake_of(self._shared[0])
+        if awake is not None and not self.alive:
+            awake = awake._replace(cpus=0)
+        return self.pairs.totals()._replace(awake=awake)
 
     def drain(self, patience_s: float) -> int:
         """Bring its pairs back to TCP; return how many sockets could not leave in time."""

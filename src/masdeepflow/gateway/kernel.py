@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from masdeepflow.gateway import namespaces, pins
-from masdeepflow.gateway.pairs import MAX_PAIRS, REASONS, Pairs, layout_of
+from masdeepflow.gateway.pairs import MAX_PAIRS, REASONS, Pairs, awake_of, layout_of
 from masdeepflow.kernel import libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from masdeepflow.gateway.pairs import Totals
+
 __all__ = ["Gateway", "default_budget", "default_room", "object_path"]
 
-_MAPS = ("sockets", "pairs", "free_pairs", "ports", "counters", "events", ".bss")
+_MAPS = ("sockets", "pairs", "free_pairs", "ports", "counters", "events", "flowing", ".bss")
 _PROGRAMS = (
     "gateway_connections",
     "gateway_send",
@@ -101,7 +103,8 @@ class Gateway:
             if kept:
                 self._keep()
             self._poll = select.epoll()
-            self._poll.register(self._descriptors["events"], select.EPOLLIN)
+            for name in ("events", "flowing"):
+                self._poll.register(self._descriptors[name], select.EPOLLIN)
             self.beat()
             self._shared[0]["accepting"] = 1
         except BaseException:
@@ -181,12 +184,38 @@ class Gateway:
         return bool(self._shared[0]["accepting"])
 
     def wait(self, seconds: float) -> bool:
-        """Wait until a pair begins to leave, at most so long; return whether one did."""
-        return bool(self._poll.poll(seconds))
+        """Wait until a pair begins to leave, at most so long; return whether one did.
+
+        Bytes that flow end it too, after `tell_of_flow`.
+        """
+        ready = {descriptor for descriptor, _ in self._poll.poll(seconds)}
+        if self._descriptors["flowing"] in ready:
+            self._drain("flowing")
+        return self._descriptors["events"] in ready
+
+    def flowed(self) -> bool:
+        """Return whether bytes were redirected since this was last asked."""
+        if not self._shared[0]["flows"]:
+            return False
+        self._shared[0]["flows"] = 0
+        return True
+
+    def tell_of_flow(self) -> None:
+        """Let the next bytes that are redirected end a `wait`; ask `flowed` then, and once after this."""
+        self._shared[0]["to_be_told"] = 1
+
+    def note_awake(self, now: int, held_ns: int, cpu_ns: int) -> None:
+        """Let `accelerate status` know: CPUs kept awake now, for how long so far, and what it took."""
+        shared = self._shared[0]
+        shared["awake"], shared["awake_ns"], shared["awake_cpu_ns"] = now, held_ns, cpu_ns
+
+    def totals(self) -> Totals:
+        """Return the sums since it started."""
+        return self.pairs.totals()._replace(awake=awake_of(self._shared[0]))
 
     def evict(self) -> int:
         """Take out of the hash what may leave, push what was held back; return how many ends have to wait."""
-        self._drain_events()
+        self._drain("events")
         shared = self._shared[0]
         shared["members"] = shared["unfinished"] = 0
         leaving = self.pairs.leaving()
@@ -201,12 +230,12 @@ class Gateway:
         """Return how many sockets the last `evict` found in the hash."""
         return int(self._shared[0]["members"])
 
-    def _drain_events(self) -> None:
-        """Give the ring of events back: that there was one is all that is asked of it."""
-        page = mmap.PAGESIZE
+    def _drain(self, name: str) -> None:
+        """Give a ring of events back: that there was one is all that is asked of it."""
+        page, ring = mmap.PAGESIZE, self._descriptors[name]
         with (
-            mmap.mmap(self._descriptors["events"], page) as consumer,
-            mmap.mmap(self._descriptors["events"], page, access=mmap.ACCESS_READ, offset=page) as producer,
+            mmap.mmap(ring, page) as consumer,
+            mmap.mmap(ring, page, access=mmap.ACCESS_READ, offset=page) as producer,
         ):
             consumer[:8] = producer[:8]
 

@@ -20,9 +20,11 @@ __all__ = [
     "REASONS",
     "SIDES",
     "STATES",
+    "Awake",
     "Pairs",
     "Totals",
     "address_text",
+    "awake_of",
     "layout_of",
     "pair_dtype",
 ]
@@ -85,6 +87,32 @@ def address_text(raw: bytes) -> str:
     return str(ipaddress.IPv6Address(raw))
 
 
+class Awake(NamedTuple):
+    """CPUs kept from halting: how many now, for how many seconds so far, and the CPU seconds that this took.
+
+    The last are those of all CPUs together in which nothing else ran.
+    """
+
+    cpus: int
+    seconds: float
+    cpu_seconds: float
+
+    def __str__(self) -> str:
+        """Tell it in one line."""
+        now = f"{self.cpus} now" if self.cpus else "none now"
+        return (
+            f"CPUs kept awake: {now}, {self.seconds:.1f} s so far, "
+            f"which took {self.cpu_seconds:.1f} s of CPU time"
+        )
+
+
+def awake_of(shared: np.void) -> Awake | None:
+    """Return what a row of `struct gateway_shared` says of it, None if no CPU was kept awake yet."""
+    if not shared["awake_ns"] and not shared["awake"]:
+        return None
+    return Awake(int(shared["awake"]), int(shared["awake_ns"]) / 1e9, int(shared["awake_cpu_ns"]) / 1e9)
+
+
 class Totals(NamedTuple):
     """Sums since the gateway started, bytes of both directions. pairs: connections that began redirected."""
 
@@ -95,6 +123,7 @@ class Totals(NamedTuple):
     no_free_pair: int
     reset: int
     left: dict[str, int]
+    awake: Awake | None = None
 
     def lines(self) -> list[str]:
         """Return them as lines for people."""
@@ -110,6 +139,8 @@ class Totals(NamedTuple):
             lines.append(f"connections reset, splice() from redirected bytes: {self.reset}")
         if self.no_free_pair:
             lines.append(f"connections beyond the table's size: {self.no_free_pair}")
+        if self.awake is not None:
+            lines.append(str(self.awake))
         return lines
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from masdeepflow.gateway import kept, pins, selftest
+from masdeepflow.gateway import awake, kept, pins, selftest
 from masdeepflow.gateway.kernel import Gateway, object_path
 from masdeepflow.gateway.pairs import layout_of
 from masdeepflow.gateway.watchdog import Watchdog
@@ -35,6 +35,7 @@ class Service:
     """Accelerates new connections to ports of this host, in a thread of its own, until it is closed.
 
     tell: is called with what the user has to know. prove: run the self-test first, unless it has just passed.
+    keep_awake: while bytes are redirected no CPU halts; where that can't be had, it is told and done without.
     Raises RefusedError, libbpf.BpfError or OSError.
     """
 
@@ -45,6 +46,7 @@ class Service:
         cgroup: Path | None = None,
         *,
         prove: bool = True,
+        keep_awake: bool = False,
     ) -> None:
         self._tell = tell
         where = cgroup or pins.cgroup_root()
@@ -58,6 +60,7 @@ class Service:
             raise RefusedError(f"{why_not}; connections stay plain TCP")
         self.gateway = Gateway(ports, where)
         self._watchdog = Watchdog(self.gateway.pairs)
+        self._wakefulness = self._keep_awake() if keep_awake else None
         self._told: set[int] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
@@ -74,12 +77,32 @@ class Service:
                 f"{remaining} sockets of a gateway that was killed stay redirected: they have unread bytes"
             )
 
+    def _keep_awake(self) -> awake.Wakefulness | None:
+        try:
+            return awake.Wakefulness(self.gateway, awake.find())
+        except awake.CannotError as error:
+            self._tell(f"CPUs are not kept awake: {error}")
+            return None
+
+    def _tend(self) -> float:
+        """Keep CPUs awake, or let them sleep; return how long nothing else has to be done."""
+        if self._wakefulness is None:
+            return _WAIT_S
+        try:
+            return min(self._wakefulness.tend(), _WAIT_S)
+        except OSError as error:
+            self._wakefulness.close()
+            self._wakefulness = None
+            self._tell(f"CPUs are kept awake no more: {error.strerror or error}")
+            return _WAIT_S
+
     def _run(self) -> None:
         looked = time.monotonic()
         rounds = 0
         while not self._stop.is_set():
             self.gateway.beat()
-            if self.gateway.wait(_WAIT_S if not rounds else 0):
+            next_s = self._tend()
+            if self.gateway.wait(0 if rounds else next_s):
                 rounds = _QUICK_ROUNDS
             if rounds or time.monotonic() - looked > _LOOK_S:
                 unfinished = self.gateway.evict()
@@ -103,12 +126,14 @@ class Service:
 
     def totals(self) -> Totals:
         """Return what it has done so far."""
-        return self.gateway.pairs.totals()
+        return self.gateway.totals()
 
     def close(self) -> Totals:
         """Bring all connections back to TCP, which cuts none off; return what was done."""
         self._stop.set()
         self._thread.join()
+        if self._wakefulness is not None:
+            self._wakefulness.close()
         remaining = self.gateway.stop()
         if remaining:
             self._tell(

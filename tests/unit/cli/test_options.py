@@ -46,6 +46,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "node_name": ("node-1", "node-2"),
     "pod_label": (("app",), ("tier", "app.kubernetes.io/name")),
     "accelerate": ("8080", "3306,80"),
+    "keep_awake": (True, False),
 }
 """Option -> two values, the first other than the default wherever there is another."""
 FLAGS = {
@@ -54,6 +55,7 @@ FLAGS = {
     "runtimes": ["--no-runtimes"],
     "insecure_listen": list[str](),
     "insecure_kubelet": list[str](),
+    "keep_awake": list[str](),
 }
 
 

@@ -14,9 +14,11 @@ from masdeepflow.gateway.pairs import (
     REASONS,
     SIDES,
     STATES,
+    Awake,
     Pairs,
     Totals,
     address_text,
+    awake_of,
     layout_of,
     pair_dtype,
 )
@@ -141,3 +143,18 @@ def test_lines_tell_only_what_happened() -> None:
     assert "connections to other hosts: 4" in told
     assert "beyond the table's size: 5" in told
     assert "reset, splice() from redirected bytes: 6" in told
+
+
+@pytest.mark.parametrize(("cpus", "now"), [(2, "2 now"), (0, "none now")])
+def test_cpus_kept_awake_are_told_with_what_they_took(cpus: int, now: str) -> None:
+    """Users are to see what the shorter round trips cost."""
+    told = Totals(0, 0, 0, 0, 0, 0, {}, Awake(cpus, 12.25, 20.5)).lines()
+    assert told[-1] == f"CPUs kept awake: {now}, 12.2 s so far, which took 20.5 s of CPU time"
+
+
+def test_who_never_kept_a_cpu_awake_has_nothing_to_tell() -> None:
+    """The row's fields are zero."""
+    shared = np.zeros(1, LAYOUT.dtype("gateway_shared"))
+    assert awake_of(shared[0]) is None
+    shared["awake_ns"], shared["awake_cpu_ns"] = 2 * 10**9, 3 * 10**9
+    assert awake_of(shared[0]) == Awake(0, 2.0, 3.0)
