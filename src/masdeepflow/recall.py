@@ -37,13 +37,18 @@ class Recall(Generic[T]):
 
     read: the slow way: from rows (k,) to codes (k,) and the values they index. It is asked for rows whose
     hash is not in the table, and for those with no hash (0), which are never kept.
+    keeps: which values are; all by default. It is asked again for rows of others.
     """
 
-    def __init__(self, limit: int = _LIMIT) -> None:
+    def __init__(self, limit: int = _LIMIT, keeps: Callable[[T], bool] | None = None) -> None:
         self._limit = limit
+        self._keeps = keeps
         self._hashes = np.zeros(0, np.uint64)
         self._values: list[T] = []
         self._near = DirectMapped()
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def encode(
         self,
@@ -89,6 +94,9 @@ class Recall(Generic[T]):
         new, first = np.unique(hashes[rows], return_index=True)
         if len(new) and new[0] == 0:
             new, first = new[1:], first[1:]
+        if self._keeps is not None:
+            kept = np.array(list(map(self._keeps, values)), bool)[codes[first]]
+            new, first = new[kept], first[kept]
         # Traffic that never repeats would only push out what does.
         if 0 < len(new) <= self._limit // 2:
             self._keep(new, [values[code] for code in codes[first].tolist()])

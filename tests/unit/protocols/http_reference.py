@@ -458,8 +458,16 @@ def rows_of(slots: np.ndarray, parsed: Parsed) -> list[tuple[object, ...]]:
 
 
 def check_equal(batches: list[np.ndarray]) -> None:
-    """Hold parser and reference equal over batches; a connection that left HTTP is not followed further."""
-    parser, reference, gone = PROTOCOL(), Reference(), np.zeros(0, np.uint64)
+    """Hold parser and reference equal over batches; a connection that left HTTP is not followed further.
+
+    Whether new requests are read one by one, or glanced at as columns.
+    """
+    for parser in (PROTOCOL(), PROTOCOL(few=1)):
+        _check_equal(batches, parser)
+
+
+def _check_equal(batches: list[np.ndarray], parser: PROTOCOL) -> None:
+    reference, gone = Reference(), np.zeros(0, np.uint64)
     for batch in batches:
         slots = batch[~np.isin(batch["cookie"], gone)]
         parsed, expected = parser.parse(slots), reference.parse(slots)

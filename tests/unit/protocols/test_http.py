@@ -620,6 +620,18 @@ def test_parsing_is_encoded() -> None:
             assert column.codes.dtype == np.int32
 
 
+def test_what_comes_again_is_known() -> None:
+    """New requests are glanced at, the same ones read when they come again, and known from then on."""
+    slots = hashed(
+        make_slots(*[turn(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n, OK, cookie=n) for n in range(4)])
+    )
+    parser = PROTOCOL(few=1)
+    for known in (0, 4, 4):
+        parsed = parser.parse(slots)
+        assert values(parsed.attributes["url.path"]) == ["/0", "/1", "/2", "/3"]
+        assert len(parser._known_requests) == known
+
+
 METHODS = [b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"frob", b"PRI", b"GE(T)", b""]
 TARGETS = [
     b"/",
@@ -793,8 +805,9 @@ def test_recognised_requests_are_reported(turns: list[dict[str, object]]) -> Non
     slots = make_slots(
         *[{**fields, "response": b"", "flags": Flag.CLOSED, "cookie": n} for n, fields in enumerate(turns)]
     )
-    scores, parsed = PROTOCOL().recognise(slots), PROTOCOL().parse(slots)
-    assert set(np.flatnonzero(scores)) == set(parsed.rows)
+    for few in (1, len(slots) + 1):
+        scores, parsed = PROTOCOL(few).recognise(slots), PROTOCOL(few).parse(slots)
+        assert set(np.flatnonzero(scores)) == set(parsed.rows)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", bytes(range(256)), b"\x01\x02\x00\x03\x04\x00" * 9])

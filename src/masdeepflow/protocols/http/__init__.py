@@ -21,7 +21,9 @@ import numpy as np
 
 from masdeepflow.coded import Coded
 from masdeepflow.columns import Memo, find_byte, prefix
+from masdeepflow.direct_mapped import DirectMapped
 from masdeepflow.protocols.base import CERTAIN, POSSIBLE
+from masdeepflow.protocols.http.glances import Requests, glance
 from masdeepflow.protocols.http.heads import (
     FIRST_FINAL,
     UNKNOWN,
@@ -41,8 +43,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from masdeepflow.protocols.http.glances import Unread
+
 __all__ = ["PROTOCOL", "Http"]
 
+_FEW = 64  # more are looked at sooner as columns
 _LINE_FEED = 0x0A
 _RESPONSE_START = b"HTTP/1."
 _START_WORD = np.uint64(int.from_bytes(_RESPONSE_START, "little"))
@@ -57,7 +62,7 @@ class _Transactions(NamedTuple):
     """m transactions. rows: intp (m,), turns. unanswered, truncated: bool (m,), as in `Exchange`."""
 
     rows: NDArray[np.intp]
-    requests: Coded[Request]
+    requests: Requests
     responses: Coded[Response]
     unanswered: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
@@ -68,11 +73,13 @@ class Http:
 
     name = "http"
 
-    def __init__(self) -> None:
-        """Start with no connections."""
+    def __init__(self, few: int = _FEW) -> None:
+        """Start with no connections. few: new requests at a time that are read one by one."""
+        self._few = few
         self._requests = Memo(read_request)
         self._responses = Memo(read_response)
-        self._known_requests: Recall[Request] = Recall()
+        self._known_requests: Recall[Request] = Recall(keeps=_is_read)
+        self._met = DirectMapped()
         self._known_responses: Recall[Response] = Recall()
         self._pairing = Pairing()
 
@@ -91,7 +98,7 @@ class Http:
 
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns of HTTP connections."""
-        requests, responses = self._read_requests(slots), self._read_responses(slots)
+        requests, responses = self._read_requests(slots, meet=True), self._read_responses(slots)
         alone = self._alone(slots, requests, responses)
         transactions = _single(slots, np.flatnonzero(alone), requests, responses)
         if len(transactions.rows) == len(slots):
@@ -107,11 +114,36 @@ class Http:
         """Drop what is kept for these closed connections."""
         self._pairing.forget(cookies)
 
-    def _read_requests(self, slots: np.ndarray) -> Coded[Request]:
-        def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Request]]:
-            return self._requests.encode(*_payload(slots, "request", rows))
+    def _read_requests(self, slots: np.ndarray, *, meet: bool = False) -> Requests:
+        """Return the requests of slots (n,). Of payloads that come for the first time most are not read.
 
-        return Coded(*self._known_requests.encode(slots["request_hash"], read))
+        meet: they count as met from now on: if they come again, they are read, and known.
+        """
+        hashes = slots["request_hash"]
+        found: list[tuple[NDArray[np.intp], Unread]] = []
+
+        def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Request]]:
+            new = self._met.find(hashes[rows])[1]
+            if new is None or np.count_nonzero(new) < self._few:
+                return self._requests.encode(*_payload(slots, "request", rows))
+            if meet:
+                self._met.keep(hashes[rows], np.zeros(len(rows), np.int32))
+            fits, told, unread = glance(*_payload(slots, "request", rows[new]))
+            new[new] = fits
+            found.append((rows[new], unread))
+            others = self._requests.encode(*_payload(slots, "request", rows[~new]))
+            codes = np.empty(len(rows), np.int32)
+            codes[new] = told.codes
+            codes[~new] = others[0] + np.int32(len(told.values))
+            return codes, told.values + others[1]
+
+        coded = Coded(*self._known_requests.encode(hashes, read))
+        if not found:
+            return Requests(coded, None, None)
+        rows, unread = found[0]
+        own = np.full(len(slots), ABSENT, np.int32)
+        own[rows] = np.arange(len(rows), dtype=np.int32)
+        return Requests(coded, own, unread)
 
     def _read_responses(self, slots: np.ndarray) -> Coded[Response]:
         def read(rows: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Response]]:
@@ -123,18 +155,16 @@ class Http:
 
     def _scores(self, slots: np.ndarray, started: NDArray[np.bool_]) -> NDArray[np.uint8]:
         requests, responses = self._read_requests(slots), self._read_responses(slots)
-        visible = requests.strings(attrgetter("method")).codes != ABSENT
-        cut = requests.integers(attrgetter("cut")) > 0
+        visible = requests.coded.strings(attrgetter("method")).codes != ABSENT
+        cut = requests.coded.integers(attrgetter("cut")) > 0
         answered = responses.integers(attrgetter("status")) != ABSENT
         certain = visible & (~cut | started)
         certain |= answered & (slots["request_length"] == 0)
         return np.select([certain, visible | answered], [CERTAIN, POSSIBLE], 0).astype(np.uint8)
 
-    def _alone(
-        self, slots: np.ndarray, requests: Coded[Request], responses: Coded[Response]
-    ) -> NDArray[np.bool_]:
+    def _alone(self, slots: np.ndarray, requests: Requests, responses: Coded[Response]) -> NDArray[np.bool_]:
         """Return which turns (n,) are one transaction whatever comes before and behind them."""
-        ends = requests.integers(attrgetter("end"))
+        ends = requests.coded.integers(attrgetter("end"))
         statuses = responses.integers(attrgetter("status"))
         alone: NDArray[np.bool_] = (ends == UNKNOWN) | (ends == slots["request_bytes"].astype(np.int64))
         alone &= (statuses == ABSENT) | (statuses >= FIRST_FINAL)
@@ -145,6 +175,11 @@ class Http:
         if not alone.all():
             alone &= ~np.isin(cookies, cookies[~alone])
         return alone
+
+
+def _is_read(request: Request) -> bool:
+    """Whether this is all that there is to tell, not only what a glance does."""
+    return request.text is not None or request.method is None
 
 
 def _choose(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.intp] | slice:
@@ -169,7 +204,7 @@ def _response_starts(slots: np.ndarray) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 
 def _single(
-    slots: np.ndarray, rows: NDArray[np.intp], requests: Coded[Request], responses: Coded[Response]
+    slots: np.ndarray, rows: NDArray[np.intp], requests: Requests, responses: Coded[Response]
 ) -> _Transactions:
     """Return the turns `rows` (m,) as one transaction each."""
     chosen = _choose(slots, rows)
@@ -231,7 +266,7 @@ def _parsed(
 ) -> Parsed:
     rows, requests, responses, unanswered, truncated = transactions
     status = responses.integers(attrgetter("status"))
-    cut = requests.integers(attrgetter("cut")) + responses.integers(attrgetter("cut"))
+    cut = requests.coded.integers(attrgetter("cut")) + responses.integers(attrgetter("cut"))
     first_error = np.where(slots["role"][rows] == _CLIENT, _CLIENT_ERROR, _SERVER_ERROR)
     return Parsed(
         rows=rows,
@@ -246,14 +281,14 @@ def _parsed(
 
 
 def _attributes(
-    requests: Coded[Request], responses: Coded[Response], status: NDArray[np.int64]
+    requests: Requests, responses: Coded[Response], status: NDArray[np.int64]
 ) -> dict[str, Attribute]:
     """Source: OpenTelemetry semantic conventions for HTTP; names and order as in `schema.ATTRIBUTES`."""
-    asked = requests.integers(attrgetter("version"))
+    asked = requests.coded.integers(attrgetter("version"))
     given = responses.integers(attrgetter("version"))
     version = np.where(asked == ABSENT, given, asked).astype(np.int32)
     return {
-        "http.request.method": requests.strings(attrgetter("method")),
+        "http.request.method": requests.coded.strings(attrgetter("method")),
         "url.path": requests.strings(attrgetter("path")),
         "url.query": requests.strings(attrgetter("query")),
         "http.response.status_code": status,
