@@ -18,6 +18,7 @@ __all__ = ["Recall", "Repeated", "renumber"]
 T = TypeVar("T")
 
 _LIMIT = 4096
+_SAMPLE, _SEVERAL = 128, 3  # both ends of a connection on one host make two
 
 
 def renumber(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int32], list[int]]:
@@ -38,11 +39,16 @@ class Recall(Generic[T]):
     read: the slow way: from rows (k,) to codes (k,) and the values they index. It is asked for rows whose
     hash is not in the table, and for those with no hash (0), which are never kept.
     keeps: which values are; all by default. It is asked again for rows of others.
+    sparing: keep of a batch only what its first rows that were read have several times. For payloads of
+    which most never come again, and whatever reads them does so quickly.
     """
 
-    def __init__(self, limit: int = _LIMIT, keeps: Callable[[T], bool] | None = None) -> None:
+    def __init__(
+        self, limit: int = _LIMIT, keeps: Callable[[T], bool] | None = None, *, sparing: bool = False
+    ) -> None:
         self._limit = limit
         self._keeps = keeps
+        self._sparing = sparing
         self._hashes = np.zeros(0, np.uint64)
         self._values: list[T] = []
         self._near = DirectMapped()
@@ -91,7 +97,11 @@ class Recall(Generic[T]):
         read: Callable[[NDArray[np.intp]], tuple[NDArray[np.int32], list[T]]],
     ) -> tuple[NDArray[np.int32], list[T]]:
         codes, values = read(rows)
-        new, first = np.unique(hashes[rows], return_index=True)
+        if self._sparing:
+            new, first, counts = np.unique(hashes[rows[:_SAMPLE]], return_index=True, return_counts=True)
+            new, first = new[counts >= _SEVERAL], first[counts >= _SEVERAL]
+        else:
+            new, first = np.unique(hashes[rows], return_index=True)
         if len(new) and new[0] == 0:
             new, first = new[1:], first[1:]
         if self._keeps is not None:

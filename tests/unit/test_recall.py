@@ -49,6 +49,15 @@ def test_values_are_those_that_reading_gives(batches: list[list[int]], limit: in
         assert len(recall._hashes) == len(recall._values) <= limit
 
 
+def test_a_sparing_table_keeps_what_repeats() -> None:
+    """Payloads that come but once or twice push nothing out, and are read again."""
+    recall, reader = Recall[str](sparing=True), Reader()
+    reader.encode(recall, [5, 6, 5, 7, 5, 7, 0, 0, 0])
+    reader.asked.clear()
+    reader.encode(recall, [5, 6, 7])
+    assert reader.asked == [1, 2]
+
+
 def test_what_is_known_is_not_read_again() -> None:
     """Only rows with new payloads, and those without a hash, are read."""
     recall, reader = Recall[str](), Reader()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from masdeepflow.columns import row_hash
 from masdeepflow.protocols import mysql
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
-from masdeepflow.protocols.postgresql import PROTOCOL, PostgreSql, connection
+from masdeepflow.protocols.postgresql import PROTOCOL, PostgreSql, common, connection
+from masdeepflow.protocols.postgresql.masks import request_mask, response_mask
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from tests.fuzz.fuzz_postgresql import (
     BOUND,
@@ -51,6 +52,9 @@ from tests.fuzz.fuzz_postgresql import (
 )
 from tests.support.slots import MILLISECOND, START, cut, make_slots, turn
 from tests.unit.protocols.postgresql_reference import BASE, check_equal, rows_of, strings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Row = dict[str, Any]
 Lines = list[tuple[str | None, str | None]]
@@ -931,6 +935,57 @@ def test_known_hashes_change_nothing() -> None:
 
 
 pieces = st.lists(st.sampled_from(range(1, len(FRAGMENTS) + 1)), max_size=6).map(bytes)
+captured = st.builds(
+    lambda numbers, room, beyond: (b"".join(FRAGMENTS[number - 1] for number in numbers)[:room], beyond),
+    pieces,
+    st.integers(1, 208),
+    st.integers(0, 300),
+)
+
+
+def read_request(data: bytes, total: int) -> object:
+    """Return all that columns know of a request."""
+    return common._read_plain(data, total, 0)
+
+
+def read_response(data: bytes, total: int) -> object:
+    """Return all that columns know of a response to each of some requests."""
+    return [common._read_reply(data, total, common._number(shape)) for shape in ("QS", "BDES", "PBeS")]
+
+
+@settings(max_examples=500, deadline=None)
+@given(captured, st.data())
+@pytest.mark.parametrize(("mask_of", "read"), [(request_mask, read_request), (response_mask, read_response)])
+def test_bytes_that_do_not_count_change_nothing(
+    mask_of: Callable[[bytes, int], bytes | None],
+    read: Callable[[bytes, int], object],
+    some: tuple[bytes, int],
+    data: st.DataObject,
+) -> None:
+    """What a mask leaves out may be anything: payload and template are read alike."""
+    payload, beyond = some
+    mask = mask_of(payload, len(payload) + beyond)
+    if mask is None:
+        return
+    assert len(mask) == len(payload)
+    other = data.draw(st.binary(min_size=len(payload), max_size=len(payload)))
+    changed = bytes(one if counts else two for one, two, counts in zip(payload, other, mask, strict=True))
+    assert read(changed, len(payload) + beyond) == read(payload, len(payload) + beyond)
+
+
+def test_values_and_rows_do_not_count() -> None:
+    """Masks leave out what differs from turn to turn, and nothing that is shown."""
+    request = bind(b"s", value=b"secret") + execute() + SYNC
+    mask = request_mask(request, len(request))
+    assert mask is not None
+    assert not any(mask[request.index(b"secret") :][: len(b"secret")])
+    response = BOUND + row(b"secret") + tag(b"SELECT 1") + READY
+    mask = response_mask(response, len(response))
+    assert mask is not None
+    assert not any(mask[response.index(b"secret") :][: len(b"secret")])
+    assert all(mask[response.index(b"SELECT 1") :][: len(b"SELECT 1")])
+
+
 one_turn = st.tuples(st.sampled_from([0, 0, 0, 1, 2, 4, 8, 16, 0x60]), pieces, pieces)
 
 

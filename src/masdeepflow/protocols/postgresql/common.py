@@ -7,19 +7,20 @@ connections turn by turn: so both give the same.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import astuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from masdeepflow.batch import payloads
 from masdeepflow.coded import Coded
-from masdeepflow.columns import row_hash
 from masdeepflow.protocols.postgresql.asked import Asked, ask
 from masdeepflow.protocols.postgresql.connection import Connection, Turn
+from masdeepflow.protocols.postgresql.masks import request_mask, response_mask
 from masdeepflow.protocols.postgresql.outlines import request_outlines, response_outlines
 from masdeepflow.protocols.postgresql.parsed import Commons
 from masdeepflow.protocols.postgresql.queries import Queries, are_queries
-from masdeepflow.protocols.postgresql.replies import UNSEEN
+from masdeepflow.protocols.postgresql.replies import UNSEEN, Reply
 from masdeepflow.protocols.postgresql.requests import (
     HIDDEN,
     NOTHING,
@@ -27,7 +28,7 @@ from masdeepflow.protocols.postgresql.requests import (
     read_request,
     unknown_statement,
 )
-from masdeepflow.recall import Recall
+from masdeepflow.protocols.postgresql.sides import Side
 from masdeepflow.schema import Flag, Kind
 from masdeepflow.table import ABSENT
 
@@ -35,16 +36,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masdeepflow.protocols.postgresql.connection import Connections
-    from masdeepflow.protocols.postgresql.replies import Reply
     from masdeepflow.statements import Texts
 
 __all__ = ["Common"]
 
+_REMEMBERED = 1024
+
 # A member of an enum would have NumPy cast the whole column to int64 first.
 _TURN = int(Kind.TURN)
 _ODD = int(Flag.CONTINUED | Flag.SERVER_FIRST)
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
-"""Odd, so that nothing is lost when it is multiplied: keeps what is mixed into a hash apart."""
 _KINDS = re.compile(r"Q|P?B?D?E?S?")
 _ASKED = re.compile(r"QS|P?B?D?[Ee]S")
 _NONE, _QUERY = -1, 0
@@ -82,7 +82,7 @@ def _number(shape: str) -> int:
     return _SHAPES.setdefault(shape, len(_SHAPES))
 
 
-def _read_plain(data: bytes, total: int) -> _Plain:
+def _read_plain(data: bytes, total: int, _kind: int) -> _Plain:
     """Return a request as the columns need it, `_ODD_ONE` if it has to be followed turn by turn."""
     request = read_request(data, total)
     kinds = "".join(message.kind for message in request.messages)
@@ -103,40 +103,23 @@ def _read_plain(data: bytes, total: int) -> _Plain:
     return _ODD_ONE if shown[0].truncated or not bind else _Plain(_number(shape), None, bind.name or "", None)
 
 
-def _read_reply(shape: str, data: bytes, total: int) -> Reply | None:
+def _read_reply(data: bytes, total: int, shape: int) -> Reply | None:
     """Return the reply to a request of a shape, None if that is not all that the response tells."""
-    waiting = [Asked(kind.upper(), _ONE if kind in "QEe" else None, certain=kind != "e") for kind in shape]
+    asked = list(_SHAPES)[shape]
+    waiting = [Asked(kind.upper(), _ONE if kind in "QEe" else None, certain=kind != "e") for kind in asked]
     connection = Connection(waiting=waiting, turn=-1)
-    found = connection.follow(Turn(0, b"", data, 0, Kind.TURN, 0, 0, 0, total, 0, 0, 0, 0))
+    found = connection.follow(Turn(0, b"", data, 0, _TURN, 0, 0, 0, total, 0, 0, 0, 0))
     alone = len(found) == 1 and found[0].command is _ONE and not connection.busy
-    return found[0].reply if alone else None
+    return _same(*astuple(found[0].reply)) if alone else None
+
+
+@lru_cache(_REMEMBERED)
+def _same(*fields: Any) -> Reply:  # noqa: ANN401  # those of `Reply`
+    """Return one object for equal replies."""
+    return Reply(*fields)
 
 
 _ONE = HIDDEN._replace(text="")
-
-
-def _keys(slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
-    """Return a hash (m,), uint64, of one side of `rows` (m,): of the bytes, and of how many there are."""
-    keys = slots[f"{side}_hash"][rows]
-    if not keys.all():
-        none = np.flatnonzero(keys == 0)
-        keys[none] = row_hash(slots[side][rows[none]], slots[f"{side}_length"][rows[none]])
-    keys += slots[f"{side}_bytes"][rows] * _SPREAD
-    return keys
-
-
-def _distinct(
-    keys: NDArray[np.uint64],
-    rows: NDArray[np.intp],
-    fits: NDArray[np.bool_],
-    outlines: NDArray[np.uint64],
-) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-    """Return where (k,) among `rows` (m,) the first of each kind is, and the kind of each row (m,), int32.
-
-    Of a kind are those with the same outline where they have one (fits), else with the same key.
-    """
-    first, codes = np.unique(np.where(fits, outlines, keys[rows]), return_index=True, return_inverse=True)[1:]
-    return first, codes.astype(np.int32)
 
 
 class Common:
@@ -145,8 +128,8 @@ class Common:
     def __init__(self) -> None:
         """Start with nothing remembered."""
         self._queries = Queries()
-        self._requests: Recall[_Plain] = Recall()
-        self._replies: Recall[Reply | None] = Recall()
+        self._requests: Side[_Plain] = Side("request", request_mask, request_outlines)
+        self._replies: Side[Reply | None] = Side("response", response_mask, response_outlines)
 
     def read(
         self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.integer], connections: Connections
@@ -164,7 +147,7 @@ class Common:
         common &= shapes >= 0
         odd[owner[~common]] = True
         rows = np.flatnonzero(common & ~odd[owner])
-        replies = self._read_replies(slots, rows, shapes[rows])
+        replies = self._replies.read(slots, rows, shapes[rows], _read_reply)
         fits = replies.flags(_is_reply)
         if not fits.all():
             odd[owner[rows[~fits]]] = True
@@ -182,48 +165,24 @@ class Common:
         queries = are_queries(slots)
         own = np.full(len(slots), ABSENT, np.int32)
         if not queries.any():
-            return _Requests(self._read_others(slots, np.arange(len(slots))), own, None)
+            return _Requests(
+                self._requests.read(
+                    slots, np.arange(len(slots)), np.zeros(len(slots), np.int64), _read_plain
+                ),
+                own,
+                None,
+            )
         rows, others = np.flatnonzero(queries), np.flatnonzero(~queries)
         read = self._queries.read(slots, rows if len(others) else slice(None))
         plains = [_Plain(_QUERY, command, "", None) for command in read.commands.values]
         own[rows] = np.arange(len(rows), dtype=np.int32)
         if not len(others):
             return _Requests(Coded(read.commands.codes, plains), own, read.texts)
-        rest = self._read_others(slots, others)
+        rest = self._requests.read(slots, others, np.zeros(len(others), np.int64), _read_plain)
         codes = np.empty(len(slots), np.int32)
         codes[rows] = read.commands.codes
         codes[others] = rest.codes + np.int32(len(plains))
         return _Requests(Coded(codes, plains + rest.values), own, read.texts)
-
-    def _read_others(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[_Plain]:
-        """Return those requests of `rows` (m,) that are no simple queries, or odd ones."""
-
-        def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Plain]]:
-            first, codes = _distinct(keys, missing, *request_outlines(slots, rows[missing]))
-            some = rows[missing[first]]
-            columns = payloads(slots, "request", some), slots["request_bytes"][some].tolist()
-            return codes, list(map(_read_plain, *columns))
-
-        keys = _keys(slots, "request", rows)
-        return Coded(*self._requests.encode(keys, read))
-
-    def _read_replies(
-        self, slots: np.ndarray, rows: NDArray[np.intp], shapes: NDArray[np.int64]
-    ) -> Coded[Reply | None]:
-        """Return the replies of rows (m,) to requests of shapes (m,)."""
-
-        def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[Reply | None]]:
-            fits, outlines = response_outlines(slots, rows[missing])
-            outlines ^= shapes[missing].astype(np.uint64) * _SPREAD
-            first, codes = _distinct(keys, missing, fits, outlines)
-            some = rows[missing[first]]
-            names = map(list(_SHAPES).__getitem__, shapes[missing[first]].tolist())
-            columns = names, payloads(slots, "response", some), slots["response_bytes"][some].tolist()
-            return codes, list(map(_read_reply, *columns))
-
-        keys = _keys(slots, "response", rows)
-        keys ^= (shapes + 1).astype(np.uint64) * _SPREAD
-        return Coded(*self._replies.encode(keys, read))
 
     def _learn(
         self,
@@ -262,7 +221,9 @@ def _commands(
     if not looked_up.any():
         return Coded(codes, commands)
     places = np.flatnonzero(looked_up[codes])
-    pairs, found = np.unique(owner[rows[places]] * len(commands) + codes[places], return_inverse=True)
+    pairs, found = np.unique(
+        owner[rows[places]].astype(np.int64) * len(commands) + codes[places], return_inverse=True
+    )
     codes = codes.copy()
     codes[places] = found + len(commands)
     for pair in pairs.tolist():
