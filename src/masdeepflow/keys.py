@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["VARIABLE", "key_pattern", "mask_variable"]
+__all__ = ["VARIABLE", "key_pattern", "mask_keys", "mask_variable"]
 
 VARIABLE = "*"
 """Stands for what differs from key to key."""
@@ -67,8 +67,20 @@ def mask_variable(text: NDArray[np.uint8], starts: NDArray[np.integer], lengths:
     """
     places = np.arange(text.shape[1])
     inside = (places >= starts[:, None]) & (places < lengths[:, None])
-    digit = (text - _ZERO < _DIGITS) & inside
-    letter = ((text | _LOWER_CASE) - _A < _LETTERS) & inside
+    digit, letter = _digits_and_letters(text)
+    _mask(text, digit & inside, letter & inside)
+
+
+def mask_keys(text: NDArray[np.uint8]) -> None:
+    """Do the same to rows (n, w) that are keys from one end to the other, with a zero behind each."""
+    _mask(text, *_digits_and_letters(text))
+
+
+def _digits_and_letters(text: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    return text - _ZERO < _DIGITS, (text | _LOWER_CASE) - _A < _LETTERS
+
+
+def _mask(text: NDArray[np.uint8], digit: NDArray[np.bool_], letter: NDArray[np.bool_]) -> None:
     text[digit] = _ZERO
     mixed = np.flatnonzero((digit[:, :-1] & letter[:, 1:] | letter[:, :-1] & digit[:, 1:]).any(axis=1))
     if len(mixed):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "BATCH_MOST",
     "Exchange",
     "Message",
     "Messages",
@@ -37,7 +38,7 @@ __all__ = [
     "Pairs",
     "Session",
     "Turn",
-    "column",
+    "in_one_turn",
     "merge",
     "pair",
 ]
@@ -54,11 +55,12 @@ _WAITING = 1024
 """Requests that may wait on one connection."""
 _TURN_MOST = 16384
 """Transactions that one turn may stand for without being seen: sizes are the peer's."""
-_BATCH_MOST = 1 << 19
+BATCH_MOST = 1 << 19
 """Such transactions of a batch."""
 _CONTINUED, _CLOSED = int(Flag.CONTINUED), int(Flag.CLOSED)
 _NOT_ALONE = int(Flag.CONTINUED | Flag.SERVER_FIRST)
-_OPEN = int(Kind.OPEN)
+# A member of an enum would have NumPy cast the whole column to int64 first.
+_TURN, _OPEN = int(Kind.TURN), int(Kind.OPEN)
 _SHARED = ("request_first_ns", "queue_ns", "request_bytes", "response_bytes")
 _STAMPS = ("response_first_ns", "response_last_ns")
 
@@ -82,13 +84,15 @@ class Messages(NamedTuple, Generic[T]):
 
 
 class Pairs(NamedTuple, Generic[Q, R]):
-    """m transactions. rows: intp (m,), their turns. requests, replies: int32 (m,), codes of the values.
+    """m transactions, d of which differ. rows: intp (m,), their turns. which: intp (m,), index into the rest.
 
-    request_bytes, response_bytes: int64 (m,), each one's share. truncated: bool (m,), something of it was not
-    seen and is not certain. answered: bool (m,), it has a reply.
+    requests, replies: int32 (d,), codes of the values. request_bytes, response_bytes: int64 (d,), each one's
+    share. truncated: bool (d,), something of it was not seen and is not certain. answered: bool (d,), it has
+    a reply.
     """
 
     rows: NDArray[np.intp]
+    which: NDArray[np.intp]
     requests: NDArray[np.int32]
     request_values: list[Q]
     replies: NDArray[np.int32]
@@ -97,6 +101,40 @@ class Pairs(NamedTuple, Generic[Q, R]):
     response_bytes: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     answered: NDArray[np.bool_]
+
+    def asked(self, show: Callable[[Q], str | None]) -> Encoded:
+        """Return what the requests show (m,), absent where that is None; equal texts have one code."""
+        return self._column(self.requests, [show(value) for value in self.request_values])
+
+    def told(self, show: Callable[[R], str | None]) -> Encoded:
+        """Return what the replies show (m,)."""
+        return self._column(self.replies, [show(value) for value in self.reply_values])
+
+    def either(self, asked: Callable[[Q], bool], told: Callable[[R], bool]) -> NDArray[np.bool_]:
+        """Return of which transactions (m,) the request or the reply is so."""
+        flags = np.array([asked(value) for value in self.request_values], bool)[self.requests]
+        flags |= np.array([told(value) for value in self.reply_values], bool)[self.replies]
+        return flags[self.which]
+
+    def joined(self, other: Pairs[Q, R]) -> Pairs[Q, R]:
+        """Return these and others, of other turns, in the order of the turns."""
+        rows = np.concatenate([self.rows, other.rows])
+        order = np.argsort(rows, kind="stable")
+        names = ("request_bytes", "response_bytes", "truncated", "answered")
+        columns = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in names)
+        return Pairs(
+            rows[order],
+            np.concatenate([self.which, other.which + len(self.requests)])[order],
+            np.concatenate([self.requests, other.requests + np.int32(len(self.request_values))]),
+            self.request_values + other.request_values,
+            np.concatenate([self.replies, other.replies + np.int32(len(self.reply_values))]),
+            self.reply_values + other.reply_values,
+            *columns,
+        )
+
+    def _column(self, codes: NDArray[np.int32], texts: list[str | None]) -> Encoded:
+        shown = Encoded.from_list(texts)
+        return Encoded.by(self.which, shown.codes[codes], shown.values)
 
 
 class _Side(NamedTuple):
@@ -172,8 +210,7 @@ def pair(
         fits
         & requests.good
         & replies.good
-        & (slots["kind"] == Kind.TURN)
-        & ((slots["flags"] & _NOT_ALONE) == 0)
+        & in_one_turn(slots)
         & (asked.seen > 0)
         & (answered.seen > 0)
         & (asked.rest >= 0)
@@ -187,6 +224,12 @@ def pair(
         )
 
     return alone, build
+
+
+def in_one_turn(slots: np.ndarray) -> NDArray[np.bool_]:
+    """Return which slots (n,) are turns that neither others go before nor a server began."""
+    fits: NDArray[np.bool_] = (slots["kind"] == _TURN) & ((slots["flags"] & _NOT_ALONE) == 0)
+    return fits
 
 
 def _silent_before(requests: Messages[Q], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -219,8 +262,8 @@ def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in comm
     blank: tuple[Q, R, R],
     quiet: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
 ) -> Pairs[Q, R]:
-    if int(counts.sum()) > _BATCH_MOST:
-        counts = np.minimum(counts, max(_BATCH_MOST // len(counts), 1))
+    if int(counts.sum()) > BATCH_MOST:
+        counts = np.minimum(counts, max(BATCH_MOST // len(counts), 1))
         sure = np.zeros_like(sure)
     row = np.repeat(rows, counts)
     rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -237,6 +280,7 @@ def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in comm
     replies, response_bytes, untold = _take(sides[1], messages[1], row, rank, count)
     return Pairs(
         row,
+        np.arange(len(row)),
         requests,
         [*messages[0].values, blank[0]],
         np.where(answered, replies, len(messages[1].values) + 1).astype(np.int32),
@@ -645,53 +689,46 @@ def merge(
     """
     if not exchanges:
         return pairs, _base(slots, pairs), np.zeros(0, np.intp)
-    rows = np.concatenate([pairs.rows, np.array([exchange.row for exchange in exchanges], np.intp)])
-    order = np.argsort(rows, kind="stable")
-    places = np.argsort(order, kind="stable")[len(pairs.rows) :]
-    rows = rows[order]
-    base = {name: slots[name][rows].astype(np.int64) for name in _SHARED[:2] + _STAMPS}
-    for name in _SHARED[2:]:
-        base[name] = np.concatenate([getattr(pairs, name), np.zeros(len(exchanges), np.int64)])[order]
-    for name in _SHARED:
-        base[name][places] = [getattr(exchange, name) for exchange in exchanges]
-    answers = [exchange.answered for exchange in exchanges]
-    answered_all = np.concatenate([pairs.answered, np.array(answers, bool)])[order]
-    for name in _STAMPS:
-        base[name][~answered_all] = 0
-    asked = [absent[0] if exchange.request is None else exchange.request for exchange in exchanges]
-    answered = [absent[1] if exchange.reply is None else exchange.reply for exchange in exchanges]
-    marks = [exchange.truncated for exchange in exchanges]
-    merged = Pairs(
-        rows,
-        *_extend(pairs.requests, pairs.request_values, asked, order),
-        *_extend(pairs.replies, pairs.reply_values, answered, order),
-        base["request_bytes"],
-        base["response_bytes"],
-        np.concatenate([pairs.truncated, np.array(marks, bool)])[order],
-        answered_all,
+    own = Pairs(
+        np.array([exchange.row for exchange in exchanges], np.intp),
+        np.arange(len(exchanges)),
+        *_coded([absent[0] if exchange.request is None else exchange.request for exchange in exchanges]),
+        *_coded([absent[1] if exchange.reply is None else exchange.reply for exchange in exchanges]),
+        _integers(exchanges, "request_bytes"),
+        _integers(exchanges, "response_bytes"),
+        np.array([exchange.truncated for exchange in exchanges], bool),
+        np.array([exchange.answered for exchange in exchanges], bool),
     )
+    merged = pairs.joined(own)
+    # Each exchange is one that differs, behind those of the pairs.
+    found = np.flatnonzero(merged.which >= len(pairs.requests))
+    places = np.zeros_like(found)
+    places[merged.which[found] - len(pairs.requests)] = found
+    base = {name: slots[name][merged.rows].astype(np.int64) for name in _SHARED[:2] + _STAMPS}
+    for name in _SHARED[:2]:
+        base[name][places] = _integers(exchanges, name)
+    for name in _SHARED[2:]:
+        base[name] = getattr(merged, name)[merged.which]
+    answered = merged.answered[merged.which]
+    for name in _STAMPS:
+        base[name][~answered] = 0
     return merged, base, places
+
+
+def _integers(exchanges: list[Exchange[Q, R, S]], name: str) -> NDArray[np.int64]:
+    return np.array([getattr(exchange, name) for exchange in exchanges], np.int64)
+
+
+def _coded(values: list[T]) -> tuple[NDArray[np.int32], list[T]]:
+    return np.arange(len(values), dtype=np.int32), values
 
 
 def _base(slots: np.ndarray, pairs: Pairs[Q, R]) -> dict[str, NDArray[np.int64]]:
     """Return the base columns (m,) in which transactions differ from their turns."""
-    several = len(pairs.rows) > 1 and bool((np.diff(pairs.rows) == 0).any())
-    base = {name: getattr(pairs, name) for name in _SHARED[2:]} if several else {}
+    several = len(pairs.rows) > 1 and bool((pairs.rows[1:] == pairs.rows[:-1]).any())
+    base = {name: getattr(pairs, name)[pairs.which] for name in _SHARED[2:]} if several else {}
     if not pairs.answered.all():
+        answered = pairs.answered[pairs.which]
         for name in _STAMPS:
-            base[name] = np.where(pairs.answered, slots[name][pairs.rows].astype(np.int64), 0)
+            base[name] = np.where(answered, slots[name][pairs.rows].astype(np.int64), 0)
     return base
-
-
-def _extend(
-    codes: NDArray[np.int32], values: list[T], added: list[T], order: NDArray[np.intp]
-) -> tuple[NDArray[np.int32], list[T]]:
-    """Return the codes and one more for each of `added`, in `order`, and all values."""
-    more = np.arange(len(values), len(values) + len(added), dtype=np.int32)
-    return np.concatenate([codes, more])[order], [*values, *added]
-
-
-def column(codes: NDArray[np.integer], texts: Iterable[str | None]) -> Encoded:
-    """Return the column of what the values behind `codes` show, in which equal texts have one code."""
-    shown = Encoded.from_list(list(texts))
-    return Encoded(shown.codes[codes] if len(shown.codes) else codes.astype(np.int32), shown.values)

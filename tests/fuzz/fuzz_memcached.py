@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 from masdeepflow.protocols.memcached import PROTOCOL
-from tests.support.fuzzing import check_pipelined, fuzz
+from tests.support.fuzzing import check_pipelined, check_recalled, fuzz
 from tests.unit.protocols.memcached_reference import check_equal
 
 
@@ -73,6 +73,11 @@ FRAGMENTS = [
 def check(data: bytes) -> None:
     """Hold the invariant for the turns that `data` stands for."""
     check_pipelined(data, PROTOCOL, FRAGMENTS, check_equal)
+
+
+def check_again(data: bytes) -> None:
+    """Hold that what is known from earlier turns changes nothing."""
+    check_recalled(data, PROTOCOL, FRAGMENTS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Run with `PYTHONPATH=src:. python tests/fuzz/fuzz_redis.py [-runs=N] [CORPUS]`; 
 from __future__ import annotations
 
 from masdeepflow.protocols.redis import PROTOCOL
-from tests.support.fuzzing import check_pipelined, fuzz
+from tests.support.fuzzing import check_pipelined, check_recalled, fuzz
 from tests.unit.protocols.redis_reference import check_equal
 
 
@@ -63,6 +63,11 @@ FRAGMENTS = [
 def check(data: bytes) -> None:
     """Hold the invariant for the turns that `data` stands for."""
     check_pipelined(data, PROTOCOL, FRAGMENTS, check_equal)
+
+
+def check_again(data: bytes) -> None:
+    """Hold that what is known from earlier turns changes nothing."""
+    check_recalled(data, PROTOCOL, FRAGMENTS)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,19 @@ import numpy as np
 from masdeepflow import recall, templates
 from masdeepflow.schema import Flag, Kind
 from tests.support.slots import cut, make_slots, turn
+from tests.unit.protocols.http_reference import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from masdeepflow.protocols.base import Protocol
 
-__all__ = ["MOST_TURNS", "check_parser", "check_pipelined", "fuzz", "pieces"]
+__all__ = ["MOST_TURNS", "check_parser", "check_pipelined", "check_recalled", "fuzz", "pieces"]
 
 _SIZES = [(208, 104), (64, 40), (24, 16)]
 MOST_TURNS = 16
 OTHER_CONNECTIONS = 1 << 32
+_COPIES, _CHANGED = 40, 0.1
 
 
 def check_parser(
@@ -76,6 +78,49 @@ def check_pipelined(
     fragments: a byte of `data` stands for each, so that the fuzzer gets deep; others announce literal ones.
     """
     check_parser(data, protocol, lambda source: _turns(source, fragments), check_equal)
+
+
+def check_recalled(data: bytes, protocol: Callable[[], Protocol], fragments: Sequence[bytes]) -> None:
+    """Hold that turns like earlier ones, but for some bytes, are read as by a parser that is new to them."""
+    source = iter(data)
+    sizes = _SIZES[next(source, 0) % len(_SIZES)]
+    turns = list(_turns(source, fragments))
+    if not turns:
+        return
+    slots = cut(make_slots(*turns), *sizes)
+    parser, generator = protocol(), np.random.default_rng(len(data))
+    for _ in range(3):
+        many = np.concatenate([_copy(slots, number, generator) for number in range(_COPIES)])
+        together = rows_of(many, parser.parse(many))
+        by_itself = []
+        for start in range(0, len(many), len(slots)):
+            some = many[start : start + len(slots)]
+            by_itself += [row[1:] for row in rows_of(some, protocol().parse(some))]
+        assert [row[1:] for row in together] == by_itself
+        parser.forget(many["cookie"].tolist())
+
+
+def _copy(slots: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the same turns on other connections, every other time with some digits or bytes changed."""
+    copied = slots.copy()
+    copied["cookie"] += np.uint64(2 * number)
+    for side in ("request", "response"):
+        payload = copied[side]
+        if number % 2:
+            digits = (
+                (payload >= ord("0")) & (payload <= ord("9")) & (generator.random(payload.shape) < _CHANGED)
+            )
+            payload[digits] = generator.integers(ord("0"), ord("9") + 1, int(digits.sum()))
+        if number % 4 == 1:
+            payload[generator.random(payload.shape) < _CHANGED / 10] = generator.integers(256)
+        copied[side] = payload
+        hashes = [
+            hash(row[:length].tobytes())
+            for row, length in zip(payload, copied[f"{side}_length"], strict=True)
+        ]
+        copied[f"{side}_hash"] = np.array(hashes).astype(np.uint64) | np.uint64(1)
+    copied["request_hash"][copied["kind"] == Kind.OPEN] = 0
+    return copied
 
 
 def _turns(source: Iterator[int], fragments: Sequence[bytes]) -> Iterator[dict[str, object]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from masdeepflow.pipelined import Message, Messages, Ordered, column, merge, pair
+from masdeepflow.pipelined import Message, Messages, Ordered, merge, pair
 from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
@@ -159,14 +159,23 @@ def test_merged_in_the_order_of_turns() -> None:
     one_turn = (side(messages(10, "a", "b")), side(messages(5, "x")))
     exchanges, _ = following.follow(slots[rows], rows, alone[rows], one_turn)
     pairs, base, places = merge(slots, build(chosen), exchanges, ("", ""))
-    assert [pairs.request_values[code] for code in pairs.requests] == ["a", "c"]
-    assert [pairs.reply_values[code] for code in pairs.replies] == ["x", "y"]
+    assert pairs.asked(str).to_list() == ["a", "c"]
+    assert pairs.told(str).to_list() == ["x", "y"]
     assert places.tolist() == [0]
     assert base["request_bytes"].tolist() == [10, 10]
 
 
 def test_a_column_has_each_text_once() -> None:
     """Codes of values with equal texts are equal; None is absent."""
-    encoded = column(np.array([0, 1, 2, 3]), ["a", None, "a", "b"])
-    assert encoded.to_list() == ["a", None, "a", "b"]
-    assert encoded.values == ["a", "b"]
+    slots = make_slots(*[turn(b"q" * 10, b"r" * 5)] * 4)
+    sides = [side(*[messages(size, letter) for letter in "abca"]) for size in (10, 5)]
+    alone, build = pair(slots, sides[0], sides[1], HIDDEN, "")
+    encoded = build(alone).asked(lambda value: None if value == "b" else value)
+    assert encoded.to_list() == ["a", None, "c", "a"]
+    assert encoded.values.count("a") == 1
+    assert build(alone).either(lambda value: value == "a", lambda value: value == "b").tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]

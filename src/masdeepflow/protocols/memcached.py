@@ -17,13 +17,14 @@ answered nevertheless is not paired with them.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from masdeepflow.columns import Memo, cut_out
 from masdeepflow.keys import VARIABLE, key_pattern, mask_variable
-from masdeepflow.pipelined import Message, Messages, Ordered, Pairs, Turn, column, merge, pair
+from masdeepflow.pipelined import Message, Messages, Ordered, Pairs, Turn, merge, pair
 from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.redact import redact_message
 from masdeepflow.table import Encoded, Parsed
@@ -527,29 +528,20 @@ def _is_binary(
 
 
 def _parsed(pairs: Pairs[_Line, _Line], base: dict[str, NDArray[np.int64]]) -> Parsed:
-    commands, replies = pairs.request_values, pairs.reply_values
-
-    def asked(name: str) -> Encoded:
-        return column(pairs.requests, [getattr(line, name) for line in commands])
-
-    def answered(name: str) -> Encoded:
-        return column(pairs.replies, [getattr(line, name) for line in replies])
-
-    cut = np.array([line.truncated for line in commands], bool)[pairs.requests]
-    cut |= np.array([line.truncated for line in replies], bool)[pairs.replies]
+    query = pairs.asked(attrgetter("query"))
     return Parsed(
         pairs.rows,
-        asked("text"),
-        answered("text"),
-        np.array([line.error for line in replies], bool)[pairs.replies],
-        pairs.truncated | cut,
+        pairs.asked(attrgetter("text")),
+        pairs.told(attrgetter("text")),
+        pairs.either(lambda _: False, attrgetter("error")),
+        pairs.truncated[pairs.which] | pairs.either(attrgetter("truncated"), attrgetter("truncated")),
         {
             "db.system.name": Encoded(np.zeros(len(pairs.rows), np.int32), ["memcached"]),
-            "db.query.text": asked("query"),
-            "db.query.summary": asked("query"),
-            "db.operation.name": asked("operation"),
-            "db.response.status_code": answered("code"),
-            "db.response.message": answered("message"),
+            "db.query.text": query,
+            "db.query.summary": query,
+            "db.operation.name": pairs.asked(attrgetter("operation")),
+            "db.response.status_code": pairs.told(attrgetter("code")),
+            "db.response.message": pairs.told(attrgetter("message")),
         },
         base,
     )

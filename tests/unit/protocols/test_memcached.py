@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.protocols.memcached import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
-from tests.fuzz.fuzz_memcached import FRAGMENTS, check, packet
+from tests.fuzz.fuzz_memcached import FRAGMENTS, check, check_again, packet
 from tests.support.named_rows import Row, named_rows, shown_as
 from tests.support.slots import make_slots, turn
 
@@ -182,6 +182,13 @@ def test_foreign_protocols(request_: bytes, response: bytes) -> None:
 def test_equals_the_reference(choices: list[int]) -> None:
     """Turns of fragments, cut and mutated, over two connections: the invariant of the fuzzer."""
     check(bytes(choices))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, len(FRAGMENTS) + 8), max_size=60))
+def test_equals_a_parser_that_has_seen_nothing(choices: list[int]) -> None:
+    """What is known by hash or by outline is what reading it gives."""
+    check_again(bytes(choices))
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,7 +12,7 @@ from masdeepflow.protocols.redis import PROTOCOL
 from masdeepflow.protocols.redis.resp import walk
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from masdeepflow.table import Encoded
-from tests.fuzz.fuzz_redis import FRAGMENTS, check, command
+from tests.fuzz.fuzz_redis import FRAGMENTS, check, check_again, command
 from tests.support.named_rows import Row, named_rows, shown_as
 from tests.support.slots import make_slots, turn
 
@@ -357,6 +357,13 @@ def test_recognised_with_stale_bytes() -> None:
 def test_equals_the_reference(choices: list[int]) -> None:
     """Turns of fragments, cut and mutated, over two connections: the invariant of the fuzzer."""
     check(bytes(choices))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, len(FRAGMENTS) + 8), max_size=60))
+def test_equals_a_parser_that_has_seen_nothing(choices: list[int]) -> None:
+    """What is known by hash or by outline is what reading it gives."""
+    check_again(bytes(choices))
 
 
 @settings(max_examples=60, deadline=None)

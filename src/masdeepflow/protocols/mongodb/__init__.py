@@ -8,12 +8,13 @@ something to happen (`hello` that awaits a change, `getMore` of change streams a
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masdeepflow.columns import prefix
-from masdeepflow.pipelined import Exchange, Message, Messages, Ordered, Pairs, Turn, column, merge, pair
+from masdeepflow.pipelined import Exchange, Message, Messages, Ordered, Pairs, Turn, merge, pair
 from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.mongodb.replies import HIDDEN_REPLY, NO_REPLY, Reply, opened_cursors, read_replies
 from masdeepflow.protocols.mongodb.requests import HIDDEN, Request, RequestReader
@@ -238,32 +239,20 @@ def _answered(requests: Requests, replies: Replies, count: int) -> NDArray[np.bo
 
 
 def _parsed(pairs: Pairs[Request, Reply], base: dict[str, NDArray[np.int64]]) -> Parsed:
-    requests, replies = pairs.request_values, pairs.reply_values
-
-    def asked(name: str) -> Encoded:
-        return column(pairs.requests, [getattr(request, name) for request in requests])
-
-    def answered(name: str) -> Encoded:
-        return column(pairs.replies, [getattr(reply, name) for reply in replies])
-
-    cut = np.array([request.truncated for request in requests], bool)[pairs.requests]
-    cut |= np.array([reply.truncated for reply in replies], bool)[pairs.replies]
     return Parsed(
         pairs.rows,
-        asked("text"),
-        answered("text"),
-        np.array([reply.error for reply in replies], bool)[pairs.replies],
-        pairs.truncated | cut,
+        pairs.asked(attrgetter("text")),
+        pairs.told(attrgetter("text")),
+        pairs.either(lambda _: False, attrgetter("error")),
+        pairs.truncated[pairs.which] | pairs.either(attrgetter("truncated"), attrgetter("truncated")),
         {
             "db.system.name": Encoded(np.zeros(len(pairs.rows), np.int32), ["mongodb"]),
-            "db.query.summary": column(pairs.requests, map(_summary, requests)),
-            "db.operation.name": asked("operation"),
-            "db.collection.name": asked("collection"),
-            "db.namespace": asked("namespace"),
-            "db.response.status_code": answered("code"),
-            "masdeepflow.db.blocking": column(
-                pairs.requests, ["true" if request.blocking else None for request in requests]
-            ),
+            "db.query.summary": pairs.asked(_summary),
+            "db.operation.name": pairs.asked(attrgetter("operation")),
+            "db.collection.name": pairs.asked(attrgetter("collection")),
+            "db.namespace": pairs.asked(attrgetter("namespace")),
+            "db.response.status_code": pairs.told(attrgetter("code")),
+            "masdeepflow.db.blocking": pairs.asked(lambda request: "true" if request.blocking else None),
         },
         base,
     )

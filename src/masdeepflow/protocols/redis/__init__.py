@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 import string
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from masdeepflow.coded import Coded
 from masdeepflow.columns import Memo, cut_out
 from masdeepflow.keys import mask_variable
-from masdeepflow.pipelined import Exchange, Message, Messages, Ordered, Pairs, Turn, column, merge, pair
+from masdeepflow.pairing import Pairing, Reader
+from masdeepflow.pipelined import Exchange, Message, Messages, Ordered, Pairs, Turn, merge
 from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.redis.commands import (
     HIDDEN_COMMAND,
@@ -30,6 +33,7 @@ from masdeepflow.protocols.redis.commands import (
     read_command,
     read_reply,
 )
+from masdeepflow.protocols.redis.outline import reply_outline, request_outline
 from masdeepflow.protocols.redis.resp import Frames, read_frame, walk
 from masdeepflow.recall import renumber
 from masdeepflow.schema import Flag
@@ -152,6 +156,13 @@ class Redis:
         self._whole_commands = Memo(lambda data: read_command(data, complete=True))
         self._lines = Memo(read_reply)
         self._ordered = Ordered(_read_request, _session, _HIDDEN)
+        self._pairing = Pairing(
+            Reader(self._read_requests, request_outline),
+            Reader(self._read_replies, reply_outline),
+            _HIDDEN,
+            _NO_REPLY,
+            _rule_out,
+        )
 
     @property
     def evicted(self) -> int:
@@ -176,10 +187,7 @@ class Redis:
 
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns of Redis connections."""
-        requests, replies = self._read_requests(slots), self._read_replies(slots)
-        alone, build = pair(slots, requests, replies, _HIDDEN, _NO_REPLY)
-        _rule_out(alone, requests, lambda command: command.followed)
-        _rule_out(alone, replies, lambda reply: reply.push)
+        alone, build = self._pairing.pair(slots)
         chosen, others = self._ordered.choose(slots, alone)
         exchanges, left = self._follow(slots[others], others, alone[others])
         chosen[list(left)] = True
@@ -196,15 +204,14 @@ class Redis:
     ) -> tuple[list[Exchange[Command, Reply, _Session]], dict[int, _Session]]:
         if not len(rows):
             return [], {}
-        messages = (self._read_requests(slots), self._read_replies(slots, words=True))
-        return self._ordered.follow(slots, rows, alone, messages)
+        return self._ordered.follow(slots, rows, alone, self._read(slots))
 
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
         self._ordered.forget(cookies)
 
     def _scores(self, slots: np.ndarray) -> NDArray[np.uint8]:
-        requests, replies = self._read_requests(slots), self._read_replies(slots, words=True)
+        requests, replies = self._read(slots)
         count = len(slots)
         asked, answered = (
             np.bincount(requests.row, minlength=count),
@@ -229,8 +236,14 @@ class Redis:
         score[messages[no_request[messages] & replies.good[messages]]] = LIKELY
         return score
 
-    def _read_requests(self, slots: np.ndarray) -> Messages[Command]:
-        payload, lengths = slots["request"], slots["request_length"]
+    def _read(self, slots: np.ndarray) -> tuple[Messages[Command], Messages[Reply]]:
+        """Return what both sides of turns show, with the words of replies that may be messages."""
+        return (
+            self._read_requests(slots["request"], slots["request_length"]),
+            self._read_replies(slots["response"], slots["response_length"], words=True),
+        )
+
+    def _read_requests(self, payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> Messages[Command]:
         frames = walk(payload, lengths, requests=True)
         limit = np.minimum(lengths, payload.shape[1])[frames.row].astype(np.int64)
         stop = np.where(frames.end < 0, limit, np.minimum(frames.end, limit))
@@ -245,9 +258,10 @@ class Redis:
             values = [*values, *whole]
         return Messages(frames.row, frames.start, frames.end, codes, values, frames.ended, frames.good)
 
-    def _read_replies(self, slots: np.ndarray, *, words: bool = False) -> Messages[Reply]:
+    def _read_replies(
+        self, payload: NDArray[np.uint8], lengths: NDArray[np.integer], *, words: bool = False
+    ) -> Messages[Reply]:
         """Return the replies; with the `words` of arrays, which tell messages from replies."""
-        payload, lengths = slots["response"], slots["response_length"]
         frames = walk(payload, lengths, requests=False)
         limit = np.minimum(lengths, payload.shape[1])[frames.row].astype(np.int64)
         codes = _plain_replies(payload, frames)
@@ -327,11 +341,13 @@ def _plain_replies(payload: NDArray[np.uint8], frames: Frames) -> NDArray[np.int
     return codes
 
 
-def _rule_out(alone: NDArray[np.bool_], messages: Messages[T], odd: Callable[[T], bool]) -> None:
-    """Clear `alone` (n,) for turns with a message that is `odd`."""
-    chosen = np.array([odd(value) for value in messages.values], bool)
-    if chosen.any():
-        alone[messages.row[chosen[messages.code]]] = False
+def _rule_out(alone: NDArray[np.bool_], requests: Messages[Command], replies: Messages[Reply]) -> None:
+    """Clear `alone` (n,) for turns that change their connection, or with a push among the replies."""
+    followed = np.array([command.followed for command in requests.values], bool)
+    pushes = np.array([reply.push for reply in replies.values], bool)
+    for messages, odd in ((requests, followed), (replies, pushes)):
+        if odd.any():
+            alone[messages.row[odd[messages.code]]] = False
 
 
 def _number(namespace: str | None) -> int:
@@ -350,34 +366,26 @@ def _parsed(
     unanswered: NDArray[np.bool_],
     places: NDArray[np.intp],
 ) -> Parsed:
-    commands, replies = pairs.request_values, pairs.reply_values
-    error = np.array([reply.error for reply in replies], bool)[pairs.replies]
+    error = pairs.either(lambda _: False, attrgetter("error"))
     error[places] |= unanswered
-    cut = np.array([command.truncated for command in commands], bool)[pairs.requests]
-    cut |= np.array([reply.truncated for reply in replies], bool)[pairs.replies]
-
-    def asked(name: str) -> Encoded:
-        return column(pairs.requests, (getattr(command, name) for command in commands))
-
-    def answered(name: str) -> Encoded:
-        return column(pairs.replies, (getattr(reply, name) for reply in replies))
-
+    cut = pairs.either(attrgetter("truncated"), attrgetter("truncated"))
+    query = pairs.asked(attrgetter("query"))
     codes, numbers = renumber(databases - ABSENT, _DATABASE_MOST - ABSENT + 1)
     return Parsed(
         pairs.rows,
-        asked("text"),
-        answered("text"),
+        pairs.asked(attrgetter("text")),
+        pairs.told(attrgetter("text")),
         error,
-        pairs.truncated | cut,
+        pairs.truncated[pairs.which] | cut,
         {
             "db.system.name": Encoded(np.zeros(len(pairs.rows), np.int32), ["redis"]),
-            "db.query.text": asked("query"),
-            "db.query.summary": asked("query"),
-            "db.operation.name": asked("operation"),
-            "db.namespace": column(codes, [_name(number + ABSENT) for number in numbers]),
-            "db.response.status_code": answered("code"),
-            "db.response.message": answered("message"),
-            "masdeepflow.db.blocking": asked("blocking"),
+            "db.query.text": query,
+            "db.query.summary": query,
+            "db.operation.name": pairs.asked(attrgetter("operation")),
+            "db.namespace": Coded(codes, numbers).strings(lambda number: _name(number + ABSENT)),
+            "db.response.status_code": pairs.told(attrgetter("code")),
+            "db.response.message": pairs.told(attrgetter("message")),
+            "masdeepflow.db.blocking": pairs.asked(attrgetter("blocking")),
         },
         base,
     )

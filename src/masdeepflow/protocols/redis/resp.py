@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = ["NONE", "Frame", "Frames", "read_arguments", "read_frame", "walk"]
+__all__ = ["NONE", "Frame", "Frames", "elements", "read_arguments", "read_frame", "walk"]
 
 NONE = -1
 """End of a frame that is not known: its bytes go on beyond what was captured."""
@@ -52,8 +54,6 @@ _NULL = np.uint64(int.from_bytes(b"-1\r\n", "little"))
 _HALF = np.uint64(0xFFFFFFFF)
 _NO_NUMBER = -2
 _SECOND = 3  # element of a command: head, name, argument
-_SHAPES = 4  # tried one after the other
-_MANY = 64  # rows; fewer are walked as soon
 
 
 class Frames(NamedTuple):
@@ -95,18 +95,6 @@ def _numbers(word: NDArray[np.uint64], digits: NDArray[np.int64]) -> NDArray[np.
     return np.where((wrong == 0) & (digits > 0) & (digits <= _DIGITS_MOST), number, _NO_NUMBER)
 
 
-class _Shape(NamedTuple):
-    """How a frame is built.
-
-    frame: uint8 (w,), its bytes. fixed: uint8 (w,), 255 where they make the frame what it is, 0 in the text
-    of strings. argument: where the text of the second element begins and where it ended, or 0.
-    """
-
-    frame: NDArray[np.uint8]
-    fixed: NDArray[np.uint8]
-    argument: tuple[int, int]
-
-
 class _Walk:
     """Rows on their way through their frames, one element of each a step."""
 
@@ -126,42 +114,6 @@ class _Walk:
         # row, base, limit, at, start, need, index, argument, its end, kind
         self._state = np.stack([rows, rows * width, np.minimum(lengths[rows], width), *[zero] * 7])
         self._state[5] = 1
-
-    def skip_alike(self) -> None:
-        """Go behind frames that are built like the first one of another row: most of a pipeline are.
-
-        Where the first of these rows has a single frame, walking all of them is as fast.
-        """
-        left = np.arange(self._state.shape[1])
-        for _ in range(_SHAPES):
-            if len(left) < _MANY:
-                break
-            base, limit = self._state[1:3, left[0]].tolist()
-            shape = _shape_of(self._flat[base : base + limit].tobytes(), requests=self._requests)
-            if shape is None or limit < 2 * len(shape.frame):
-                break
-            counts = self._skip(shape, left)
-            found = np.count_nonzero(counts)
-            left = left[counts == 0]
-            if found < len(left) // 4:
-                break
-        self._state = self._state[:, self._state[3] < self._state[2]]
-
-    def _skip(self, shape: _Shape, left: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Go behind frames of a shape in `left` (m,) of the rows; return how many there are in each (m,)."""
-        row, base, limit = self._state[:3, left]
-        size, width = len(shape.frame), -(-int(limit.max()) // _WORD) * _WORD
-        whole, mask = (np.resize(each, width).view(np.uint64) for each in (shape.frame, shape.fixed))
-        differs = (self._words[base[:, None] + np.arange(0, width, _WORD)] ^ whole) & mask != 0
-        alike = np.where(differs.any(axis=1), differs.argmax(axis=1) * _WORD, width)
-        counts: NDArray[np.int64] = np.minimum(alike, limit) // size
-        rows = np.repeat(row, counts)
-        start = size * (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts))
-        kinds = np.full(len(rows), shape.frame[0], np.int64)
-        arguments = [start + place if place else np.zeros(len(rows), np.int64) for place in shape.argument]
-        self.found.append((rows, start, start + size, kinds, *arguments))
-        self._state[3, left] = self._state[4, left] = self.ended[row] = counts * size
-        return counts
 
     def run(self) -> None:
         """Go on until no row has another element to be seen."""
@@ -249,7 +201,6 @@ def walk(payload: NDArray[np.uint8], lengths: NDArray[np.integer], *, requests: 
     requests: arrays of bulk strings, and lines (inline commands); else replies of any type.
     """
     steps = _Walk(payload, lengths, requests=requests)
-    steps.skip_alike()
     steps.run()
     columns = [np.concatenate(parts) for parts in zip(*steps.found, strict=True)] or [
         np.zeros(0, np.int64)
@@ -257,24 +208,6 @@ def walk(payload: NDArray[np.uint8], lengths: NDArray[np.integer], *, requests: 
     order = np.argsort(columns[0], kind="stable")
     row, start, end, kind, argument, argument_end = (column[order] for column in columns)
     return Frames(row, start, end, kind.astype(np.uint8), argument, argument_end, steps.ended, steps.good)
-
-
-def _shape_of(data: bytes, *, requests: bool) -> _Shape | None:
-    """Return how the frame is built that `data` starts with; None if there is none, or not all of it."""
-    frame = read_frame(data, 0, requests=requests)
-    if frame is None or not 0 < frame.end <= len(data):
-        return None
-    fixed = np.full(frame.end, 255, np.uint8)
-    argument, at, index = (0, 0), 0, 0
-    while at < frame.end:
-        line, after = _line(data, at)
-        sized = (_REQUEST if requests else _REPLY)[data[at]] == _SIZED and _number(line) >= 0
-        at = after + (_number(line) + 2) * sized
-        fixed[after : at - 2] = 0 if sized else 255
-        index += 1
-        if index == _SECOND:
-            argument = after, at
-    return _Shape(np.frombuffer(data[: frame.end], np.uint8), fixed, argument)
 
 
 class Frame(NamedTuple):
@@ -325,6 +258,29 @@ def read_frame(data: bytes, at: int, *, requests: bool) -> Frame | None:
             if at <= len(data) and data[at - 2 : at] != b"\r\n":
                 return None
     return Frame(start, at)
+
+
+def elements(data: bytes, frame: Frame, *, requests: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, start and end of the text of each element of a frame that `read_frame` found, as captured.
+
+    A string's text are its bytes, a number's its digits; all others have none.
+    """
+    at, end = frame.start, frame.end if frame.end >= 0 else len(data)
+    while at < min(end, len(data)):
+        kind = data[at]
+        line, after = _line(data, at)
+        if after == NONE:
+            yield kind, at, at
+            return
+        size = _number(line) if (_REQUEST if requests else _REPLY)[kind] == _SIZED else NONE
+        if size >= 0:
+            yield kind, min(after, len(data)), min(after + size, len(data))
+            after += size + 2
+        elif kind == ord(":"):
+            yield kind, at + 1, after - 2
+        else:
+            yield kind, at, at
+        at = after
 
 
 def _elements(form: int, number: int) -> int:
