@@ -14,6 +14,7 @@
 #include "connection.h"
 #include "datagram.h"
 
+#include "hooks/departure.h"
 #include "hooks/socket.h"
 #include "hooks/state.h"
 #include "hooks/process.h"

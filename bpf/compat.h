@@ -14,6 +14,7 @@ enum {
 /* The entry code leaves -ENOSYS in ax until the call returns; anything else is task work after some other call. */
 #define SYSCALL_NUMBER(task, regs) \
 	((long)(regs)->ax == -ENOSYS && !((task)->thread_info.status & TS_COMPAT) ? (long)(regs)->orig_ax : -1)
+#define SYSCALL_ARG1(regs) ((regs)->di)
 #define SYSCALL_ARG2(regs) ((regs)->si)
 #define SYSCALL_ARG3(regs) ((regs)->dx)
 #define SYSCALL_ARG4(regs) ((regs)->r10)
@@ -31,6 +32,7 @@ enum {
 };
 /* The first argument's register takes the result: when it differs, this is task work behind the call. */
 #define SYSCALL_NUMBER(task, regs) ((regs)->regs[0] == (regs)->orig_x0 ? (long)(regs)->syscallno : -1)
+#define SYSCALL_ARG1(regs) ((regs)->orig_x0)
 #define SYSCALL_ARG2(regs) ((regs)->regs[1])
 #define SYSCALL_ARG3(regs) ((regs)->regs[2])
 #define SYSCALL_ARG4(regs) ((regs)->regs[3])

@@ -14,6 +14,12 @@ static __always_inline bool is_datagram_port(__u16 port)
 	return ports && (*ports >> (port & 63)) & 1;
 }
 
+/* Whether its last datagram had a slot of its own. */
+static __always_inline bool follows_datagrams(const struct connection *c)
+{
+	return c->datagrams && c->datagrams != NOT_DATAGRAMS;
+}
+
 /* Whether each datagram between these ports gets a slot. The first one tells who is the server. */
 static __always_inline bool by_datagram(struct connection *c, __u16 local, __u16 remote)
 {

@@ -113,6 +113,8 @@ static __always_inline int no_bytes(struct sock *sk, bool send, int length)
 	struct task_struct *task = current_task();
 	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
 
+	if (send && sk->sk_protocol == IPPROTO_UDP)
+		take_departure(0);
 	if (SYSCALL_NUMBER(task, regs) != (send ? NR_sendmmsg : NR_recvmmsg))
 		return 0;
 	if (length < 0)
@@ -292,7 +294,12 @@ static __noinline int udp_io(struct sock *sk, bool send, int length)
 	if (!c)
 		return 0;
 	struct task_struct *task = current_task();
+	if (send)
+		now = take_departure(now);
 	lock(c);
+	/* Two threads at one socket: a turn's times do not go back. */
+	if (!follows_datagrams(c) && (now <= c->slot.request_last_ns || now <= c->slot.response_last_ns))
+		now = bpf_ktime_get_ns();
 	/* First of all: behind all that differs between calls the verifier would look at it again and again. */
 	bool next = turn_next(c, send);
 	set_process(c, id >> 32, task);

@@ -154,12 +154,15 @@ int BPF_PROG(on_destroy, struct sock *sk)
 	return 0;
 }
 
-/* When the first unread byte arrived: how long a request waits before the server reads it. */
+/* When the first unread byte arrived: how long a request waits before the server reads it. Of datagrams: when they left. */
 SEC("tp_btf/sk_data_ready")
 int BPF_PROG(on_data_ready, struct sock *sk)
 {
-	if (sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_family == AF_UNIX)
+	if (sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_family == AF_UNIX) {
+		if (sk->sk_protocol == IPPROTO_UDP)
+			datagram_delivered();
 		return 0;
+	}
 	struct arrival *a = bpf_sk_storage_get(&arrivals, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (a && !a->first_ns)
 		a->first_ns = bpf_ktime_get_ns();
