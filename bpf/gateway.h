@@ -130,17 +130,17 @@ struct gateway_shared {
 	__u32 stopping;
 	__u32 room;           /* bytes that may wait for a reader before its writer goes by TCP */
 	__u32 soft_room;      /* bytes from which on the writer waits for the reader */
-	__u32 brake_ns;       /* for so long at each message */
+	__u32 brake_ns;       /* for so long at each message, and longer the further that is behind, */
+	__u32 brake_most_ns;  /* up to this */
 	__u32 members;        /* counted by gateway_evict */
 	__u32 evicted;        /* likewise, in one pass */
-	__u32 live;           /* pairs in use */
 	__u64 budget;         /* bytes that may wait for all readers together */
+	__u32 live;           /* pairs in use */
 	__u32 brief_limit;    /* brief connections, of those that may pay or not, at once; 0: none is too brief */
 	__u32 unfinished;     /* ends that gateway_evict saw on their way out */
 	__u32 flows;          /* bytes were redirected since user space last cleared this */
 	__u32 to_be_told;     /* user space waits for bytes to flow again: see `flowing` */
 	__u32 awake;          /* CPUs that are kept from halting now */
-	__u32 padding;
 	__u64 awake_ns;       /* how long they were */
 	__u64 awake_cpu_ns;   /* CPU time that this took, of all CPUs together */
 };

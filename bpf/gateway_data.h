@@ -52,9 +52,15 @@ static __always_inline void brake(const struct end *me, const struct end *peer, 
 		b.most = shared.soft_room;
 	if (me->redirected - peer->received <= b.most)
 		return;
-	/* As long as the kernel needs to copy that much, so that a short message does not wait for long. */
+	/*
+	 * As long as the kernel needs to copy that much, so that a short message does not wait for long; the longer the
+	 * further the reader is behind, so that one that is not scheduled for a while gets the time to come back.
+	 */
 	size >>= 3;
-	b.until_ns = bpf_ktime_get_ns() + (size < shared.brake_ns ? size : shared.brake_ns);
+	if (size > shared.brake_ns)
+		size = shared.brake_ns;
+	size *= 1 + (me->redirected - peer->received) / (b.most + 1);
+	b.until_ns = bpf_ktime_get_ns() + (size < shared.brake_most_ns ? size : shared.brake_most_ns);
 	bpf_loop(BRAKE_ROUNDS, has_room, &b, 0);
 }
 

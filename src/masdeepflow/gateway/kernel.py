@@ -42,6 +42,7 @@ _MOST_ROOM = 32 << 20
 _LEAST_BUDGET = 32 << 20
 _SOFT_ROOM = 1 << 20
 _BRAKE_NS = 50_000
+_BRAKE_MOST_NS = 500_000
 _BRIEF_LIMIT = 256
 _EVENTS_BYTES = 65536
 
@@ -98,7 +99,8 @@ class Gateway:
             self._shared[0]["room"] = room or default_room()
             self._shared[0]["budget"] = default_budget()
             self._shared[0]["brief_limit"] = _BRIEF_LIMIT
-            self._shared[0]["soft_room"], self._shared[0]["brake_ns"] = _SOFT_ROOM, _BRAKE_NS
+            self._shared[0]["soft_room"] = _SOFT_ROOM
+            self._shared[0]["brake_ns"], self._shared[0]["brake_most_ns"] = _BRAKE_NS, _BRAKE_MOST_NS
             self._attach(cgroup)
             if kept:
                 self._keep()
