@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Self
@@ -25,6 +27,7 @@ _BUSY_S = 0.001
 _IDLE_S = 0.02
 _QUICK_ROUNDS = 100
 _LOOK_S = 1.0
+_NICE = -10
 
 
 class RefusedError(Exception):
@@ -97,6 +100,9 @@ class Service:
             return _WAIT_S
 
     def _run(self) -> None:
+        # Of this thread only, on Linux: a writer whose bytes are held back waits for it.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         looked = time.monotonic()
         rounds = 0
         while not self._stop.is_set():
