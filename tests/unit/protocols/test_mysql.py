@@ -1444,6 +1444,29 @@ def test_columns_equal_the_reference(number: int) -> None:
     check_equal([slots[:150], slots[150:]])
 
 
+STATEMENTS = [
+    b"SELECT c FROM sbtest%d WHERE id=%d",
+    b"SELECT `id` FROM `users` WHERE `name` = '%d' LIMIT %d",
+    b"INSERT INTO t (a, b) VALUES (%d, '" + b"x" * 200 + b"%d')",
+    b"SELECT (SELECT %d) FROM t WHERE a = 'FROM u%d'",
+    b"UPDATE t SET a = '\0%d' WHERE id = %d",
+    b"\0\1SELECT %d FROM t%d",
+    b"USE shop%d -- %d",
+]
+
+
+def test_statements_that_differ_in_literals_equal_the_reference() -> None:
+    """One of them stands for the others in what they do, and none of them in what is shown of it."""
+    rng = np.random.default_rng(7)
+    slots = make_slots(
+        *(
+            turn(query(STATEMENTS[kind] % (first, second)), OK, cookie=10 * number + kind)
+            for number, (kind, first, second) in enumerate(rng.integers(0, (7, 3, 1000), (300, 3)).tolist())
+        )
+    )
+    check_equal([slots, slots[::-3], cut(slots, 64, 40)[::2]])
+
+
 def test_known_hashes_change_nothing() -> None:
     """Commands that are known by the kernel's hash are shown as those that are read."""
     slots = mixed(0)

@@ -14,6 +14,7 @@ from masdeepflow.protocols.mysql.common import Common, is_common
 from masdeepflow.protocols.mysql.connection import Connections, read_turns
 from masdeepflow.protocols.mysql.parsed import to_parsed
 from masdeepflow.protocols.mysql.recognition import recognise
+from masdeepflow.recall import Repeated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,7 @@ class MySql:
 
     def __init__(self) -> None:
         """Start with no connections."""
+        self._cookies = Repeated()
         self._common = Common()
         self._connections = Connections()
 
@@ -46,8 +48,8 @@ class MySql:
 
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's."""
-        cookies, owner = np.unique(slots["cookie"], return_inverse=True)
-        connections = [self._connections.get(cookie) for cookie in cookies.tolist()]
+        owner, cookies = self._cookies.encode(slots["cookie"])
+        connections = [self._connections.get(cookie) for cookie in cookies]
         commons = self._common.read(slots, is_common(slots), owner, connections)
         others = np.ones(len(slots), bool)
         others[commons.rows] = False

@@ -25,6 +25,7 @@ __all__ = [
     "LAST_STATEMENT",
     "MAX_LENGTH",
     "ON_STATEMENT",
+    "QUERY_LABEL",
     "REFUSED",
     "Answer",
     "Code",
@@ -33,9 +34,11 @@ __all__ = [
     "decode",
     "on_known_statement",
     "on_statement",
+    "query_command",
     "read_command",
     "read_commands",
     "read_plain_command",
+    "shown_text",
     "statement_text",
     "user_command",
 ]
@@ -176,6 +179,10 @@ REFUSED = Command(0, Answer.STATUS, None, None)
 """What a server answers that sends an error in place of its greeting."""
 
 
+QUERY_LABEL = "MySQL Query: "
+"""What the log shows in front of a query's text."""
+
+
 def decode(data: bytes, *, cut: bool) -> str:
     """Return text as the log shows it, with `…` behind it where the payload limit cut it."""
     if not cut:
@@ -266,17 +273,19 @@ def _read_name(body: _Body) -> Command:
 def _read_query(body: _Body) -> Command:
     sql = decode(statement_text(body.data), cut=body.cut)
     operation, summary = summarize_sql(sql)
-    namespace = summary[4:] or None if operation == "USE" else None
-    return Command(
-        body.code,
-        Answer.RESULTS,
-        f"MySQL Query: {sql}",
-        operation or "QUERY",
-        sql,
-        summary or None,
-        namespace,
-        body.cut,
-    )
+    return query_command(sql, operation or "QUERY", summary or None, cut=body.cut)
+
+
+def query_command(sql: str | None, operation: str, summary: str | None, *, cut: bool) -> Command:
+    """Return what a query shows; sql: None where its text is kept elsewhere."""
+    text = None if sql is None else f"{QUERY_LABEL}{sql}"
+    namespace = summary[4:] or None if summary and operation == "USE" else None
+    return Command(Code.QUERY, Answer.RESULTS, text, operation, sql, summary, namespace, cut)
+
+
+def shown_text(statement: bytes, cut: bool) -> str:  # noqa: FBT001  # a column
+    """Return what is shown of a statement."""
+    return decode(statement, cut=cut)
 
 
 def statement_text(data: bytes) -> bytes:

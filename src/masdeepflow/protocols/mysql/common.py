@@ -15,14 +15,17 @@ from masdeepflow.protocols.mysql.commands import (
     on_statement,
     read_plain_command,
 )
+from masdeepflow.protocols.mysql.queries import Queries, are_plain_queries
 from masdeepflow.protocols.mysql.replies import ERROR, OK, Reply, read_error, result_set
 from masdeepflow.recall import Recall
 from masdeepflow.schema import Flag
+from masdeepflow.table import ABSENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from masdeepflow.protocols.mysql.connection import Connection
+    from masdeepflow.statements import Texts
 
 __all__ = ["Common", "Commons", "is_common"]
 
@@ -36,12 +39,30 @@ _SKIPPED = int(Flag.CONTINUED | Flag.SERVER_FIRST)
 
 
 class Commons(NamedTuple):
-    """Transactions of m turns. rows: intp (m,), ascending. states: systems and namespaces."""
+    """Transactions of m turns.
+
+    rows: intp (m,), ascending. states: systems and namespaces. own: int32 (m,), index into `texts` where a
+    command's text is not that of its value, else `ABSENT`.
+    """
 
     rows: NDArray[np.intp]
     commands: Coded[Command]
     replies: Coded[Reply]
     states: Coded[tuple[str, str | None]]
+    own: NDArray[np.int32]
+    texts: Texts | None
+
+
+class _Commands(NamedTuple):
+    """Commands of m turns. own, texts: as in `Commons`."""
+
+    coded: Coded[Command]
+    own: NDArray[np.int32]
+    texts: Texts | None
+
+    def take(self, rows: NDArray[np.intp]) -> _Commands:
+        """Return those of `rows` (k,)."""
+        return self._replace(coded=self.coded.take(rows), own=self.own[rows])
 
 
 def _field(head: NDArray[np.uint64], byte: int) -> NDArray[np.uint64]:
@@ -107,6 +128,7 @@ class Common:
 
     def __init__(self) -> None:
         """Start with nothing remembered."""
+        self._queries = Queries()
         self._commands = Memo(read_plain_command)
         self._known: Recall[Command] = Recall()
         self._errors = Memo(read_error)
@@ -115,7 +137,7 @@ class Common:
         self,
         slots: np.ndarray,
         common: NDArray[np.bool_],
-        owner: NDArray[np.intp],
+        owner: NDArray[np.integer],
         connections: list[Connection | None],
     ) -> Commons:
         """Return the transactions of the turns (n,) that are `common` (n,).
@@ -127,33 +149,46 @@ class Common:
         odd[owner[~common]] = True
         rows = np.flatnonzero(common & ~odd[owner])
         commands = self._read_commands(slots, rows, owner, connections)
-        moves = np.array([command.namespace is not None for command in commands.values], bool)
+        moves = commands.coded.flags(_moves)
         if moves.any():
-            odd[owner[rows[moves[commands.codes]]]] = True
-            kept = ~odd[owner[rows]]
-            rows, commands = rows[kept], commands._replace(codes=commands.codes[kept])
+            odd[owner[rows[moves]]] = True
+            kept = np.flatnonzero(~odd[owner[rows]])
+            rows, commands = rows[kept], commands.take(kept)
         states = Coded(owner[rows].astype(np.int32), [_state(known) for known in connections])
-        return Commons(rows, commands, self._read_replies(slots, rows), states)
+        replies = self._read_replies(slots, rows)
+        return Commons(rows, commands.coded, replies, states, commands.own, commands.texts)
 
     def _read_commands(
         self,
         slots: np.ndarray,
         rows: NDArray[np.intp],
-        owner: NDArray[np.intp],
+        owner: NDArray[np.integer],
         connections: list[Connection | None],
-    ) -> Coded[Command]:
+    ) -> _Commands:
+        queries = are_plain_queries(slots, rows)
         executes = slots["request"][rows, HEADER_BYTES] == Code.STMT_EXECUTE
-        plain = self._read_plain(slots, rows[~executes])
-        if not executes.any():
-            return plain
-        asked = rows[executes]
-        executed = _read_executes(
-            slots["request"][asked, HEADER_BYTES + 1 : _EXECUTE_BYTES], owner[asked], connections
-        )
-        codes = np.empty(len(rows), np.int32)
-        codes[~executes] = plain.codes
-        codes[executes] = executed.codes + len(plain.values)
-        return Coded(codes, plain.values + executed.values)
+        codes, own = np.empty(len(rows), np.int32), np.full(len(rows), ABSENT, np.int32)
+        values: list[Command] = []
+
+        def add(places: NDArray[np.intp], found: Coded[Command]) -> None:
+            codes[places] = found.codes + np.int32(len(values))
+            values.extend(found.values)
+
+        texts = None
+        places = np.flatnonzero(queries)
+        if len(places):
+            found, texts = self._queries.read(slots, rows[places])
+            add(places, found)
+            own[places] = np.arange(len(places), dtype=np.int32)
+        places = np.flatnonzero(executes)
+        if len(places):
+            asked = rows[places]
+            ids = slots["request"][asked, HEADER_BYTES + 1 : _EXECUTE_BYTES]
+            add(places, _read_executes(ids, owner[asked], connections))
+        places = np.flatnonzero(~queries & ~executes)
+        if len(places):
+            add(places, self._read_plain(slots, rows[places]))
+        return _Commands(Coded(codes, values), own, texts)
 
     def _read_plain(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[Command]:
         """Read commands that are all in their bytes: those whose hash is known need not be read."""
@@ -180,12 +215,17 @@ class Common:
         return Coded(codes, values)
 
 
+def _moves(command: Command) -> bool:
+    """Return whether a command changes the database in use."""
+    return command.namespace is not None
+
+
 def _state(connection: Connection | None) -> tuple[str, str | None]:
     return (connection.system, connection.namespace) if connection else ("mysql", None)
 
 
 def _read_executes(
-    ids: NDArray[np.uint8], owner: NDArray[np.intp], connections: list[Connection | None]
+    ids: NDArray[np.uint8], owner: NDArray[np.integer], connections: list[Connection | None]
 ) -> Coded[Command]:
     """Look up statements by their ids (m, 4), each distinct pair of connection and statement once."""
     ids = np.ascontiguousarray(ids).view("<u4")[:, 0]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masdeepflow.protocols.mysql.commands import QUERY_LABEL
 from masdeepflow.protocols.mysql.replies import NO_ANSWER
-from masdeepflow.table import Parsed
+from masdeepflow.table import ABSENT, Parsed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,40 +29,56 @@ def to_parsed(
     opaque: list[int],
 ) -> Parsed:
     """Return the transactions of the common turns, and the others, in the order of their turns."""
-    rows = np.concatenate([commons.rows, np.array([found.row for found in transactions], np.intp)])
-    # The order of several transactions of one turn is kept.
-    order = np.argsort(rows, kind="stable") if transactions else np.arange(len(rows))
-    rows = rows[order]
-    commands = commons.commands.joined((found.command for found in transactions), order)
-    replies = commons.replies.joined((found.reply for found in transactions), order)
-    states = commons.states.joined(((found.system, found.namespace) for found in transactions), order)
+    base = {}
+    if transactions:
+        commons, order = _joined(commons, transactions)
+        base = _base(slots, commons.rows, order, transactions)
+    rows, commands, replies, states, own, texts = commons
+    lines = commands.strings(lambda command: command.text)
+    queries = commands.strings(lambda command: command.query)
+    if texts is not None:
+        lines, queries = texts.column(lines, own, QUERY_LABEL), texts.column(queries, own)
     truncated = commands.flags(lambda command: command.truncated)
     return Parsed(
         rows,
-        commands.strings(lambda command: command.text),
+        lines,
         replies.strings(lambda reply: reply.text),
         replies.flags(lambda reply: reply.error),
         truncated | replies.flags(lambda reply: reply.truncated),
         {
             "db.system.name": states.strings(lambda state: state[0]),
-            "db.query.text": commands.strings(lambda command: command.query),
+            "db.query.text": queries,
             "db.query.summary": commands.strings(lambda command: command.summary),
             "db.operation.name": commands.strings(lambda command: command.operation),
             "db.namespace": states.strings(lambda state: state[1]),
             "db.response.status_code": replies.strings(lambda reply: reply.code),
             "db.response.message": replies.strings(lambda reply: reply.message),
         },
-        _base(slots, rows, order, transactions),
+        base,
         opaque,
     )
+
+
+def _joined(commons: Commons, transactions: list[Transaction]) -> tuple[Commons, NDArray[np.intp]]:
+    """Return all transactions (m + k,) in the order of their turns, and that order."""
+    rows = np.concatenate([commons.rows, np.array([found.row for found in transactions], np.intp)])
+    # The order of several transactions of one turn is kept.
+    order = np.argsort(rows, kind="stable")
+    own = np.concatenate([commons.own, np.full(len(transactions), ABSENT, np.int32)])
+    together = commons._replace(
+        rows=rows[order],
+        commands=commons.commands.joined((found.command for found in transactions), order),
+        replies=commons.replies.joined((found.reply for found in transactions), order),
+        states=commons.states.joined(((found.system, found.namespace) for found in transactions), order),
+        own=own[order],
+    )
+    return together, order
 
 
 def _base(
     slots: np.ndarray, rows: NDArray[np.intp], order: NDArray[np.intp], transactions: list[Transaction]
 ) -> dict[str, NDArray[np.int64]]:
     """Return the columns of which a transaction has a share only, none, or the value of an earlier turn."""
-    if not transactions:
-        return {}
     others = np.flatnonzero(order >= len(rows) - len(transactions))
     base = {name: slots[name][rows].astype(np.int64) for name in _BASE + _RESPONSE_STAMPS}
     for name in _BASE:
