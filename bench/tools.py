@@ -33,6 +33,7 @@ __all__ = [
     "pymemcache_loop",
     "pymongo_loop",
     "redis_benchmark",
+    "redis_paced",
 ]
 
 LOOPBACK = "127.0.0.1"
@@ -40,6 +41,8 @@ _PATIENCE_S = 120
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
 _NAMES = 50  # a run of dig
 _KEYS = 1000
+_PIPELINED, _PACED_CONNECTIONS, _PACED_PIPELINES = 16, 8, 4096
+_OK = b"+OK\r\n"
 
 
 class Told(NamedTuple):
@@ -89,6 +92,48 @@ def redis_benchmark(port: int, test: str, requests: int, clients: int, pipelined
     (row,) = csv.DictReader(lines)
     latencies = {name: float(row[f"{name}_latency_ms"]) * 1e3 for name in _PERCENTILES}
     return Told(requests, float(row["rps"]), {**latencies, "mean": float(row["avg_latency_ms"]) * 1e3})
+
+
+def redis_paced(port: int, rate: int, seconds: int) -> Told:
+    """Send pipelines of 16 SETs over 8 connections in turn, so many commands a second, for as long.
+
+    Each connection has one pipeline on its way. A load that falls behind its pace sends as fast as it can,
+    so that `rate` says whether it was kept. Latencies are of pipelines, from when they were sent.
+    """
+    connections = [socket.create_connection((LOOPBACK, port)) for _ in range(_PACED_CONNECTIONS)]
+    pipelines = [_pipeline(number) for number in range(_PACED_PIPELINES)]
+    many, sent = rate * seconds // _PIPELINED, [0] * _PACED_CONNECTIONS
+    latencies: list[float] = []
+    start = time.perf_counter_ns()
+    for number in range(many + _PACED_CONNECTIONS):
+        place = number % _PACED_CONNECTIONS
+        if sent[place]:
+            _take(connections[place], len(_OK) * _PIPELINED)
+            latencies.append((time.perf_counter_ns() - sent[place]) / 1e3)
+        if number < many:
+            due = start + number * _PIPELINED * 1_000_000_000 // rate
+            time.sleep(max(due - time.perf_counter_ns(), 0) / 1e9)
+            sent[place] = time.perf_counter_ns()
+            connections[place].sendall(pipelines[number % _PACED_PIPELINES])
+    elapsed = (time.perf_counter_ns() - start) / 1e9
+    for connection in connections:
+        connection.close()
+    return Told(many * _PIPELINED, many * _PIPELINED / elapsed, figures(latencies))
+
+
+def _pipeline(number: int) -> bytes:
+    """Return SETs of keys that are each their own."""
+    keys = range(number * _PIPELINED, (number + 1) * _PIPELINED)
+    return b"".join(b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$3\r\nVXK\r\n" % key for key in keys)
+
+
+def _take(connection: socket.socket, size: int) -> None:
+    """Read so many bytes."""
+    while size:
+        data = connection.recv(size)
+        if not data:
+            raise SystemExit("the server closed the connection")
+        size -= len(data)
 
 
 def mariadb_slap(server: MariaDb, query: str, queries: int, clients: int) -> Told:

@@ -23,6 +23,8 @@ _WORD_MOST = 20  # letters; longer ones are tokens, as words of schemas are shor
 _PATTERN_MOST = 80
 _ELLIPSIS = "…"
 _ZERO, _DIGITS = np.uint8(ord("0")), 10
+_DIGIT, _AFTER, _OTHER = np.uint8(1), np.uint8(2), np.uint8(4)
+"""What a run of letters and digits has: a digit, a letter behind one, a letter that is not hexadecimal."""
 _A, _LOWER_CASE, _LETTERS, _HEXADECIMAL = np.uint8(ord("a")), np.uint8(0x20), 26, 6
 
 _TOKEN = re.compile(r"[^:/.|,;#{}()<>&?_\-\[\]]+")
@@ -81,9 +83,11 @@ def _digits_and_letters(text: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDA
 
 
 def _mask(text: NDArray[np.uint8], digit: NDArray[np.bool_], letter: NDArray[np.bool_]) -> None:
-    text[digit] = _ZERO
+    np.copyto(text, _ZERO, where=digit)
     mixed = np.flatnonzero((digit[:, :-1] & letter[:, 1:] | letter[:, :-1] & digit[:, 1:]).any(axis=1))
-    if len(mixed):
+    if len(mixed) == len(text):
+        text[:] = _masked(text, digit, letter)
+    elif len(mixed):
         text[mixed] = _masked(text[mixed], digit[mixed], letter[mixed])
 
 
@@ -91,17 +95,21 @@ def _masked(
     text: NDArray[np.uint8], digit: NDArray[np.bool_], letter: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Return rows (m, w) with zeros for letters in runs where letters follow digits or are hexadecimal."""
-    shape = text.shape
-    first = digit | letter
-    first[:, 1:] &= ~first[:, :-1]
-    after = np.zeros(shape, bool)
-    after[:, 1:] = letter[:, 1:] & digit[:, :-1]
-    starts = np.flatnonzero(first)
     other = letter & ((text | _LOWER_CASE) - _A >= _HEXADECIMAL)
-    has_digit, has_after, has_other = (
-        np.logical_or.reduceat(flags.ravel(), starts) for flags in (digit, after, other)
-    )
-    lengths = np.diff(starts, append=text.size)
-    wild = np.zeros(text.size, bool)
-    wild[starts[0] :] = np.repeat(has_digit & (has_after | ~has_other), lengths)
-    return np.where(wild.reshape(shape) & letter, _ZERO, text)
+    found = digit * _DIGIT | other * _OTHER
+    found[:, 1:] |= (letter[:, 1:] & digit[:, :-1]) * _AFTER
+    runs = _over_runs(found, digit | letter)
+    wild = (runs & _DIGIT > 0) & ((runs & _AFTER > 0) | (runs & _OTHER == 0))
+    return np.where(wild & letter, _ZERO, text)
+
+
+def _over_runs(flags: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return all flags (m, w) of the run that a place belongs to: runs are what is `inside`."""
+    # One place of all rows after the other: there and back again.
+    spread = np.ascontiguousarray(flags.T)
+    every = np.ascontiguousarray(inside.T) * np.uint8(255)
+    for place in range(1, len(spread)):
+        spread[place] |= spread[place - 1] & every[place]
+    for place in range(len(spread) - 2, -1, -1):
+        spread[place] |= spread[place + 1] & every[place]
+    return spread.T
