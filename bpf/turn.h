@@ -3,7 +3,7 @@
 #ifndef MASDEEPFLOW_TURN_H
 #define MASDEEPFLOW_TURN_H
 
-#define MAX_IOVECS 8
+#define MAX_IOVECS 16
 #define NO_SERVICE 0xffffffff
 
 /* A turn without I/O for this long is written: half of the 100 ms from event to line. */

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-MAX_IOVECS = 8  # of bpf/turn.h
+MAX_IOVECS = 16  # of bpf/turn.h
 
 
 def _room(probes: Probes) -> tuple[int, int]:
@@ -67,6 +67,15 @@ def test_a_partly_filled_vector_shows_only_what_was_read(stage: Stage) -> None:
 
     stage.exchange(client, server)
     assert stage.turn(Role.SERVER).request == b"12345678"
+
+
+@pytest.mark.parametrize("count", [9, MAX_IOVECS])
+def test_a_vector_of_many_entries_is_shown_whole(stage: Stage, count: int) -> None:
+    """The handshake of libmongoc has nine: without the last one it would be no message."""
+    parts = [b"%d;" % number for number in range(count)]
+    turn = _request(stage, lambda sock: os.writev(sock.fileno(), parts), len(b"".join(parts)))
+    assert turn.request == b"".join(parts)
+    assert not turn.flags & Flag.NO_PAYLOAD
 
 
 @pytest.mark.parametrize(
