@@ -46,6 +46,7 @@ __all__ = ["run_live", "run_replay"]
 
 _MIB = 1 << 20
 _NICE = -10
+_SWITCH_S = 0.0005  # whoever writes the log waits so long for the interpreter between two writes, not 5 ms
 _COLLECT_AT = 20_000  # new objects: thousands of connections a second make many, and none in a cycle
 
 
@@ -195,7 +196,6 @@ def run_live(
     directory = Directory(options.pod_label)
     pipeline = Pipeline(_protocols(options), directory, shown, _redaction(options))
     metrics = Metrics()
-    log, log_lost, _ = _log_sink(options.log)
     if options.listen != "off":
         importlib.import_module("masdeepflow.sinks.exposition")
         importlib.import_module("masdeepflow.sinks.listen")
@@ -203,10 +203,13 @@ def run_live(
     lookups = discovery.lookups(options)
     lookups.start()
     _be_prompt()
+    # Its thread is not to wait behind the load that it writes of.
+    log, log_lost, _ = _log_sink(options.log)
     # What is there now stays: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AT)
+    sys.setswitchinterval(_SWITCH_S)
     with contextlib.closing(lookups), _acceleration(options), _load_probes(options) as probes:
         agent = Agent(probes, pipeline, [*log, metrics], metrics, lookups)
         with contextlib.ExitStack() as undo:

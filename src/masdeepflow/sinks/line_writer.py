@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LineWriter"]
 
-_LIMIT = 8 * 1024 * 1024
+_LIMIT = 24 * 1024 * 1024  # a burst of JSON is 170 MB/s; memory that only a reader that is behind costs
 _WAIT_S = 0.1
 _GRACE_S = 1.0
 
