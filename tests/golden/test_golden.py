@@ -26,8 +26,7 @@ _SAME_ON_BOTH_SIDES = (
     "dns.response_code",
     "dns.answer_count",
 )
-# PHP's driver writes its handshake in nine pieces, of which the kernel side reads eight: no command there.
-_ONE_SIDED = {"mysql/tls", "dns/unanswered", "mongodb/php"}
+_ONE_SIDED = {"mysql/tls", "dns/unanswered"}
 
 
 def _transactions(name: str) -> list[dict[str, Any]]:
