@@ -5,31 +5,22 @@ Ids and strings are random, so hardly a record is like another. For the rest see
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
-from bench.report import Detail, Goal, Outcome, Row
-from bench.stages import protocol_costs
-from masdeepflow.schema import Role
+from bench.key_value import measure_exchanges
 from tests.fuzz.fuzz_mysql import COUNT, DEFINITION, OK, packet
-from tests.support.slots import make_slots, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import random
 
+    from bench.key_value import Workload
     from bench.plan import Plan
-
-    Exchange = Callable[[random.Random], tuple[bytes, bytes]]
+    from bench.report import Outcome
 
 __all__ = ["measure"]
 
-_RECORDS = 16384
-_CONNECTIONS = 16
 _ROWS = 1_000_000
-_BATCH = 8000
-_HASHES = 1 << 64
 _QUERY, _EXECUTE = b"\3", b"\x17"
-_STAGES = ("recognise (new connections)", "parse", "pipeline", "metrics")
 
 
 def _digits(source: random.Random) -> bytes:
@@ -79,51 +70,14 @@ def _prepared(source: random.Random) -> tuple[bytes, bytes]:
     return packet(_EXECUTE + b"\1\0\0\0\0\1\0\0\0" + values), _result(b"\0\0" + bytes([len(row)]) + row)
 
 
-_WORKLOADS: dict[str, Exchange] = {
-    "point selects": _point_select,
-    "writes": _write,
-    "selects by name": _by_name,
-    "prepared point selects": _prepared,
+_WORKLOADS: dict[str, Workload] = {
+    "point selects": ("mysql", 3306, 1, _point_select),
+    "writes": ("mysql", 3306, 1, _write),
+    "selects by name": ("mysql", 3306, 1, _by_name),
+    "prepared point selects": ("mysql", 3306, 1, _prepared),
 }
-
-
-def _turns(exchange: Exchange) -> Iterator[dict[str, object]]:
-    """Yield both ends of each command, on a client's and a server's connection."""
-    source = random.Random(1)  # noqa: S311  # for data
-    for pair in range(_RECORDS // 2):
-        connection = pair % _CONNECTIONS
-        request, response = exchange(source)
-        for server in range(2):
-            ports = (3306, 40000 + connection) if server else (40000 + connection, 3306)
-            yield turn(
-                request,
-                response,
-                request_hash=hash(request) % _HASHES | 1,
-                response_hash=hash(response) % _HASHES | 1,
-                cookie=1 + 2 * connection + server,
-                pid=200 if server else 100,
-                comm=b"mariadbd" if server else b"sysbench",
-                role=Role.SERVER if server else Role.CLIENT,
-                local_port=ports[0],
-                remote_port=ports[1],
-                service=1 + server,
-                turn=1 + pair // _CONNECTIONS,
-            )
 
 
 def measure(plan: Plan) -> Outcome:
     """Measure all workloads."""
-    costs = {
-        name: protocol_costs("mysql", make_slots(*_turns(exchange)), _BATCH, plan.rounds)
-        for name, exchange in _WORKLOADS.items()
-    }
-    detail = Detail(
-        "mysql: CPU time in ns a record",
-        list(costs),
-        [(stage, [costs[name][place] for name in costs]) for place, stage in enumerate(_STAGES)],
-    )
-    rows = [
-        Row("mysql", f"pipeline and metrics: {name}", sum(found[2:]) / 1e3, "µs/record", Goal(2))
-        for name, found in costs.items()
-    ]
-    return Outcome(rows, [detail])
+    return measure_exchanges("mysql", _WORKLOADS, plan)
