@@ -168,7 +168,7 @@ class Statements:
         """Return what all statements have in common that have the outline of this one."""
         found = summary_of(self._decode(statement, cut))
         before, quote, _ = statement.partition(b"'")
-        if b"\0" in before or (quote and not _is_decided(self._decode(before, False), found)):  # noqa: FBT003
+        if b"\0" in before or (quote and not _is_decided(self._decode(before, False), found)):  # noqa: FBT003  # not cut
             return _Outline(found, _WHOLE)
         upto = self._last_digit(before, found, cut=cut and not quote)
         return _Outline(found, upto + self._start if upto > 0 else upto)
