@@ -902,7 +902,7 @@ def test_most_turns_are_read_as_columns() -> None:
     parser = PROTOCOL()
     slots = mixed(0)
     cookies, owner = np.unique(slots["cookie"], return_inverse=True)
-    commons = parser._common.read(slots, cookies.tolist(), owner, parser._connections)
+    commons, _, _ = parser._common.read(slots, cookies.tolist(), owner, parser._connections)
     assert len(commons.rows) > len(slots) // 4
 
 

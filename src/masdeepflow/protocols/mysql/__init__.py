@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from masdeepflow.protocols.mysql.common import Common, is_common
-from masdeepflow.protocols.mysql.connection import Connections, read_turns
+from masdeepflow.protocols.mysql.common import Common
+from masdeepflow.protocols.mysql.connection import Connections
 from masdeepflow.protocols.mysql.parsed import to_parsed
 from masdeepflow.protocols.mysql.recognition import recognise
 from masdeepflow.recall import Repeated
@@ -19,6 +17,7 @@ from masdeepflow.recall import Repeated
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from masdeepflow.table import Parsed
@@ -49,12 +48,7 @@ class MySql:
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's."""
         owner, cookies = self._cookies.encode(slots["cookie"])
-        connections = [self._connections.get(cookie) for cookie in cookies]
-        commons = self._common.read(slots, is_common(slots), owner, connections)
-        others = np.ones(len(slots), bool)
-        others[commons.rows] = False
-        transactions, opaque = self._connections.follow(read_turns(slots, np.flatnonzero(others)))
-        return to_parsed(slots, commons, transactions, opaque)
+        return to_parsed(slots, *self._common.read(slots, cookies, owner, self._connections))
 
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""

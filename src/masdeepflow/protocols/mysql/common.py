@@ -8,6 +8,7 @@ import numpy as np
 
 from masdeepflow.coded import Coded
 from masdeepflow.columns import Memo, prefix
+from masdeepflow.in_order import Turns, in_order
 from masdeepflow.protocols.mysql.commands import (
     HEADER_BYTES,
     Code,
@@ -15,6 +16,7 @@ from masdeepflow.protocols.mysql.commands import (
     on_statement,
     read_plain_command,
 )
+from masdeepflow.protocols.mysql.connection import read_turns
 from masdeepflow.protocols.mysql.queries import Queries, are_plain_queries
 from masdeepflow.protocols.mysql.replies import ERROR, OK, Reply, read_error, result_set
 from masdeepflow.recall import Recall
@@ -24,10 +26,10 @@ from masdeepflow.table import ABSENT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from masdeepflow.protocols.mysql.connection import Connection
+    from masdeepflow.protocols.mysql.connection import Connection, Connections, Transaction
     from masdeepflow.statements import Texts
 
-__all__ = ["Common", "Commons", "is_common"]
+__all__ = ["Common", "Commons"]
 
 _EXECUTE_BYTES = 9  # header, command, statement id
 _OK_BYTES = 7  # of an OK packet since MySQL 4.1
@@ -54,15 +56,14 @@ class Commons(NamedTuple):
 
 
 class _Commands(NamedTuple):
-    """Commands of m turns. own, texts: as in `Commons`."""
+    """Commands of n turns. own, texts: as in `Commons`.
+
+    coded: `ABSENT` for turns that are not common, and for executes: what these show their connection tells.
+    """
 
     coded: Coded[Command]
     own: NDArray[np.int32]
     texts: Texts | None
-
-    def take(self, rows: NDArray[np.intp]) -> _Commands:
-        """Return those of `rows` (k,)."""
-        return self._replace(coded=self.coded.take(rows), own=self.own[rows])
 
 
 def _field(head: NDArray[np.uint64], byte: int) -> NDArray[np.uint64]:
@@ -70,7 +71,7 @@ def _field(head: NDArray[np.uint64], byte: int) -> NDArray[np.uint64]:
     return result
 
 
-def is_common(slots: np.ndarray) -> NDArray[np.bool_]:
+def _is_common(slots: np.ndarray) -> NDArray[np.bool_]:
     """Return which turns (n,) are one plain command and its reply, as far as the bytes of each turn tell.
 
     ::
@@ -134,60 +135,42 @@ class Common:
         self._errors = Memo(read_error)
 
     def read(
-        self,
-        slots: np.ndarray,
-        common: NDArray[np.bool_],
-        owner: NDArray[np.integer],
-        connections: list[Connection | None],
-    ) -> Commons:
-        """Return the transactions of the turns (n,) that are `common` (n,).
+        self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.integer], connections: Connections
+    ) -> tuple[Commons, list[Transaction], list[int]]:
+        """Return the transactions of slots (n,): of the common turns, of others, and who became opaque.
 
-        owner: intp (n,), index into `connections`. Left out are all turns of those with a turn that is not
-        common or that changes the database in use, as they have to be followed in their order.
+        owner: (n,), index into `cookies`. A turn that changes the database in use is not common.
         """
-        odd = np.array([known is not None and known.busy for known in connections], bool)
-        odd[owner[~common]] = True
-        rows = np.flatnonzero(common & ~odd[owner])
-        commands = self._read_commands(slots, rows, owner, connections)
-        moves = commands.coded.flags(_moves)
-        if moves.any():
-            odd[owner[rows[moves]]] = True
-            kept = np.flatnonzero(~odd[owner[rows]])
-            rows, commands = rows[kept], commands.take(kept)
-        states = Coded(owner[rows].astype(np.int32), [_state(known) for known in connections])
+        common = _is_common(slots)
+        commands, own, texts = self._read_commands(slots, np.flatnonzero(common))
+        moves = np.array([*map(_moves, commands.values), False], bool)
+        common &= ~moves[commands.codes]
+        rows, states, transactions, opaque = in_order(
+            Turns(common, owner, cookies, lambda rows: read_turns(slots, rows)), connections
+        )
+        coded = _with_statements(slots, rows, commands.take(rows), states)
+        shown = Coded(states.codes, [_state(known) for known in states.values])
         replies = self._read_replies(slots, rows)
-        return Commons(rows, commands.coded, replies, states, commands.own, commands.texts)
+        return Commons(rows, coded, replies, shown, own[rows], texts), transactions, opaque
 
-    def _read_commands(
-        self,
-        slots: np.ndarray,
-        rows: NDArray[np.intp],
-        owner: NDArray[np.integer],
-        connections: list[Connection | None],
-    ) -> _Commands:
-        queries = are_plain_queries(slots, rows)
-        executes = slots["request"][rows, HEADER_BYTES] == Code.STMT_EXECUTE
-        codes, own = np.empty(len(rows), np.int32), np.full(len(rows), ABSENT, np.int32)
+    def _read_commands(self, slots: np.ndarray, rows: NDArray[np.intp]) -> _Commands:
+        """Return the commands of slots (n,), those of `rows` (k,) read."""
+        codes, own = (np.full(len(slots), ABSENT, np.int32) for _ in range(2))
         values: list[Command] = []
-
-        def add(places: NDArray[np.intp], found: Coded[Command]) -> None:
-            codes[places] = found.codes + np.int32(len(values))
-            values.extend(found.values)
-
         texts = None
-        places = np.flatnonzero(queries)
-        if len(places):
-            found, texts = self._queries.read(slots, rows[places])
-            add(places, found)
-            own[places] = np.arange(len(places), dtype=np.int32)
-        places = np.flatnonzero(executes)
-        if len(places):
-            asked = rows[places]
-            ids = slots["request"][asked, HEADER_BYTES + 1 : _EXECUTE_BYTES]
-            add(places, _read_executes(ids, owner[asked], connections))
-        places = np.flatnonzero(~queries & ~executes)
-        if len(places):
-            add(places, self._read_plain(slots, rows[places]))
+        queries = are_plain_queries(slots, rows)
+        asked = rows[queries]
+        if len(asked):
+            found, texts = self._queries.read(slots, asked)
+            codes[asked] = found.codes + np.int32(len(values))
+            values += found.values
+            own[asked] = np.arange(len(asked), dtype=np.int32)
+        others = rows[~queries]
+        others = others[slots["request"][others, HEADER_BYTES] != Code.STMT_EXECUTE]
+        if len(others):
+            found = self._read_plain(slots, others)
+            codes[others] = found.codes + np.int32(len(values))
+            values += found.values
         return _Commands(Coded(codes, values), own, texts)
 
     def _read_plain(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[Command]:
@@ -224,14 +207,23 @@ def _state(connection: Connection | None) -> tuple[str, str | None]:
     return (connection.system, connection.namespace) if connection else ("mysql", None)
 
 
-def _read_executes(
-    ids: NDArray[np.uint8], owner: NDArray[np.integer], connections: list[Connection | None]
+def _with_statements(
+    slots: np.ndarray,
+    rows: NDArray[np.intp],
+    commands: Coded[Command],
+    states: Coded[Connection | None],
 ) -> Coded[Command]:
-    """Look up statements by their ids (m, 4), each distinct pair of connection and statement once."""
-    ids = np.ascontiguousarray(ids).view("<u4")[:, 0]
-    pairs, codes = np.unique(owner.astype(np.uint64) << np.uint64(32) | ids, return_inverse=True)
-    values = [_execute(connections[pair >> 32], pair & 0xFFFFFFFF) for pair in pairs.tolist()]
-    return Coded(codes.astype(np.int32), values)
+    """Return commands (m,) with what executes show: each distinct pair of state and statement once."""
+    executes = np.flatnonzero(commands.codes == ABSENT)
+    if not len(executes):
+        return commands
+    ids = np.ascontiguousarray(slots["request"][rows[executes], HEADER_BYTES + 1 : _EXECUTE_BYTES])
+    owners = states.codes[executes].astype(np.uint64) << np.uint64(32)
+    pairs, places = np.unique(owners | ids.view("<u4")[:, 0], return_inverse=True)
+    codes = commands.codes.copy()
+    codes[executes] = places + len(commands.values)
+    found = [_execute(states.values[pair >> 32], pair & 0xFFFFFFFF) for pair in pairs.tolist()]
+    return Coded(codes, commands.values + found)
 
 
 def _execute(connection: Connection | None, statement: int) -> Command:

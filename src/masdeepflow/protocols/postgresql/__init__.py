@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from masdeepflow.protocols.postgresql.common import Common
-from masdeepflow.protocols.postgresql.connection import Connections, read_turns
+from masdeepflow.protocols.postgresql.connection import Connections
 from masdeepflow.protocols.postgresql.parsed import to_parsed
 from masdeepflow.protocols.postgresql.recognition import recognise
 from masdeepflow.recall import Repeated
@@ -24,6 +22,7 @@ from masdeepflow.recall import Repeated
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from masdeepflow.table import Parsed
@@ -54,11 +53,7 @@ class PostgreSql:
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's."""
         owner, cookies = self._cookies.encode(slots["cookie"])
-        commons = self._common.read(slots, cookies, owner, self._connections)
-        others = np.ones(len(slots), bool)
-        others[commons.rows] = False
-        transactions, opaque = self._connections.follow(read_turns(slots, np.flatnonzero(others)))
-        return to_parsed(slots, commons, transactions, opaque)
+        return to_parsed(slots, *self._common.read(slots, cookies, owner, self._connections))
 
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from masdeepflow.coded import Coded
+from masdeepflow.in_order import Turns, in_order
 from masdeepflow.protocols.postgresql.asked import Asked, ask
-from masdeepflow.protocols.postgresql.connection import Connection, Turn
+from masdeepflow.protocols.postgresql.connection import Connection, Turn, read_turns
 from masdeepflow.protocols.postgresql.masks import request_mask, response_mask
 from masdeepflow.protocols.postgresql.outlines import request_outlines, response_outlines
 from masdeepflow.protocols.postgresql.parsed import Commons
@@ -35,7 +36,7 @@ from masdeepflow.table import ABSENT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from masdeepflow.protocols.postgresql.connection import Connections
+    from masdeepflow.protocols.postgresql.connection import Connections, Transaction
     from masdeepflow.statements import Texts
 
 __all__ = ["Common"]
@@ -133,32 +134,29 @@ class Common:
 
     def read(
         self, slots: np.ndarray, cookies: list[int], owner: NDArray[np.integer], connections: Connections
-    ) -> Commons:
-        """Return the transactions of the common turns of slots (n,).
+    ) -> tuple[Commons, list[Transaction], list[int]]:
+        """Return the transactions of slots (n,): of the common turns, of others, and who became opaque.
 
-        owner: (n,), index into `cookies`. Left out are all turns of connections with a turn that is not
-        common, as those have to be followed in their order.
+        owner: (n,), index into `cookies`.
         """
-        known = [connections.get(cookie) for cookie in cookies]
-        odd = np.array([one is not None and one.busy for one in known], bool)
-        common = (slots["kind"] == _TURN) & ((slots["flags"] & _ODD) == 0) & (slots["response_bytes"] > 0)
         requests, own, texts = self._read_requests(slots)
         shapes = np.array([plain.shape for plain in requests.values], np.int64)[requests.codes]
+        common = (slots["kind"] == _TURN) & ((slots["flags"] & _ODD) == 0) & (slots["response_bytes"] > 0)
         common &= shapes >= 0
-        odd[owner[~common]] = True
-        rows = np.flatnonzero(common & ~odd[owner])
-        replies = self._replies.read(slots, rows, shapes[rows], _read_reply)
-        fits = replies.flags(_is_reply)
-        if not fits.all():
-            odd[owner[rows[~fits]]] = True
-            kept = np.flatnonzero(~odd[owner[rows]])
-            rows, replies = rows[kept], replies.take(kept)
-        found = Coded(replies.codes, [reply or UNSEEN for reply in replies.values])
-        commands = _commands(requests, rows, owner, known)
-        self._learn(requests, rows, owner, cookies, connections)
-        databases = [None if one is None else one.namespace for one in known]
-        namespaces = Coded(owner[rows].astype(np.int32), databases)
-        return Commons(rows, commands, found, namespaces, own[rows], texts)
+        asked = np.flatnonzero(common)
+        replies = self._replies.read(slots, asked, shapes[asked], _read_reply)
+        common[asked] = replies.flags(_is_reply)
+        rows, states, transactions, opaque = in_order(
+            Turns(common, owner, cookies, lambda rows: read_turns(slots, rows)),
+            connections,
+            lambda rows: self._learn(requests, rows, owner, cookies, connections),
+        )
+        codes = np.zeros(len(slots), np.int32)
+        codes[asked] = replies.codes
+        found = Coded(codes[rows], [reply or UNSEEN for reply in replies.values])
+        commands = _commands(requests, rows, states)
+        namespaces = Coded(states.codes, [None if one is None else one.namespace for one in states.values])
+        return Commons(rows, commands, found, namespaces, own[rows], texts), transactions, opaque
 
     def _read_requests(self, slots: np.ndarray) -> _Requests:
         """Return the requests of slots (n,)."""
@@ -209,12 +207,9 @@ def _is_reply(reply: Reply | None) -> bool:
 
 
 def _commands(
-    requests: Coded[_Plain],
-    rows: NDArray[np.intp],
-    owner: NDArray[np.integer],
-    known: list[Connection | None],
+    requests: Coded[_Plain], rows: NDArray[np.intp], states: Coded[Connection | None]
 ) -> Coded[Command]:
-    """Return what rows (m,) show; statements are looked up once for each pair of connection and request."""
+    """Return what rows (m,) show; statements are looked up once for each pair of state and request."""
     codes = requests.codes[rows]
     commands = [plain.command or NOTHING for plain in requests.values]
     looked_up = np.array([plain.command is None for plain in requests.values], bool)
@@ -222,13 +217,13 @@ def _commands(
         return Coded(codes, commands)
     places = np.flatnonzero(looked_up[codes])
     pairs, found = np.unique(
-        owner[rows[places]].astype(np.int64) * len(commands) + codes[places], return_inverse=True
+        states.codes[places].astype(np.int64) * len(commands) + codes[places], return_inverse=True
     )
     codes = codes.copy()
     codes[places] = found + len(commands)
     for pair in pairs.tolist():
         place, code = divmod(pair, len(requests.values))
-        commands.append(_statement(known[place], requests.values[code].statement))
+        commands.append(_statement(states.values[place], requests.values[code].statement))
     return Coded(codes, commands)
 
 
