@@ -59,11 +59,20 @@ static __always_inline __u32 unserved(int flags)
 
 extern const void woken_wake_function __attribute__((section(".ksyms"), weak));
 
+/* The verifier of Linux 6.12 allows no arithmetic between a pointer that it knows and a number without bounds. */
+static __always_inline __u64 number_of(long pointer)
+{
+	__u64 spilled = pointer, number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &spilled);
+	return number;
+}
+
 /* What a task asks for that sleeps in a call. Where its registers are, the current task's tell. */
 static __always_inline __u32 needs_of(struct task_struct *sleeper)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-	__u64 offset = (__u64)task_pt_regs(task) - (__u64)task->stack;
+	__u64 offset = number_of(task_pt_regs(task)) - (__u64)task->stack;
 	struct pt_regs *regs = (struct pt_regs *)((__u64)BPF_CORE_READ(sleeper, stack) + offset);
 	long number = SLEEPER_CALL(regs);
 
