@@ -230,11 +230,12 @@ static __always_inline void set_unix(struct connection *c, struct sock *sk, bool
 	c->slot.request_length = length & 127;
 }
 
-/* Names the two ends of a Unix connection once: the path does not fit in a slot's address. */
-static __always_inline void write_unix_opened(struct connection *c)
+/* Names the two ends of a Unix connection once: the path does not fit in a slot's address. now: of the first bytes. */
+static __always_inline void write_unix_opened(struct connection *c, __u64 now)
 {
 	struct slot *s = &c->slot;
-	s->request_first_ns = c->opened_ns;
+	c->opened_ns = now;
+	s->request_first_ns = now;
 	write_slot(s, s->role == ROLE_SERVER ? KIND_ACCEPT : KIND_CONNECT);
 	begin_turn(c);
 }

@@ -344,7 +344,7 @@ static __noinline int unix_io(struct sock *sk, bool send, int length)
 	turn_next(c, send);
 	set_process(c, pid, task);
 	if (!c->slot.turn)
-		write_unix_opened(c);
+		write_unix_opened(c, now);
 	c->slot.tid = (__u32)id;
 	if (send)
 		find_buffers(&io, sk, task, true);

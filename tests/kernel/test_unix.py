@@ -66,6 +66,13 @@ def test_opening_names_the_socket(stage: Stage, path: str) -> None:
     assert [turn.turn for turn in stage.turns(Role.SERVER)] == [1, 2]
 
 
+def test_no_end_opens_after_its_first_byte(stage: Stage, path: str) -> None:
+    """An end is first known by the bytes that it moves: in a log it opens before these, not behind them."""
+    stage.exchange(_ask, _answer, path)
+    for opened, role in ((Kind.CONNECT, Role.CLIENT), (Kind.ACCEPT, Role.SERVER)):
+        assert stage.event(opened).request_first_ns <= stage.turn(role).request_first_ns
+
+
 @pytest.mark.parametrize("name", [ABSTRACT, "\0" + "n" * 107, "\0a"])
 def test_abstract_names_are_shown_whole(stage: Stage, name: str) -> None:
     """An abstract name is shown with its leading zero byte, whatever its length."""

@@ -137,8 +137,8 @@ class End:
             comm=self.comm,
             transport=self.transport,
             role=self.role,
-            local=self._shown(self.local),
-            remote=self._shown(self.remote),
+            local=self._shown(self.local, self.cookie),
+            remote=self._shown(self.remote, self.cookies[1]),
             client_address=client[0],
             client_port=client[1],
             server_address=server[0],
@@ -153,10 +153,10 @@ class End:
             peer=self.peer,
         )
 
-    def _shown(self, side: Side) -> str:
+    def _shown(self, side: Side, cookie: int) -> str:
         address, port = side
         if address is None:
-            return "*:*" if self.transport == "udp" else f"unix:{self.cookie}"
+            return "*:*" if self.transport == "udp" else f"unix:{cookie or '*'}"
         if port is None:
             return address
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

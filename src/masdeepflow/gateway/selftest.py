@@ -148,9 +148,12 @@ def _observed(behaviour: Behaviour, sockets: tuple[socket.socket, socket.socket]
 
 def refusal(results: Iterable[Result]) -> str | None:
     """Return why nothing is to be accelerated on this kernel, None if nothing speaks against it."""
-    wrong = [f"{r.name} ({r.verdict})" for r in results if r.verdict not in ("same", "excluded")]
+    seen = list(results)
+    wrong = [f"{r.name} ({r.verdict})" for r in seen if r.verdict not in ("same", "excluded")]
     if not wrong:
         return None
+    if all(r.verdict == "not redirected" for r in seen):
+        return f"no connection could be redirected on Linux {platform.release()}"
     return f"redirected sockets do not behave like TCP on Linux {platform.release()}: {', '.join(wrong)}"
 
 

@@ -41,9 +41,14 @@ def _short_connections(count: int) -> np.ndarray:
     return make_slots(*slots)
 
 
-def _end(role: str = "server", local: Side = ("10.0.0.1", 80), remote: Side = ("::2", 5000)) -> End:
+def _end(
+    role: str = "server",
+    local: Side = ("10.0.0.1", 80),
+    remote: Side = ("::2", 5000),
+    cookies: tuple[int, int] = (0, 0),
+) -> End:
     owner = owner_of(IDENTITY, role, "tcp")
-    return End(9, 7, "nginx", "tcp", role, local, remote, None, (0, 0), 5, 1, IDENTITY, owner)
+    return End(9, 7, "nginx", "tcp", role, local, remote, None, cookies, 5, 1, IDENTITY, owner)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +63,11 @@ def test_an_endpoint_has_both_sides_by_role(role: str, client: str, server: str)
 
 
 def test_a_side_without_name_or_port_is_shown_as_it_is() -> None:
-    """Unix sockets: a path, or the socket's cookie."""
-    endpoint = _end(local=("/run/x", None), remote=NOWHERE).endpoint()
-    assert (endpoint.local, endpoint.remote) == ("/run/x", "unix:9")
+    """Unix sockets: a path, or the cookie of the socket at that side, which only its first byte gives it."""
+    endpoint = _end(local=("/run/x", None), remote=NOWHERE, cookies=(9, 8)).endpoint()
+    assert (endpoint.local, endpoint.remote) == ("/run/x", "unix:8")
+    pair = _end(local=NOWHERE, remote=NOWHERE, cookies=(9, 0)).endpoint()
+    assert (pair.local, pair.remote) == ("unix:9", "unix:*")
     assert (endpoint.server_port, endpoint.client_address) == (None, None)
 
 

@@ -23,3 +23,9 @@ def test_a_refusal_names_the_behaviour_and_the_kernel(verdict: Verdict) -> None:
     assert f"MSG_PEEK ({verdict})" in told
     assert platform.release() in told
     assert "FIONREAD" not in told
+
+
+def test_a_kernel_that_redirects_nothing_is_told_by_that_alone() -> None:
+    """Not by the names of all behaviours, which nothing was found out about."""
+    told = refusal([Result(name, 1, 1, "not redirected") for name in ("FIONREAD", "MSG_PEEK")])
+    assert told == f"no connection could be redirected on Linux {platform.release()}"
