@@ -99,6 +99,8 @@ def _by_name(*columns: Column) -> dict[str, Column]:
     return {column.name: column for column in columns}
 
 
+WAITS = "masdeepflow.db.blocking"
+"""The attribute of transactions whose duration is no latency of the server."""
 ATTRIBUTES = _by_name(
     Column("http.request.method", "string", "Request method", metric_label=True, label_values=_METHODS),
     Column("url.path", "string", "Path of the request target"),
@@ -123,7 +125,7 @@ ATTRIBUTES = _by_name(
     Column("dns.answer_count", "int", "Records in the answer section"),
     Column("error.type", "string", "What went wrong where no response tells: timeout"),
     Column(
-        "masdeepflow.db.blocking",
+        WAITS,
         "string",
         "`true` where the operation waits by design (BLPOP, XREAD BLOCK, WAIT): not a latency of the server",
     ),

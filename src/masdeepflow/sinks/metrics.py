@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.endpoint import owners_of
-from masdeepflow.schema import ATTRIBUTES, Kind
+from masdeepflow.schema import ATTRIBUTES, WAITS, Kind
 from masdeepflow.sinks.counters import Counters
 from masdeepflow.sinks.grouping import codes_of, distinct, used
 from masdeepflow.sinks.latency import (
@@ -271,7 +271,8 @@ class Metrics:
             services, durations = services[answered], durations[answered]
         if not len(durations):
             return
-        self._services.add(services, _Signals.FINE + fine_of(durations), 1)
+        prompt = _prompt(table, rows)
+        self._services.add(services[prompt], _Signals.FINE + fine_of(durations[prompt]), 1)
         series = self._series_rows(table, rows, services)
         self._series.add(series, _Durations.SUM_NS, durations)
         self._series.add(series, _Durations.BUCKETS + bucket_of(durations), 1)
@@ -364,6 +365,14 @@ class Metrics:
         name = errno.errorcode.get(error, str(error)) if error else "closed"
         number = self._failures.number(Failure(peer.service, name, peer.resource), Failure(OTHER, name))
         self._failures.row(number)[0] += 1
+
+
+def _prompt(table: Table, rows: NDArray[np.intp] | slice) -> NDArray[np.bool_] | slice:
+    """Return which of the rows (r,) did not wait by design: percentiles are of those alone."""
+    waits = table.attributes.get(WAITS)
+    if not isinstance(waits, Encoded) or not waits.values:
+        return slice(None)
+    return waits.codes[rows] < 0
 
 
 def _peer(owner: Owner) -> Peer:

@@ -52,6 +52,17 @@ def test_requests_errors_and_percentiles_of_a_service() -> None:
     assert [summary.p50_ms, summary.p95_ms, summary.p99_ms] == pytest.approx([50, 95, 99], rel=0.02)
 
 
+def test_what_waits_by_design_is_in_no_percentile() -> None:
+    """A BLPOP of 10 s is a request, but tells nothing of how fast the server is."""
+    blocking = {"masdeepflow.db.blocking": "true", "db.operation.name": "BLPOP"}
+    rows = [{"duration_ns": MILLISECOND} for _ in range(9)] + [{"duration_ns": 10 * SECOND, **blocking}]
+    metrics = _written(*rows, protocol="redis")
+    (summary,) = metrics.services()
+    assert summary.requests == 10
+    assert summary.p99_ms == pytest.approx(1, rel=0.02)
+    assert sorted(_durations(metrics).values()) == [(1, 10 * SECOND), (9, 9 * MILLISECOND)]
+
+
 def test_a_service_is_counted_by_the_pod_it_runs_in() -> None:
     """Metrics tell replicas apart, the summary adds them up."""
     places = [("shop", "web-0", "nginx"), ("shop", "web-1", "nginx"), ("", "", "")]
