@@ -33,7 +33,8 @@ __all__ = ["measure"]
 _DRAIN_S = 0.3
 _KEPT, _NONE = Goal(0.85, least=True), Goal(0)
 _OFF = ("--log", "off")
-_CONNECTIONS, _CLIENTS = 50, 8
+_CONNECTIONS = 50
+_CLIENTS, _JOBS = 8, 2  # where pgbench makes most on two cores; with one job an eighth of them idles
 _PACE = 150_000  # pipelined commands a second
 _REQUESTS = {1: 80_000, 16: 400_000}  # of redis-benchmark a second, by pipeline: about half of what it makes
 
@@ -51,29 +52,39 @@ class _Sample(NamedTuple):
     agent_us: float = 0
 
 
+class _Workload(NamedTuple):
+    """run: the load tool. many: how many times as many pairs it takes for a median that holds."""
+
+    name: str
+    run: Callable[[], Told]
+    many: int = 1
+
+
 def measure(plan: Plan) -> Outcome:
     """Measure Redis with and without pipelines, and PostgreSQL in pgbench's modes."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="masdeepflow-bench-") as name, ExitStack() as stack:
-        for workload, run in _workloads(Path(name), stack, plan.seconds):
-            outcome.rows.extend(_rows(workload, run, plan.pairs))
+        for workload in _workloads(Path(name), stack, plan.seconds):
+            outcome.rows.extend(_rows(workload, workload.many * plan.pairs))
     return outcome
 
 
-def _workloads(directory: Path, stack: ExitStack, seconds: int) -> Iterator[tuple[str, Callable[[], Told]]]:
+def _workloads(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Workload]:
     port = stack.enter_context(servers.redis(directory))
     for pipelined, rate in _REQUESTS.items():
         run = partial(redis_benchmark, port, "set", rate * seconds, _CONNECTIONS, pipelined)
-        yield f"redis-benchmark -P {pipelined}", run
-    yield f"Redis, {_PACE:,} commands/s by 16", partial(redis_paced, port, _PACE, seconds)
+        yield _Workload(f"redis-benchmark -P {pipelined}", run)
+    yield _Workload(f"Redis, {_PACE:,} commands/s by 16", partial(redis_paced, port, _PACE, seconds))
     server = stack.enter_context(servers.postgresql())
     fill(server)
     for mode in "simple", "prepared":
-        options = ("--select-only", f"--protocol={mode}", f"--time={seconds}")
-        yield f"pgbench -S, {mode}", partial(pgbench, server, directory, _CLIENTS, options)
+        options = ("--select-only", f"--protocol={mode}", f"--time={seconds}", f"--jobs={_JOBS}")
+        # Its rate differs by a tenth from run to run, with the agent and without.
+        yield _Workload(f"pgbench -S, {mode}", partial(pgbench, server, None, _CLIENTS, options), many=2)
 
 
-def _rows(workload: str, run: Callable[[], Told], pairs: int) -> Iterator[Row]:
+def _rows(load: _Workload, pairs: int) -> Iterator[Row]:
+    workload, run, _ = load
     ratios, samples = [], []
     for number in range(pairs):
         without = run().rate if number % 2 else 0.0

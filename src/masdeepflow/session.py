@@ -47,6 +47,7 @@ __all__ = ["run_live", "run_replay"]
 _MIB = 1 << 20
 _NICE = -10
 _SWITCH_S = 0.0005  # whoever writes the log waits so long for the interpreter between two writes, not 5 ms
+_IMPORTED_LATE = ("numpy.ma",)  # by np.unique when it is first used: 20 ms in which nobody reads the ring
 _COLLECT_AT = 20_000  # new objects: thousands of connections a second make many, and none in a cycle
 
 
@@ -193,6 +194,8 @@ def run_live(
         raise UsageError(f"--ring-mib is a power of two, not {options.ring_mib}")
     shown = cli_options.shown(options)
     # All that takes long comes before the probes: what happens until the first poll has to fit in the ring.
+    for name in _IMPORTED_LATE:
+        importlib.import_module(name)
     directory = Directory(options.pod_label)
     pipeline = Pipeline(_protocols(options), directory, shown, _redaction(options))
     metrics = Metrics()

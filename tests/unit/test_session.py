@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import urllib.request
 from dataclasses import replace
@@ -27,6 +28,7 @@ from masdeepflow.gateway.service import RefusedError
 from masdeepflow.recording import Recorder
 from masdeepflow.redaction import redact_table
 from tests.support.probes import FakeProbes
+from tests.support.programs import run
 from tests.support.slots import turn
 
 if TYPE_CHECKING:
@@ -551,3 +553,32 @@ def test_ports_that_are_none_are_wrong_usage() -> None:
     """Before anything is loaded."""
     with pytest.raises(UsageError, match="is no port"), session._acceleration(Options(accelerate="http")):
         pass
+
+
+_IMPORTS = """
+import os, signal, sys
+from masdeepflow import session
+from masdeepflow.cli.options import Options
+from tests.support.noise import real_turns
+from tests.support.probes import FakeProbes
+
+def fill(at):
+    probes.ring.slots = turns[at::9].copy()
+
+turns, before, probes = real_turns().slots, set(), FakeProbes()
+todo = [lambda: before.update(sys.modules), *(lambda at=at: fill(at) for at in range(9))]
+probes.on_sweep = lambda: todo.pop(0)() if todo else os.kill(os.getpid(), signal.SIGTERM)
+session._load_probes = lambda _options: probes
+session._be_prompt = lambda: None
+session.run_live(Options(log="json", listen="off"))
+print(*sorted(set(sys.modules) - before), file=sys.stderr)
+"""
+
+
+def test_nothing_is_imported_once_the_ring_fills() -> None:
+    """Whatever the protocol: it takes tens of milliseconds, and at full speed the ring has room for ninety."""
+    done = run(sys.executable, "-c", _IMPORTS, cwd=Path(__file__).parents[2])
+    assert done.code == 0, done.stderr
+    *summary, imported = done.stderr.split("\n")[:-1]
+    assert "postgresql" in "".join(summary)
+    assert not imported
