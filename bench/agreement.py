@@ -11,6 +11,7 @@ takes less than some tens of them has no goal; nor has what a tool does besides,
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 import time
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.agent import agent
+from bench.pymemcache_load import Load, fill_cache, pymemcache_loop, pymemcache_processes
 from bench.report import Goal, Outcome, Row
 from bench.tools import (
     dig,
@@ -26,7 +28,6 @@ from bench.tools import (
     fill,
     mariadb_slap,
     pgbench,
-    pymemcache_loop,
     pymongo_loop,
     redis_benchmark,
 )
@@ -49,13 +50,24 @@ _CLOCKS = {
     "calls": ("its calls", "its own Python is in them"),
     "socket": ("its calls of the socket", ""),
 }
+_GETS, _SETS = ("get",), ("set",)
+_MIXED = (*_GETS * 8, "get_many", *_SETS)
+_LARGE = 100_000
+_LOADS = {
+    "a process, gets of 100 KB": Load(1, _LARGE, _LARGE, _GETS),
+    "8 processes, gets of 100 KB": Load(8, _LARGE, _LARGE, _GETS),
+    "8 processes, gets, sets and get_many of 1 to 800 KB": Load(8, 1000, 800_000, _MIXED),
+    "8 processes, sets of 100 KB": Load(8, _LARGE, _LARGE, _SETS),
+}
 _NEAR = Goal(0.1)
 _CLIENTS = 4
 _MODES = ("simple", "extended", "prepared")
 _TPC_B = 7  # statements of a transaction
 _OPERATIONS = {"BEGIN", "UPDATE", "SELECT", "INSERT", "END"}  # of both scripts
 _PIPELINED = (1, 16)
-_DNS_HOST = "127.0.53.58"
+_DNS_HOST, _RESOLVER, _DISTANT = "127.0.53.58", "127.0.53.59", ("127.0.53.60", 5300)
+_NAMES = 1000
+_DELAYS_MS = (1, 30)
 _QUERY = "SELECT name FROM shop.item WHERE id = 7"
 
 
@@ -79,7 +91,16 @@ def measure(plan: Plan) -> Outcome:
     """Run all tools."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="masdeepflow-bench-") as name:
-        for cases in (_postgresql, _redis, _mariadb, _dns, _memcached, _mongodb):
+        for cases in (
+            _postgresql,
+            _redis,
+            _mariadb,
+            _dns,
+            _distant_dns,
+            _memcached,
+            _memcached_objects,
+            _mongodb,
+        ):
             with ExitStack() as stack:
                 for case in cases(Path(name), stack, plan.seconds):
                     outcome.rows.extend(_rows(case, *_compared(case, Path(name))))
@@ -139,9 +160,30 @@ def _mariadb(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]
 def _dns(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
     port = 53
     stack.enter_context(servers.dnsmasq(directory, (_DNS_HOST, port)))
-    yield _Case("dig", port, partial(dig, _DNS_HOST, port, 500 * seconds), _is_digs)
-    later = partial(dig, _DNS_HOST, port, 500 * seconds, first=False)
+    names = [f"n{number % _NAMES}.golden.test" for number in range(500 * seconds)]
+    yield _Case("dig", port, partial(dig, _DNS_HOST, port, names), _is_digs)
+    later = partial(dig, _DNS_HOST, port, names, first=False)
     yield _Case("dig, but for the first query of a run", port, later, _later_queries())
+
+
+def _distant_dns(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    """Ask a resolver that has to ask somebody else, unless it has cached the answer."""
+    stack.enter_context(servers.distant_dns(directory, _DISTANT, _DELAYS_MS))
+    stack.enter_context(servers.unbound(directory, (_RESOLVER, 53), _DISTANT))
+    away = "{} to {} ms away".format(*_DELAYS_MS)
+    names = [f"n{number}.new.example.org" for number in range(150 * seconds)]
+    yield _Case(f"dig, names known {away}", 53, partial(dig, _RESOLVER, 53, names), _is_digs)
+    names = _repeated(500 * seconds)
+    yield _Case(f"dig, one name in five known {away}", 53, partial(dig, _RESOLVER, 53, names), _is_digs)
+
+
+def _repeated(queries: int) -> list[str]:
+    """Return names of which each fifth is new, and the others were there before."""
+    chosen = random.Random(queries)  # noqa: S311  # not for secrets
+    places = (divmod(number, 5) for number in range(queries))
+    return [
+        f"n{chosen.randint(0, newest) if again else newest}.known.example.org" for newest, again in places
+    ]
 
 
 def _memcached(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
@@ -156,13 +198,30 @@ def _memcached(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Cas
         )
 
 
+def _memcached_objects(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
+    """Get and set what takes some time, with more of an application's workers than there are cores."""
+    port = stack.enter_context(servers.memcached(directory, None, "-m", "256"))
+    for load_name, load in _LOADS.items():
+        fill_cache(port, load)
+        for clock, (name, besides) in _CLOCKS.items():
+            yield _Case(
+                f"pymemcache, {load_name}, {name}",
+                port,
+                partial(pymemcache_processes, port, 1000 * seconds, clock, load),
+                _operation("get", "set"),
+                clients=load.processes,
+                besides=besides if load.processes == 1 else "",
+            )
+
+
 def _mongodb(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
     port = stack.enter_context(servers.mongodb(directory))
     yield _Case("pymongo", port, partial(pymongo_loop, port, 1000 * seconds), _operation("find"), clients=1)
 
 
 def _is_digs(found: Transaction) -> bool:
-    return str(found.get("dns.question.name")).endswith("golden.test")
+    """Whether dig asked: resolvers ask, too."""
+    return (found["protocol"], found["process.executable.name"]) == ("dns", "dig")
 
 
 def _later_queries() -> Callable[[Transaction], bool]:

@@ -8,16 +8,14 @@ import shutil
 import socket
 import subprocess
 import time
-from itertools import cycle, islice
+from itertools import islice
 from statistics import fmean, quantiles
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pymemcache import Client  # type: ignore[import-untyped]  # it ships no types
 from pymongo import MongoClient, monitoring
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from tests.support.servers import MariaDb, PostgreSql
@@ -30,7 +28,6 @@ __all__ = [
     "fill",
     "mariadb_slap",
     "pgbench",
-    "pymemcache_loop",
     "pymongo_loop",
     "redis_benchmark",
     "redis_paced",
@@ -154,56 +151,17 @@ def mariadb_slap(server: MariaDb, query: str, queries: int, clients: int) -> Tol
     return Told(queries, queries / seconds, {"elapsed": seconds * 1e6 * clients / queries})
 
 
-def dig(host: str, port: int, queries: int, *, first: bool = True) -> Told:
+def dig(host: str, port: int, names: Iterable[str], *, first: bool = True) -> Told:
     """Ask for names in a loop, many a run. The times are those that dig prints with `-u`, in us.
 
     first: whether the first query of each run counts.
     """
-    names = islice(cycle(f"n{number}.golden.test" for number in range(_KEYS)), queries)
+    rest = iter(names)
     latencies: list[float] = []
-    while some := list(islice(names, _NAMES)):
+    while some := list(islice(rest, _NAMES)):
         done = _run("dig", "-u", f"@{host}", "-p", port, "+noall", "+stats", *some)
         latencies += map(float, re.findall(r"Query time: (\d+) usec", done)[0 if first else 1 :])
     return Told(len(latencies), 1e6 / fmean(latencies), figures(latencies))
-
-
-class _TimedSocket(socket.socket):
-    """A socket that notes how long it takes from a request to the last byte of its answer."""
-
-    latencies_us: ClassVar[list[float]] = []
-    _asked_ns = 0
-
-    def sendall(self, *arguments: Any) -> None:  # noqa: ANN401  # handed on
-        """Note when a request is sent."""
-        self._asked_ns = time.perf_counter_ns()
-        super().sendall(*arguments)
-
-    def recv(self, *arguments: Any) -> bytes:  # noqa: ANN401  # handed on
-        """Note when its answer has come: what is asked for here fits into one read."""
-        data = super().recv(*arguments)
-        self.latencies_us.append((time.perf_counter_ns() - self._asked_ns) / 1e3)
-        return data
-
-
-def pymemcache_loop(port: int, requests: int, clock: str) -> Told:
-    """Get values one after the other.
-
-    clock: what is measured: the `calls` of the client, or those of the `socket` in them.
-    """
-    timed = SimpleNamespace(**{**vars(socket), "socket": _TimedSocket})
-    client = Client((LOOPBACK, port), socket_module=timed)
-    for number in range(_KEYS):
-        client.set(f"user:{number}", "a value", noreply=False)
-    _TimedSocket.latencies_us.clear()
-    calls: list[float] = []
-    for number in range(requests):
-        before = time.perf_counter_ns()
-        client.get(f"user:{number % _KEYS}")
-        calls.append((time.perf_counter_ns() - before) / 1e3)
-    client.close()
-    return Told(
-        requests, 1e6 / fmean(calls), figures(calls if clock == "calls" else _TimedSocket.latencies_us)
-    )
 
 
 class _Durations(monitoring.CommandListener):

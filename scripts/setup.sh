@@ -94,6 +94,8 @@ need_for_testing() {
     need containerd have containerd
     need containernetworking-plugins test -e /usr/lib/cni/bridge -o -e /opt/cni/bin/bridge
     need curl have curl
+    # Answers as late as it is told.
+    need dnsdist have dnsdist
     need dnsmasq-base have dnsmasq
     need docker.io have dockerd
     need docker-cli\|docker.io have docker

@@ -26,6 +26,7 @@ __all__ = [
     "MariaDb",
     "Nginx",
     "PostgreSql",
+    "distant_dns",
     "dnsmasq",
     "mariadb",
     "memcached",
@@ -339,11 +340,14 @@ def redis(directory: Path, address: tuple[str, int] | None = None, *options: str
 
 
 @contextlib.contextmanager
-def memcached(directory: Path, address: tuple[str, int] | None = None) -> Iterator[int]:
-    """Run Memcached with one thread; give its port."""
+def memcached(directory: Path, address: tuple[str, int] | None = None, *options: str) -> Iterator[int]:
+    """Run Memcached with one thread and 16 MB; give its port.
+
+    address: where it listens; else on a free port of 127.0.0.1. options: more of its command line.
+    """
     host, port = address or (LOOPBACK, free_port())
     command = ("memcached", "-u", "root", "-l", host, "-p", port, "-U", 0, "-t", 1, "-m", 16)
-    with Program(directory, *command) as program, _terminated(program):
+    with Program(directory, *command, *options) as program, _terminated(program):
         wait_listening(port, host)
         yield port
 
@@ -410,17 +414,31 @@ server:
     local-data: "www.{zone}. 60 IN A 192.0.2.2"
     local-data: "www.{zone}. 60 IN AAAA 2001:db8::1"
     local-data: "txt.{zone}. IN TXT 'hello'"
+    do-not-query-localhost: no
 remote-control:
     control-enable: no
+"""
+_FORWARD = """
+forward-zone:
+    name: "."
+    forward-addr: {host}@{port}
 """
 
 
 @contextlib.contextmanager
-def unbound(directory: Path, address: tuple[str, int]) -> Iterator[None]:
-    """Run unbound, which knows www and txt of golden.test, and asks nobody."""
+def unbound(
+    directory: Path, address: tuple[str, int], upstream: tuple[str, int] | None = None
+) -> Iterator[None]:
+    """Run unbound, which knows www and txt of golden.test.
+
+    upstream: whom it asks for what it neither knows nor has cached; else it asks nobody.
+    """
     host, port = address
     config = directory / "unbound.conf"
-    config.write_text(_UNBOUND.format(host=host, port=port, directory=directory, zone=_ZONE))
+    text = _UNBOUND.format(host=host, port=port, directory=directory, zone=_ZONE)
+    if upstream:
+        text += _FORWARD.format(host=upstream[0], port=upstream[1])
+    config.write_text(text)
     with Program(directory, "unbound", "-d", "-c", config):
         wait_listening(port, host)
         yield
@@ -435,6 +453,35 @@ def dnsmasq(directory: Path, address: tuple[str, int]) -> Iterator[None]:
     words += [f"--host-record=www.{_ZONE},192.0.2.1,2001:db8::1", f"--cname=alias.{_ZONE},www.{_ZONE}"]
     words += [f"--txt-record=txt.{_ZONE},hello", f"--pid-file={directory}/dnsmasq.pid"]
     with Program(directory, "dnsmasq", *words):
+        wait_listening(port, host)
+        yield
+
+
+_DNSDIST = """
+setLocal("{host}:{port}")
+setACL("127.0.0.0/8")
+setSecurityPollSuffix("")
+addAction(AllRule(), LuaAction(function(query)
+    local number = tonumber(string.match(query.qname:toString(), "%d+")) or 0
+    -- The golden ratio's multiples spread evenly.
+    local share = number * 0.6180339887498949 % 1
+    return DNSAction.Delay, tostring(math.floor({least} + ({most} - {least}) * share ^ 3 + 0.5))
+end))
+addAction(AllRule(), SpoofAction("192.0.2.7", {{ttl=600}}))
+"""
+
+
+@contextlib.contextmanager
+def distant_dns(directory: Path, address: tuple[str, int], delays_ms: tuple[int, int]) -> Iterator[None]:
+    """Run dnsdist, which knows an address of any name and answers over UDP as late as if it were far away.
+
+    delays_ms: the shortest and the longest. The number in a name decides; half are in the lowest eighth.
+    """
+    host, port = address
+    least, most = delays_ms
+    config = directory / "dnsdist.conf"
+    config.write_text(_DNSDIST.format(host=host, port=port, least=least, most=most))
+    with Program(directory, "dnsdist", "--supervised", "--disable-syslog", "-C", config):
         wait_listening(port, host)
         yield
 
