@@ -27,7 +27,8 @@ def read_process(pid: int) -> ProcessFact | None:
     try:
         executable = os.readlink(f"{_PROC}/{pid}/exe")  # noqa: PTH115  # thousands at start: a Path costs more
         comm = _read(pid, "comm", 64).rstrip(b"\n")
-        arguments = _read(pid, "cmdline", _ARGUMENT_BYTES)
+        # A title shorter than what it took the place of, such as Redis's, ends in zeros.
+        arguments = _read(pid, "cmdline", _ARGUMENT_BYTES).rstrip(b"\0")
         user = os.stat(f"{_PROC}/{pid}").st_uid  # noqa: PTH116  # likewise
     except OSError:
         return None
@@ -35,7 +36,7 @@ def read_process(pid: int) -> ProcessFact | None:
         pid=pid,
         comm=_decoded(comm),
         executable=_decoded(os.fsencode(executable)).removesuffix(" (deleted)").rpartition("/")[2],
-        arguments=tuple(map(_decoded, arguments.removesuffix(b"\0").split(b"\0"))) if arguments else (),
+        arguments=tuple(map(_decoded, arguments.split(b"\0"))) if arguments else (),
         user=user,
         service=_service(_read_any(pid, "environ", _ENVIRONMENT_BYTES)),
         cgroup=_decoded(_read_any(pid, "cgroup", _CGROUP_BYTES)),
