@@ -109,7 +109,8 @@ _OUTPUT = (
         "--include",
         multiple=True,
         metavar="KEY=VALUE",
-        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}.",
+        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}. Connections that open and close "
+        "have no protocol, and match any.",
     ),
     _option("--exclude", multiple=True, metavar="KEY=VALUE", help="Nothing that matches."),
     _option(
