@@ -49,9 +49,11 @@ class Announced:
             return shown
         # Cut, though there was room for more: the rest of it is still on its way.
         growing = parsed.truncated & (slots["request_bytes"] <= slots["request_length"])[rows]
-        codes, values = parsed.request_text.codes, parsed.request_text.values
-        for place in np.flatnonzero((codes >= 0) & np.isin(cookies, concerned)).tolist():
-            cookie, text = int(cookies[place]), hash(values[codes[place]])
+        places = np.flatnonzero(np.isin(cookies, concerned))
+        for place, line in zip(places.tolist(), parsed.request_text.some(places), strict=True):
+            if line is None:
+                continue
+            cookie, text = int(cookies[place]), hash(line)
             if not in_flight[place]:
                 shown[place] = self._take(cookie, text)
             else:

@@ -30,24 +30,29 @@ class Encoded:
     values: the distinct strings; raw text, not escaped for any output.
     """
 
-    __slots__ = ("_codes", "_index", "_make", "_values")
+    __slots__ = ("_codes", "_index", "_make", "_some", "_values")
 
     def __init__(self, codes: NDArray[np.int32], values: list[str]) -> None:
         self._index: NDArray[np.integer] = codes
         self._codes: NDArray[np.int32] | None = codes
         self._values: list[str] | None = values
         self._make: Callable[[], tuple[NDArray[np.int32], list[str]]] = lambda: (codes, values)
+        self._some: Callable[[NDArray[np.integer]], list[str | None]] | None = None
 
     @classmethod
     def later(
-        cls, index: NDArray[np.integer], make: Callable[[], tuple[NDArray[np.int32], list[str]]]
+        cls,
+        index: NDArray[np.integer],
+        make: Callable[[], tuple[NDArray[np.int32], list[str]]],
+        some: Callable[[NDArray[np.integer]], list[str | None]] | None = None,
     ) -> Encoded:
         """Return a column (n,) of which nothing is made before somebody asks: few are looked at by any sink.
 
         index: (n,), into the codes (k,) that `make` gives together with the values, when it is called, once.
+        some: gives the strings at a few places (m,) among these codes without making all.
         """
         column = cls(_NO_CODES, [])
-        column._index, column._make = index, cache(make)
+        column._index, column._make, column._some = index, cache(make), some
         column._codes = column._values = None
         return column
 
@@ -76,7 +81,7 @@ class Encoded:
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Return the column for `rows` (m,), sharing `values`."""
         if self._codes is None:
-            return Encoded.later(self._index[rows], self._make)
+            return Encoded.later(self._index[rows], self._make, self._some)
         return Encoded(self._codes[rows], self.values)
 
     def check(self, size: int) -> None:
@@ -92,6 +97,12 @@ class Encoded:
     def to_list(self) -> list[str | None]:
         """Return one Python string (or None) per row: for tests and small tables."""
         return [None if code < 0 else self.values[code] for code in self.codes.tolist()]
+
+    def some(self, rows: NDArray[np.intp]) -> list[str | None]:
+        """Return the strings of a few `rows` (m,), None where absent; others are not made, if that can be."""
+        if self._codes is None and self._some is not None:
+            return self._some(self._index[rows])
+        return self.take(rows).to_list()
 
     @classmethod
     def absent(cls, size: int) -> Encoded:

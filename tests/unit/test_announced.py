@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from masdeepflow.announced import Announced
 from masdeepflow.schema import Kind
 from masdeepflow.table import Encoded, Parsed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _DTYPE = np.dtype(
     [("cookie", "u8"), ("kind", "u1"), ("request_bytes", "u8"), ("request_length", "u2")],
@@ -77,3 +82,22 @@ def test_what_is_remembered_does_not_grow_with_what_was_sent() -> None:
     announced = Announced()
     _mark(announced, *((cookie, Kind.OPEN, "x" * 3000, False, 9) for cookie in range(10)))
     assert {type(text) for texts in announced._texts.values() for text in texts} == {int}
+
+
+def test_lines_of_other_connections_are_not_made() -> None:
+    """One request in flight does not cost the text of every request of its batch."""
+    slots = np.array([(1, Kind.OPEN, 9, 9), (2, Kind.TURN, 9, 9), (1, Kind.TURN, 9, 9)], _DTYPE)
+    made: list[int] = []
+
+    def make() -> tuple[NDArray[np.int32], list[str]]:
+        raise AssertionError("all lines were made")
+
+    def some(rows: NDArray[np.integer]) -> list[str | None]:
+        made.extend(rows.tolist())
+        return ["a"] * len(rows)
+
+    no = np.zeros(3, bool)
+    text = Encoded.later(np.arange(3), make, some)
+    parsed = Parsed(np.arange(3), text, Encoded.absent(3), error=no, truncated=no)
+    assert Announced().mark(slots, parsed).tolist() == [False, False, True]
+    assert made == [0, 2]

@@ -126,6 +126,26 @@ def test_a_column_by_places_is_the_column_of_its_codes() -> None:
     assert taken.to_list() == column.take(np.array([2, 1])).to_list() == ["b", None]
 
 
+@given(TEXTS, st.data())
+def test_some_strings_are_those_of_their_rows(items: list[str | None], data: st.DataObject) -> None:
+    """Made already, made later, or by themselves, of rows of rows too."""
+    rows = np.array(data.draw(st.lists(st.sampled_from(range(len(items))))) if items else [], np.intp)
+    whole, index = Encoded.from_list(items), np.arange(len(items))
+    table = whole.codes, whole.values
+
+    def alone(places: NDArray[np.integer]) -> list[str | None]:
+        return [items[place] for place in places.tolist()]
+
+    expected = [items[row] for row in rows.tolist()]
+    for column in (
+        whole,
+        Encoded.later(index, lambda: table),
+        Encoded.later(index, lambda: table, alone),
+    ):
+        assert column.some(rows) == expected
+        assert column.take(rows).some(np.arange(len(rows))) == expected
+
+
 def test_what_comes_later_is_made_once() -> None:
     """When codes or values are asked for, of the column or of rows of it; its length is known before."""
     made = []

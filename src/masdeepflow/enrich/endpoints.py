@@ -99,7 +99,7 @@ class Endpoints:
         keys = slots["cookie"] ^ (_pids(slots) << _PID_SHIFT)
         udp = slots["transport"] == _UDP
         if udp.any():
-            keys[udp] ^= _peers(slots[udp])
+            keys[udp] ^= _peers(slots["remote_port"][udp], slots["remote_address"][udp])
         codes, missing = self._near.find(keys)
         if missing is not None:
             codes = self._far(keys, slots, offset_ns)
@@ -519,10 +519,10 @@ def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
     return word(slots, "pid").view(np.uint64)
 
 
-def _peers(slots: np.ndarray) -> NDArray[np.uint64]:
+def _peers(ports: NDArray[np.uint16], addresses: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return a hash (n,) of who is at the other end: a UDP socket has many peers, each an endpoint."""
-    peer = slots["remote_port"].astype(np.uint64) * _MIXERS[0]
-    for half, mixer in zip(slots["remote_address"].copy().view(np.uint64).T, _MIXERS[1:], strict=True):
+    peer = ports.astype(np.uint64) * _MIXERS[0]
+    for half, mixer in zip(addresses.view(np.uint64).T, _MIXERS[1:], strict=True):
         peer = (peer ^ half ^ (peer >> np.uint64(29))) * mixer
     result: NDArray[np.uint64] = peer ^ (peer >> np.uint64(32))
     return result

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.protocols.dns import PROTOCOL, TIMEOUT_NS
+from masdeepflow.protocols.dns.glances import MESSAGE
 from masdeepflow.protocols.dns.message import CUT, read_message
+from masdeepflow.protocols.dns.reading import Reader
 from masdeepflow.schema import Flag, Kind, Role, Transport
 from tests.support import dns_wire as wire
 from tests.support.dns_wire import answered, asked, query, record, response, serving
@@ -252,18 +254,20 @@ def test_a_response_without_a_question_is_known_by_its_id() -> None:
 )
 def test_messages_are_shown_in_words(message: bytes, text: str) -> None:
     """Names in RFC 1035's presentation form, as they were sent; nothing of them can disturb a terminal."""
-    shown = read_message(message)
-    assert shown is not None
-    assert shown.text() == text
+    slots = [asked(message)]
+    if message[2] & 0x80:
+        slots = [asked(query(b"x")), answered(message)]
+    (line,) = _lines(PROTOCOL().parse(make_slots(*slots)))
+    assert (line[0] if line[1] is None else line[1]) == text
 
 
 def test_edns_extends_the_code() -> None:
     """The OPT record has its upper bits."""
     message = bytearray(response(b"x"))
     message[11] = 1
-    shown = read_message(bytes(message) + b"\0\0\x29\x04\xd0\1\0\0\0\0\0")
-    assert shown is not None
-    assert (shown.code, shown.failed) == ("BADVERS", True)
+    message += b"\0\0\x29\x04\xd0\1\0\0\0\0\0"
+    parsed = PROTOCOL().parse(make_slots(asked(query(b"x")), answered(bytes(message))))
+    assert (_column(parsed, "dns.response_code"), parsed.error.tolist()) == (["BADVERS"], [True])
 
 
 def test_compressed_names_are_followed_backwards_only() -> None:
@@ -286,7 +290,7 @@ def test_cut_messages_show_what_is_there(length: int) -> None:
         assert shown is None
         return
     assert shown is not None
-    assert (shown.code, shown.answers, shown.end) == ("NOERROR", 1, CUT)
+    assert (shown.code, shown.answers, shown.end) == (0, 1, CUT)
     whole_question = length >= len(response(NAME))
     assert shown.name == ("www.example.org" if whole_question else None)
     assert not shown.addresses
@@ -471,10 +475,90 @@ def _slots(draw: st.DrawFn) -> dict[str, object]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(_slots(), max_size=6), max_size=4))
-def test_columns_show_what_the_reference_shows(batches: list[list[dict[str, object]]]) -> None:
-    """Whatever the messages, their order, their ids, and how they are cut and batched."""
-    check_equal([make_slots(*batch) for batch in batches])
+@given(st.lists(st.lists(_slots(), max_size=6), max_size=4), st.sampled_from([0, 4]))
+def test_columns_show_what_the_reference_shows(batches: list[list[dict[str, object]]], few: int) -> None:
+    """Whatever the messages, their order, their ids, how they are cut and batched, and how they are read."""
+    check_equal([make_slots(*batch) for batch in batches], few)
+
+
+def _looked_at(messages: list[bytes], few: int) -> list[tuple[object, ...]]:
+    """Return what a reader tells of datagrams, id, key and addresses included."""
+    told, names, addresses = Reader(few).look(make_slots(*map(asked, messages)))
+    shown: list[tuple[object, ...]] = []
+    for row, (one, name) in enumerate(zip(told, names.some(np.arange(len(told))), strict=True)):
+        mine = addresses[addresses["place"] == row]
+        fields = tuple(one[field].item() for field in MESSAGE.names or () if field not in {"place", "row"})
+        learnt = [(bytes(found["packed"]), bool(found["six"]), int(found["ttl"])) for found in mine]
+        shown.append((fields, name, learnt) if one["valid"] else ())
+    return shown
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.binary(max_size=80) | _messages(), min_size=1, max_size=8))
+def test_a_glance_tells_what_reading_does(messages: list[bytes]) -> None:
+    """Of each message, whatever the others at which one looks at the same time."""
+    assert _looked_at(messages, 0) == _looked_at(messages, 1 << 20)
+
+
+_LONG = b".".join([b"a" * 63] * 3)
+_LABELS = b".".join([b"a"] * 127)
+_ALIAS = record(b"\1c\xc0\x0c", wire.CNAME, 3)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        query(_LONG + b"." + b"a" * 61),
+        query(_LONG + b"." + b"a" * 62),
+        query(_LABELS),
+        query(_LABELS + b".a"),
+        query(b"a")[:12] + b"\x3f" + b"a" * 40,
+        query(b"a")[:12] + b"\1a" * 130,
+        query(b"a")[:12] + b"\1a\xc0\x0c\0\1\0\1",
+        query(b"a\x2eb\\"),
+        query(b"with space.test"),
+        query(b"nul\0.test"),
+        query(NAME)[:-1],
+        response(NAME, *[ADDRESS] * 12),
+        response(NAME, *[record(b"", 99, name=b"\0")] * 25),
+        response(NAME, ADDRESS, _ALIAS, ADDRESS, record(bytes(range(16)), wire.AAAA, 2), _ALIAS, ADDRESS),
+        response(NAME, ADDRESS)[:-1],
+        response(NAME, ADDRESS)[:-5],
+        response(NAME, record(b"1234", name=b"\3www\4host\xc0\x10")),
+        response(NAME, record(b"1234", name=b"\x40bad\0")),
+        response(NAME, ADDRESS, record(b"1234", name=b"\x80")),
+        response(NAME, record(b"1234", name=b"\1a" * 127 + b"\0")),
+        response(NAME, record(b"1234", name=b"\1a" * 128 + b"\0")),
+        response(NAME, record(b"12345"), record(b"123456789012345", wire.AAAA)),
+        response(NAME) + wire.OPT,
+        response(NAME)[:6] + b"\1\1" + response(NAME)[8:],
+        b"",
+        QUERY[:11],
+    ],
+)
+def test_what_is_built_to_confuse_is_read_as_ever(message: bytes) -> None:
+    """Long names, names without an end, records that lie: between others, and last, where the bytes end."""
+    messages = [QUERY, message, RESPONSE, message]
+    assert _looked_at(messages, 0) == _looked_at(messages, 1 << 20)
+    assert sorted(_looked_at(messages, 0)[1:2]) == sorted(_looked_at([message], 0))
+
+
+def test_most_messages_are_told_by_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read one by one of what resolvers send, however new the names."""
+    monkeypatch.setattr(Reader, "_read", None)
+    messages = [query(b"n%d.test" % number, edns=number % 2 > 0) for number in range(100)]
+    messages += [response(b"n%d.test" % number, ADDRESS, _ALIAS) for number in range(100)]
+    messages.append(response(NAME)[:9] + b"\1" + response(NAME)[10:] + record(bytes(30), 6, name=b"\xc0\x10"))
+    assert Reader().look(make_slots(*map(asked, messages)))[0]["valid"].all()
+
+
+def test_of_an_address_the_latest_name_counts() -> None:
+    """An address that many names have is handed over once."""
+    slots = [answered(response(b"n%d.test" % number, ADDRESS), START + number) for number in range(200)]
+    slots += [asked(query(b"n%d.test" % number), START - 1000) for number in range(200)]
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(*slots))
+    assert protocol.take_names() == [("192.0.2.1", "n199.test", START + 199 + 60_000_000_000)]
 
 
 @settings(max_examples=500, deadline=None)

@@ -7,14 +7,17 @@ slots' clock is reported as an error, once.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masdeepflow.protocols.dns.glances import joined, told
+from masdeepflow.protocols.dns.names import as_objects
 from masdeepflow.protocols.dns.pairing import Pairs, mixed, pair
-from masdeepflow.protocols.dns.parsed import Transactions, timed_out, to_parsed
-from masdeepflow.protocols.dns.reading import Messages, Reader, turn_messages
+from masdeepflow.protocols.dns.parsed import Transactions, no_responses, timed_out, to_parsed
+from masdeepflow.protocols.dns.reading import FEW, Batch, Reader, turn_messages
 from masdeepflow.protocols.dns.recognition import Recognition
 from masdeepflow.protocols.dns.waiting import OVERDUE_TURN, Queries
 from masdeepflow.schema import Kind
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from masdeepflow.protocols.dns.message import Message
     from masdeepflow.table import Parsed
 
 __all__ = ["PROTOCOL", "TIMEOUT_NS", "Dns"]
@@ -43,12 +45,12 @@ class Dns:
     name = "dns"
     datagram_ports = frozenset({53})
 
-    def __init__(self) -> None:
-        """Start with nothing asked."""
-        self._reader = Reader()
+    def __init__(self, few: int = FEW) -> None:
+        """Start with nothing asked. few: datagrams at a time that are read one by one."""
+        self._reader = Reader(few)
         self._recognition = Recognition(self._reader)
         self._waiting = Queries(TIMEOUT_NS)
-        self._names: deque[tuple[str, str, int]] = deque(maxlen=_NAMES)
+        self._names: deque[tuple[bytes, bool, str | None, int]] = deque(maxlen=_NAMES)
 
     @property
     def evicted(self) -> int:
@@ -62,64 +64,50 @@ class Dns:
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of slots that are this protocol's, or of those that were `overdue`."""
         if len(slots) and (slots["turn"] == OVERDUE_TURN).all():
-            _, codes, values = self._reader.encode(slots)
-            return timed_out(slots, codes, values, TIMEOUT_NS)
+            due = self._reader.datagrams(slots)
+            return timed_out(due.messages, due.names, TIMEOUT_NS)
         in_flight = slots["kind"] == Kind.OPEN
+        if not in_flight.any():
+            return to_parsed(slots, self._follow(slots, self._reader.read(slots)))
         ended = np.flatnonzero(~in_flight)
-        messages = self._reader.read(slots if len(ended) == len(slots) else slots[ended])
-        messages = messages._replace(rows=ended[messages.rows])
-        transactions = self._follow(slots, messages)
-        if len(ended) < len(slots):
-            transactions = transactions.with_open(turn_messages(slots, np.flatnonzero(in_flight)))
-        return to_parsed(slots, transactions)
+        batch = self._reader.read(slots[ended])
+        batch.messages["row"] = ended[batch.messages["row"]]
+        transactions = self._follow(slots, batch)
+        return to_parsed(slots, _with_open(transactions, slots, np.flatnonzero(in_flight)))
 
-    def _follow(self, slots: np.ndarray, messages: Messages) -> Transactions:
+    def _follow(self, slots: np.ndarray, batch: Batch) -> Transactions:
         """Pair the queries that wait and the messages of a batch; remember what waits on."""
-        old, count = self._waiting, len(self._waiting)
-        values = [*messages.values, *old.messages]
-        codes = np.concatenate((len(messages.values) + np.arange(count), messages.codes))
-        first_ns = np.concatenate((old.first_ns, messages.first_ns))
-        pairs = _pair(
-            values,
-            codes,
-            np.concatenate((old.cookies, slots["cookie"][messages.rows])),
-            np.concatenate((old.ids, messages.ids)),
-            first_ns,
-        )
-        size = np.concatenate((old.size, messages.size))
-        queue_ns = np.concatenate((old.queue_ns, slots["queue_ns"][messages.rows].astype(np.int64)))
+        count, places = len(self._waiting), len(batch.names)
+        names = batch.names.joined(self._waiting.names)
+        old = self._waiting.messages
+        old["place"] = places + np.arange(count)
+        messages = joined(old, batch.messages)
+        pairs = _pair(messages)
         # Not in the order of keys, which are other ones in every run.
         order = np.lexsort((pairs.queries, pairs.responses))
-        answers = pairs.responses[order] - count
-        fresh, left = pairs.waiting[pairs.waiting >= count] - count, pairs.waiting[pairs.waiting < count]
-        asked = np.concatenate((pairs.queries[order], fresh + count))
-        nothing = np.zeros(len(fresh), np.int64)
-        self._learn(values, messages.codes[answers], messages.last_ns[answers])
-        old.keep(left, slots, messages, fresh)
+        queries, responses = pairs.queries[order], messages.take(pairs.responses[order])
+        fresh, left = pairs.waiting[pairs.waiting >= count], pairs.waiting[pairs.waiting < count]
+        self._learn(batch, responses)
+        self._waiting.keep(left, slots, batch, fresh - count)
         return Transactions(
-            values,
-            np.concatenate((messages.rows[answers], messages.rows[fresh])),
-            codes[asked],
-            np.concatenate((messages.codes[answers], nothing + ABSENT)),
-            first_ns[asked],
-            queue_ns[asked],
-            size[asked],
-            *(
-                np.concatenate((column[answers], nothing))
-                for column in (messages.first_ns, messages.last_ns, messages.size)
-            ),
+            np.concatenate((responses["row"], messages["row"].take(fresh))),
+            messages.take(np.concatenate((queries, fresh))),
+            joined(responses, no_responses(len(fresh))),
+            names,
         )
 
-    def _learn(self, values: list[Message], codes: NDArray[np.int64], last_ns: NDArray[np.int64]) -> None:
-        """Note the addresses in responses (m,)."""
-        latest = np.zeros(len(values), np.int64)
-        np.maximum.at(latest, codes, last_ns)
-        fresh = [(int(latest[place]), values[place]) for place in np.flatnonzero(latest).tolist()]
-        for until, message in sorted(fresh, key=lambda known: (known[0], known[1].name or "")):
-            name = message.name or ""
-            self._names.extend(
-                (address, name, until + ttl * _SECOND_NS) for address, ttl in message.addresses
-            )
+    def _learn(self, batch: Batch, responses: np.ndarray) -> None:
+        """Note the addresses in responses (m,) of a batch, the latest of each."""
+        if not len(batch.addresses):
+            return
+        stamps = np.full(len(batch.names), ABSENT, np.int64)
+        stamps[responses["place"]] = responses["last_ns"]
+        told = batch.addresses[stamps[batch.addresses["place"]] != ABSENT]
+        told = _last_of_each(told[np.argsort(stamps[told["place"]], kind="stable")])[-_NAMES:]
+        until = stamps[told["place"]] + told["ttl"] * _SECOND_NS
+        names = batch.names.some(told["place"])
+        packed = map(bytes, told["packed"])
+        self._names.extend(zip(packed, told["six"].tolist(), names, until.tolist(), strict=True))
 
     def overdue(self, now_ns: int) -> np.ndarray:
         """Return copies (m,) of the slots of queries that were not answered in time, and forget them."""
@@ -130,7 +118,7 @@ class Dns:
 
         The oldest are dropped if nobody takes them.
         """
-        taken = list(self._names)
+        taken = [(_address(packed, six=six), name or "", until) for packed, six, name, until in self._names]
         self._names.clear()
         return taken
 
@@ -138,16 +126,39 @@ class Dns:
         """Keep what waits: the close of a connection does not answer it."""
 
 
-def _pair(
-    values: list[Message],
-    codes: NDArray[np.int64],
-    cookies: NDArray[np.uint64],
-    ids: NDArray[np.uint64],
-    stamps: NDArray[np.int64],
-) -> Pairs:
+def _address(packed: bytes, *, six: bool) -> str:
+    return socket.inet_ntop(socket.AF_INET6, packed) if six else socket.inet_ntop(socket.AF_INET, packed[:4])
+
+
+def _last_of_each(addresses: np.ndarray) -> np.ndarray:
+    """Return those of addresses (a,) that do not come again further behind, in their order."""
+    words = addresses["packed"].copy().view(np.uint64)
+    keys = mixed(words[:, 0], words[:, 1], addresses["six"].astype(np.uint64))
+    _, first = np.unique(keys[::-1], return_index=True)
+    return addresses[np.sort(len(keys) - 1 - first)]
+
+
+def _with_open(found: Transactions, slots: np.ndarray, rows: NDArray[np.intp]) -> Transactions:
+    """Return these and the queries of turns in flight, `rows` (m,), which come again."""
+    asking = [one for one in turn_messages(slots, rows) if not one.message.response]
+    if not asking:
+        return found
+    messages = told([one.message for one in asking])
+    messages["place"] = len(found.names) + np.arange(len(asking))
+    for name in "row", "first_ns", "size":
+        messages[name] = [getattr(one, name) for one in asking]
+    return Transactions(
+        np.concatenate((found.rows, messages["row"])),
+        joined(found.asked, messages),
+        joined(found.answered, no_responses(len(asking))),
+        found.names.joined(as_objects([one.message.name for one in asking])),
+    )
+
+
+def _pair(messages: np.ndarray) -> Pairs:
     """Pair messages (n,) by socket, id and question; a response without a question by socket and id."""
-    queries = np.array([not message.response for message in values], bool)[codes]
-    questions = np.array([message.key for message in values], np.uint64)[codes]
+    queries, cookies, ids = ~messages["response"], messages["cookie"], messages["id"]
+    questions, stamps = messages["key"].copy(), messages["first_ns"]
     bare = ~queries & (questions == 0)
     questions[bare] = _NOBODYS
     pairs = pair(mixed(cookies, ids, questions), stamps, queries)

@@ -9,143 +9,85 @@
 from __future__ import annotations
 
 import functools
-import socket
 from typing import NamedTuple
 
-__all__ = ["CUT", "HEADER_BYTES", "Message", "read_message"]
+from masdeepflow.protocols.dns.words import TYPES
+from masdeepflow.table import ABSENT
+
+__all__ = [
+    "AAAA",
+    "ADDRESSES",
+    "CLASSES",
+    "CNAME",
+    "CUT",
+    "HEADER_BYTES",
+    "IXFR",
+    "LAST_CODE",
+    "NAME_BYTES",
+    "OPT",
+    "POINTER",
+    "QUESTION_BYTES",
+    "RECOGNISED",
+    "RECORDS",
+    "RECORD_BYTES",
+    "RESERVED_BIT",
+    "RESPONSE_BIT",
+    "RESPONSE_BITS",
+    "TRUNCATED_BIT",
+    "A",
+    "Message",
+    "read_message",
+]
 
 HEADER_BYTES = 12
 CUT = -1
 """`Message.end` of a message of which not all bytes are there."""
+QUESTION_BYTES, RECORD_BYTES = 4, 10
+"""Of a question and of a record, behind the name."""
+NAME_BYTES, POINTER = 255, 0xC0
+ADDRESSES, RECORDS = 64, 256
+"""Addresses that are noted of one message, and records of a section that are looked at."""
+CLASSES, RECOGNISED = frozenset({1, 3, 4, 254, 255}), frozenset({0, 4})
+"""Classes and opcodes of what is recognised."""
+A, CNAME, AAAA, OPT, IXFR = 1, 5, 28, 41, 251
+RESPONSE_BIT, TRUNCATED_BIT, RESERVED_BIT, RESPONSE_BITS = 0x80, 0x02, 0x40, 0x8F
+"""Of the third byte, and of the fourth; the last: RA and the code."""
+LAST_CODE = 10
+"""In a header."""
+ALLOWED_ADDITIONAL = 2
+"""Of a query that is recognised: EDNS and a signature."""
 
-_QUESTION_BYTES, _RECORD_BYTES = 4, 10  # behind the name
-_NAME_BYTES, _LABEL_BYTES, _POINTERS = 255, 63, 32
-_POINTER = 0xC0
-_ADDRESSES = 64  # of one message
-_RECORDS = 256  # looked at in one message
-_TYPES = {
-    1: "A",
-    2: "NS",
-    5: "CNAME",
-    6: "SOA",
-    10: "NULL",
-    12: "PTR",
-    13: "HINFO",
-    15: "MX",
-    16: "TXT",
-    17: "RP",
-    18: "AFSDB",
-    24: "SIG",
-    25: "KEY",
-    28: "AAAA",
-    29: "LOC",
-    33: "SRV",
-    35: "NAPTR",
-    36: "KX",
-    37: "CERT",
-    39: "DNAME",
-    41: "OPT",
-    42: "APL",
-    43: "DS",
-    44: "SSHFP",
-    45: "IPSECKEY",
-    46: "RRSIG",
-    47: "NSEC",
-    48: "DNSKEY",
-    49: "DHCID",
-    50: "NSEC3",
-    51: "NSEC3PARAM",
-    52: "TLSA",
-    53: "SMIMEA",
-    55: "HIP",
-    59: "CDS",
-    60: "CDNSKEY",
-    61: "OPENPGPKEY",
-    62: "CSYNC",
-    63: "ZONEMD",
-    64: "SVCB",
-    65: "HTTPS",
-    99: "SPF",
-    108: "EUI48",
-    109: "EUI64",
-    249: "TKEY",
-    250: "TSIG",
-    251: "IXFR",
-    252: "AXFR",
-    255: "ANY",
-    256: "URI",
-    257: "CAA",
-    32768: "TA",
-    32769: "DLV",
-}
-_CODES = {
-    0: "NOERROR",
-    1: "FORMERR",
-    2: "SERVFAIL",
-    3: "NXDOMAIN",
-    4: "NOTIMP",
-    5: "REFUSED",
-    6: "YXDOMAIN",
-    7: "YXRRSET",
-    8: "NXRRSET",
-    9: "NOTAUTH",
-    10: "NOTZONE",
-    16: "BADVERS",
-    22: "BADTRUNC",
-    23: "BADCOOKIE",
-}
-_NO_FAULT = frozenset({"NOERROR", "NXDOMAIN"})
-_OPCODES = {0: "Query", 4: "Notify", 5: "Update"}
-_CLASSES = frozenset({1, 3, 4, 254, 255})
-_A, _CNAME, _AAAA, _OPT, _IXFR = 1, 5, 28, 41, 251
-_ADDRESS_BYTES = {_A: 4, _AAAA: 16}
-_FAMILIES = {_A: socket.AF_INET, _AAAA: socket.AF_INET6}
-_ALLOWED_ADDITIONAL = 2  # EDNS and a signature
-_LAST_CODE = 10  # in a header
+_LABEL_BYTES, _POINTERS = 63, 32
+_ADDRESS_BYTES = {A: 4, AAAA: 16}
 _QUESTIONS = 2  # nobody asks more at once
-_RECOGNISED = frozenset({0, 4})
-_TRUNCATED_BIT, _RESERVED_BIT, _RESPONSE_BITS = 0x02, 0x40, 0x8F  # the last: RA and the code
 _SPECIAL, _PLAIN = b".\\", range(0x21, 0x7F)
-_KEY = (1 << 64) - 1
 
 
 class Message(NamedTuple):
-    """What a message shows. Its id is not in it, so that equal questions are equal.
+    """What a message shows, its id not among it. `ABSENT` is of a number that there is none of.
 
-    response: the QR bit. operation: `Query`, `Notify` or `Update`. name: of the question, in RFC 1035's
-    presentation, None if there is none or it is cut. type: of the question, such as `AAAA`. code: of a
-    response, such as `NXDOMAIN`. answers: count of records in the answer section. truncated: the TC bit.
-    addresses: (address, TTL in s) of the answers. end: length of the message, `CUT` if it goes on behind the
-    bytes that there are. strict: no field has a value that nobody sends. key: hash of what a response has in
-    common with its query, servers that change a name's case included; 0 if there is no name.
+    response: the QR bit. name: of the question, in RFC 1035's presentation, None if there is none or it is
+    cut. kind: type of the question. code: of a response, with the upper bits that EDNS gives it. answers:
+    count of records in the answer section of a response. truncated: the TC bit. addresses: (packed address,
+    TTL in s) of the answers. end: length of the message, `CUT` if it goes on behind the bytes that there
+    are. strict: no field has a value that nobody sends.
     """
 
     response: bool
-    operation: str
+    opcode: int
     name: str | None
-    type: str | None
-    code: str | None
+    kind: int
+    code: int
     answers: int
     truncated: bool
-    addresses: tuple[tuple[str, int], ...]
+    addresses: tuple[tuple[bytes, int], ...]
     end: int
     strict: bool
-    key: int
 
     @property
-    def failed(self) -> bool:
-        """Whether the server could or would not answer; that a name does not exist is an answer."""
-        return self.code is not None and self.code not in _NO_FAULT
-
-    def text(self) -> str:
-        """Return the summary line."""
-        if not self.response:
-            name = "?" if self.name is None else self.name
-            return f"DNS {self.operation}: {self.type or '?'} {name}"
-        text = f"DNS Response: {self.code}"
-        if self.answers or self.code == "NOERROR":
-            text += f" {self.answers} answer{'' if self.answers == 1 else 's'}"
-        return text + ", truncated" * self.truncated
+    def question(self) -> tuple[str, int] | None:
+        """What a response has in common with its query; servers may change a name's case."""
+        return None if self.name is None else (self.name.lower(), self.kind)
 
 
 class _CutOffError(Exception):
@@ -168,7 +110,7 @@ def read_message(data: bytes) -> Message | None:
 
 def _read(data: bytes) -> Message:
     first, second = data[2], data[3]
-    response, opcode = bool(first & 0x80), first >> 3 & 15
+    response, opcode = bool(first & RESPONSE_BIT), first >> 3 & 15
     questions, *counts = (int.from_bytes(data[at : at + 2], "big") for at in range(4, HEADER_BYTES, 2))
     question, records, end = _NO_QUESTION, _Records(), CUT
     try:
@@ -177,30 +119,29 @@ def _read(data: bytes) -> Message:
     except _CutOffError:
         pass
     name, kind = question.name, question.kind
-    strict = questions == 1 and question.strict and opcode in _RECOGNISED and not second & _RESERVED_BIT
+    strict = questions == 1 and question.strict and opcode in RECOGNISED and not second & RESERVED_BIT
     rcode = (second & 15) | records.extended_code << 4
     return Message(
         response,
-        _OPCODES.get(opcode, f"Opcode {opcode}"),
+        opcode,
         name,
-        None if kind is None else _TYPES.get(kind, f"TYPE{kind}"),
-        _CODES.get(rcode, f"RCODE{rcode}") if response else None,
+        kind,
+        rcode if response else ABSENT,
         counts[0] if response else 0,
-        bool(first & _TRUNCATED_BIT),
+        bool(first & TRUNCATED_BIT),
         tuple(records.addresses),
         end,
         strict and (_fits_response(second) if response else _fits_query(opcode, second, kind, counts)),
-        0 if name is None else hash((name.lower(), kind)) & _KEY | 1,
     )
 
 
 class _Question(NamedTuple):
     name: str | None
-    kind: int | None
+    kind: int
     strict: bool
 
 
-_NO_QUESTION = _Question(None, None, False)  # noqa: FBT003  # nothing was read
+_NO_QUESTION = _Question(None, ABSENT, False)  # noqa: FBT003  # nothing was read
 
 
 def _read_questions(data: bytes, count: int) -> tuple[_Question, int]:
@@ -217,24 +158,24 @@ def _read_questions(data: bytes, count: int) -> tuple[_Question, int]:
 def _read_question(data: bytes, at: int) -> tuple[_Question, int]:
     """Return a question and where it ends. Raises _CutOffError or _MalformedError."""
     name, at = _read_name(data, at)
-    end = at + _QUESTION_BYTES
+    end = at + QUESTION_BYTES
     if end > len(data):
         raise _CutOffError
     kind, group = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : end], "big")
-    return _Question(name, kind, kind in _TYPES and group in _CLASSES and "\\" not in name), end
+    return _Question(name, kind, kind in TYPES and group in CLASSES and "\\" not in name), end
 
 
 def _fits_response(second: int) -> bool:
-    return second & 15 <= _LAST_CODE
+    return second & 15 <= LAST_CODE
 
 
-def _fits_query(opcode: int, second: int, kind: int | None, counts: list[int]) -> bool:
+def _fits_query(opcode: int, second: int, kind: int, counts: list[int]) -> bool:
     answers, authority, additional = counts
     return (
-        not second & _RESPONSE_BITS
-        and additional <= _ALLOWED_ADDITIONAL
+        not second & RESPONSE_BITS
+        and additional <= ALLOWED_ADDITIONAL
         and answers <= (1 if opcode else 0)
-        and authority <= (1 if kind == _IXFR else 0)
+        and authority <= (1 if kind == IXFR else 0)
     )
 
 
@@ -242,14 +183,14 @@ class _Records:
     """What the records of a message tell."""
 
     def __init__(self) -> None:
-        self.addresses: list[tuple[str, int]] = []
+        self.addresses: list[tuple[bytes, int]] = []
         self.extended_code = 0
         self._alias_ttl = (1 << 31) - 1
 
     def read(self, data: bytes, at: int, counts: list[int]) -> int:
         """Return where the last record ends. Raises _CutOffError or _MalformedError."""
         for section, count in enumerate(counts):
-            if count > _RECORDS:
+            if count > RECORDS:
                 raise _CutOffError
             for _ in range(count):
                 at = self._read_record(data, at, section)
@@ -262,7 +203,7 @@ class _Records:
             at += 2
         else:
             at = _skip_name(data, at)
-        start = at + _RECORD_BYTES
+        start = at + RECORD_BYTES
         if start > len(data):
             raise _CutOffError
         kind = int.from_bytes(data[at : at + 2], "big")
@@ -271,7 +212,7 @@ class _Records:
             int.from_bytes(data[at + 8 : start], "big"),
         )
         end = start + length
-        if kind == _OPT:
+        if kind == OPT:
             self.extended_code = ttl >> 24
         if end > len(data):
             raise _CutOffError
@@ -280,20 +221,19 @@ class _Records:
         return end
 
     def _learn(self, kind: int, ttl: int, value: bytes) -> None:
-        if kind == _CNAME:
+        if kind == CNAME:
             self._alias_ttl = min(self._alias_ttl, ttl)
-        elif _ADDRESS_BYTES.get(kind) == len(value) and len(self.addresses) < _ADDRESSES:
-            address = socket.inet_ntop(_FAMILIES[kind], value)
-            self.addresses.append((address, min(ttl, self._alias_ttl)))
+        elif _ADDRESS_BYTES.get(kind) == len(value) and len(self.addresses) < ADDRESSES:
+            self.addresses.append((value, min(ttl, self._alias_ttl)))
 
 
 def _skip_name(data: bytes, at: int) -> int:
     """Return where a name ends: at its zero or behind its first pointer."""
-    for _ in range(_NAME_BYTES // 2 + 1):
+    for _ in range(NAME_BYTES // 2 + 1):
         if at >= len(data):
             raise _CutOffError
         length = data[at]
-        if length >= _POINTER:
+        if length >= POINTER:
             return at + 2
         if length > _LABEL_BYTES:
             raise _MalformedError
@@ -311,7 +251,7 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
         if at >= len(data):
             raise _CutOffError
         length = data[at]
-        if length >= _POINTER:
+        if length >= POINTER:
             if at + 1 >= len(data):
                 raise _CutOffError
             end = at + 2 if end == CUT else end
@@ -325,7 +265,7 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
         if length > _LABEL_BYTES:
             raise _MalformedError
         size += 1 + length
-        if size > _NAME_BYTES:
+        if size > NAME_BYTES:
             raise _MalformedError
         label = data[at + 1 : at + 1 + length]
         if len(label) < length:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from masdeepflow.protocols.dns.glances import MESSAGE
+from masdeepflow.protocols.dns.words import (
+    NO_ERROR,
+    NO_SUCH_NAME,
+    code_name,
+    query_line,
+    response_line,
+    type_name,
+)
+from masdeepflow.recall import renumber
 from masdeepflow.table import ABSENT, Encoded, Parsed
 
 if TYPE_CHECKING:
@@ -13,74 +24,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from masdeepflow.protocols.dns.message import Message
-    from masdeepflow.protocols.dns.reading import Found
+    from masdeepflow.protocols.dns.names import Names
 
-__all__ = ["TIMEOUT", "Transactions", "timed_out", "to_parsed"]
+__all__ = ["TIMEOUT", "Transactions", "no_responses", "timed_out", "to_parsed"]
 
-T = TypeVar("T")
-
-_BASE = (
-    *("request_first_ns", "queue_ns", "request_bytes"),
-    *("response_first_ns", "response_last_ns", "response_bytes"),
-)
 TIMEOUT = "timeout"
 """`error.type` of a query that was not answered."""
+_ANSWERS_BITS, _KIND_BITS, _OPCODE_BITS = 16, 16, 4
+_NOBODY = np.zeros(1, MESSAGE)
+for _name in ("kind", "code", "answers"):
+    _NOBODY[_name] = ABSENT
 
 
 class Transactions(NamedTuple):
     """m queries with their responses, if any.
 
-    rows: intp, the slot of the response, or that of the query while it waits. asked, answered: int64, indices
-    into `values`, `ABSENT` without a response. The rest: int64, of query and response.
+    rows: intp, the slot of the response, or that of the query while it waits. asked, answered: messages (m,),
+    of dtype `MESSAGE`; of `no_responses` without one. names: of the queries' places.
     """
 
-    values: list[Message]
     rows: NDArray[np.intp]
-    asked: NDArray[np.int64]
-    answered: NDArray[np.int64]
-    request_first_ns: NDArray[np.int64]
-    queue_ns: NDArray[np.int64]
-    request_bytes: NDArray[np.int64]
-    response_first_ns: NDArray[np.int64]
-    response_last_ns: NDArray[np.int64]
-    response_bytes: NDArray[np.int64]
-
-    def with_open(self, found: list[Found]) -> Transactions:
-        """Return these and the queries of turns in flight, which come again."""
-        asking = [message for message in found if not message.message.response]
-        if not asking:
-            return self
-        none = np.zeros(len(asking), np.int64)
-        more = (
-            np.array([message.row for message in asking], np.intp),
-            len(self.values) + np.arange(len(asking)),
-            none + ABSENT,
-            np.array([message.first_ns for message in asking], np.int64),
-            none,
-            np.array([message.size for message in asking], np.int64),
-            none,
-            none,
-            none,
-        )
-        columns = (np.concatenate(pair) for pair in zip(self[1:], more, strict=True))
-        return Transactions([*self.values, *(message.message for message in asking)], *columns)
+    asked: np.ndarray
+    answered: np.ndarray
+    names: Names
 
 
-def _column(
-    values: list[Message], codes: NDArray[np.int64], show: Callable[[Message], str | None]
-) -> Encoded:
-    """Return the column of what the values show, in which equal strings have one code; ABSENT stays so."""
-    encoded = Encoded.from_list([*map(show, values), None])
-    return Encoded(encoded.codes[codes], encoded.values)
-
-
-def _numbers(values: list[Message], codes: NDArray[np.int64], show: Callable[[Message], int]) -> np.ndarray:
-    return np.array([*map(show, values), ABSENT], np.int64)[codes]
-
-
-def _is_cut(message: Message) -> bool:
-    return message.name is None
+def no_responses(count: int) -> np.ndarray:
+    """Return what stands for responses (count,) that there are none of."""
+    return _NOBODY.repeat(count)
 
 
 def to_parsed(slots: np.ndarray, found: Transactions) -> Parsed:
@@ -88,55 +59,114 @@ def to_parsed(slots: np.ndarray, found: Transactions) -> Parsed:
 
     One that waits is not shown while nothing tells who asks: its response will.
     """
-    waiting = found.answered == ABSENT
-    unknown = waiting & (slots["remote_port"][found.rows] == 0)
+    unknown = ~found.answered["valid"] & (slots["remote_port"][found.rows] == 0)
     order = np.argsort(found.rows, kind="stable")
     if unknown.any():
         order = order[~unknown[order]]
-    waiting, asked, answered = waiting[order], found.asked[order], found.answered[order]
-    values = found.values
-    failed = np.array([*(message.failed for message in values), False], bool)
-    cut = np.array([*map(_is_cut, values), False], bool)
+    asked, answered = found.asked.take(order), found.answered.take(order)
+    base = {
+        "request_first_ns": asked["first_ns"],
+        "queue_ns": asked["queue_ns"],
+        "request_bytes": asked["size"],
+        "response_first_ns": answered["first_ns"],
+        "response_last_ns": answered["last_ns"],
+        "response_bytes": answered["size"],
+    }
+    code = answered["code"].copy()
+    text, name = _asked(asked, found.names)
     return Parsed(
         found.rows[order],
-        _column(values, asked, lambda message: None if message.response else message.text()),
-        _column(values, answered, lambda message: message.text() if message.response else None),
-        failed[answered],
-        cut[asked],
-        _attributes(values, asked, answered, Encoded.absent(len(order))),
-        {name: getattr(found, name)[order] for name in _BASE},
-        still_open=waiting,
+        text,
+        _response_text(answered),
+        (code != ABSENT) & (code != NO_ERROR) & (code != NO_SUCH_NAME),
+        asked["key"] == 0,
+        _attributes(name, asked["kind"], code, answered["answers"], Encoded.absent(len(order))),
+        {name: column.copy() for name, column in base.items()},
+        still_open=~answered["valid"],
     )
 
 
 def _attributes(
-    values: list[Message], asked: NDArray[np.int64], answered: NDArray[np.int64], error: Encoded
+    name: Encoded,
+    kind: NDArray[np.int32],
+    code: NDArray[np.int32],
+    answers: NDArray[np.int32],
+    error: Encoded,
 ) -> dict[str, Encoded | np.ndarray]:
     return {
-        "dns.question.name": _column(values, asked, lambda message: message.name),
-        "dns.question.type": _column(values, asked, lambda message: message.type),
-        "dns.response_code": _column(values, answered, lambda message: message.code),
-        "dns.answer_count": _numbers(values, answered, lambda message: message.answers),
+        "dns.question.name": name,
+        "dns.question.type": _column(kind, type_name),
+        "dns.response_code": _column(code, code_name),
+        "dns.answer_count": answers.astype(np.int64),
         "error.type": error,
     }
 
 
-def timed_out(
-    slots: np.ndarray, codes: NDArray[np.int64], values: list[Message | None], timeout_ns: int
-) -> Parsed:
-    """Return a transaction for each query in slots (n,), as nobody has answered it for `timeout_ns`."""
-    known = [value for value in values if value is not None]
-    places = np.cumsum([value is not None for value in values]) - 1
-    rows = np.flatnonzero(np.array([value is not None for value in values], bool)[codes])
-    asked = places[codes[rows]]
-    nothing = np.full(len(rows), ABSENT, np.int64)
-    same = np.zeros(len(rows), np.int32)
+def _column(numbers: NDArray[np.int32], show: Callable[[int], str]) -> Encoded:
+    """Return what each number (m,), `ABSENT` or small, is called."""
+    places = numbers + 1
+    codes, present = renumber(places, int(places.max(initial=0)) + 1)
+    if present and not present[0]:
+        return Encoded(codes - np.int32(1), [show(place - 1) for place in present[1:]])
+    return Encoded(codes, [show(place - 1) for place in present])
+
+
+def _asked(asked: np.ndarray, names: Names) -> tuple[Encoded, Encoded]:
+    """Return the lines of queries (m,), and their names."""
+    opcodes, kinds, places = asked["opcode"].astype(np.int64), asked["kind"].copy(), asked["place"].copy()
+    encoded = cache(lambda: names.encoded(places))
+
+    def lines() -> tuple[NDArray[np.int32], list[str]]:
+        codes, values = encoded()
+        numbers = (codes << _KIND_BITS + 1 | kinds + 1) << _OPCODE_BITS | opcodes
+        first, inverse = np.unique(numbers, return_index=True, return_inverse=True)[1:]
+        shown = [values[code] for code in codes[first].tolist()]
+        return inverse.astype(np.int32), _lines(opcodes[first], kinds[first], shown)
+
+    def some(rows: NDArray[np.integer]) -> list[str | None]:
+        return [*_lines(opcodes[rows], kinds[rows], names.some(places[rows]))]
+
+    def shown() -> tuple[NDArray[np.int32], list[str]]:
+        codes, values = encoded()
+        table = Encoded.from_list(values)
+        return table.codes[codes], table.values
+
+    rows = np.arange(len(places))
+    return Encoded.later(rows, lines, some), Encoded.later(rows, shown)
+
+
+def _lines(opcodes: NDArray[np.int64], kinds: NDArray[np.int32], names: list[str | None]) -> list[str]:
+    return list(map(query_line, opcodes.tolist(), kinds.tolist(), names))
+
+
+def _response_text(answered: np.ndarray) -> Encoded:
+    code, answers, truncated = (answered[name].copy() for name in ("code", "answers", "truncated"))
+
+    def make() -> tuple[NDArray[np.int32], list[str]]:
+        numbers = (code.astype(np.int64) << _ANSWERS_BITS | answers) << 1 | truncated
+        first, inverse = np.unique(numbers, return_index=True, return_inverse=True)[1:]
+        chosen = zip(code[first].tolist(), answers[first].tolist(), truncated[first].tolist(), strict=True)
+        lines = [
+            None if number == ABSENT else response_line(number, count, truncated=cut)
+            for number, count, cut in chosen
+        ]
+        shown = Encoded.from_list(lines)
+        return shown.codes[inverse], shown.values
+
+    return Encoded.later(np.arange(len(code)), make)
+
+
+def timed_out(messages: np.ndarray, names: Names, timeout_ns: int) -> Parsed:
+    """Return a transaction for each query (n,), as nobody has answered it for `timeout_ns`."""
+    size = len(messages)
+    text, name = _asked(messages, names)
+    nothing, same = np.full(size, ABSENT, np.int32), np.zeros(size, np.int32)
     return Parsed(
-        rows,
-        _column(known, asked, lambda message: message.text()),
+        messages["row"].copy(),
+        text,
         Encoded(same, [f"DNS Response: {TIMEOUT}"]),
-        np.ones(len(rows), bool),
-        np.array([*map(_is_cut, known), False], bool)[asked],
-        _attributes(known, asked, nothing, Encoded(same, [TIMEOUT])),
-        {"request_last_ns": slots["request_first_ns"][rows].astype(np.int64) + timeout_ns},
+        np.ones(size, bool),
+        messages["key"] == 0,
+        _attributes(name, messages["kind"], nothing, nothing, Encoded(same, [TIMEOUT])),
+        {"request_last_ns": messages["first_ns"] + timeout_ns},
     )

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from masdeepflow.columns import Memo
+from masdeepflow.protocols.dns.glances import ADDRESS, MESSAGE, Block, glance, joined, told
 from masdeepflow.protocols.dns.message import HEADER_BYTES, Message, read_message
+from masdeepflow.protocols.dns.names import READ, Names, as_objects
 from masdeepflow.schema import Kind, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = [
+    "FEW",
+    "Batch",
     "Found",
-    "Messages",
     "Reader",
-    "payload_of",
     "put_payload",
     "split_datagrams",
     "split_stream",
@@ -28,24 +30,10 @@ __all__ = [
 ]
 
 _LENGTH_BYTES, _ID_BYTES = 2, 2
-_WORD = 8
-
-
-class Messages(NamedTuple):
-    """n messages, those that are datagrams by themselves first.
-
-    rows: intp (n,), the slot of each. ids: uint64 (n,). codes: int64 (n,), index into `values`. first_ns,
-    last_ns, size: int64 (n,), stamps and length. streamed: the bytes of those that are no datagrams.
-    """
-
-    rows: NDArray[np.intp]
-    ids: NDArray[np.uint64]
-    codes: NDArray[np.int64]
-    first_ns: NDArray[np.int64]
-    last_ns: NDArray[np.int64]
-    size: NDArray[np.int64]
-    values: list[Message]
-    streamed: list[bytes]
+_WORD, _SIX = 8, 16
+FEW = 64
+"""Datagrams at a time that are sooner read one by one than as columns."""
+_NO_ADDRESSES = np.zeros(0, ADDRESS)
 
 
 class Found(NamedTuple):
@@ -59,21 +47,36 @@ class Found(NamedTuple):
     size: int
 
 
+class Batch(NamedTuple):
+    """messages: (n,), of dtype `MESSAGE`, those that are datagrams by themselves first; all are valid.
+
+    names, addresses: of their places. addresses: (a,), of dtype `ADDRESS`. streamed: the bytes of those that
+    are no datagrams, whose places are the last ones.
+    """
+
+    messages: np.ndarray
+    names: Names
+    addresses: np.ndarray
+    streamed: list[bytes]
+
+    def data(self, place: int) -> bytes | None:
+        """Return the bytes of the message of this place, None if it is a datagram by itself."""
+        number = place - (len(self.names) - len(self.streamed))
+        return self.streamed[number] if number >= 0 else None
+
+
 def _payload_start(slots: np.ndarray) -> int:
     fields = cast("dict[str, tuple[np.dtype[np.generic], int]]", slots.dtype.fields)
     return fields["request"][1]
 
 
-def payload_of(slots: np.ndarray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return a copy of the payload (n, w) of datagrams (n,), w a multiple of 8, and its lengths (n,).
-
-    It starts in `request` and goes on in `response`.
-    """
+def _block_of(slots: np.ndarray) -> Block:
+    """Return the payload of datagrams (n,): it starts in `request` and goes on in `response`."""
     start, size = _payload_start(slots), slots.dtype.itemsize
     lengths = slots["request_length"].astype(np.int64) + slots["response_length"]
     width = min(max(-(-int(lengths.max(initial=0)) // _WORD), 2) * _WORD, (size - start) // _WORD * _WORD)
-    payload = slots.view(np.uint8).reshape(len(slots), size)[:, start : start + width].copy()
-    return payload, np.minimum(lengths, width)
+    payload = slots.view(np.uint8).reshape(len(slots), size)[:, start : start + width]
+    return Block(payload, np.minimum(lengths, width))
 
 
 def put_payload(slots: np.ndarray, data: bytes) -> None:
@@ -113,57 +116,93 @@ def _read_without_id(data: bytes) -> Message | None:
 
 
 class Reader:
-    """Reads each distinct message once, its id not looked at."""
+    """Reads messages, their ids not looked at: at a glance where that is enough, else each distinct one once.
 
-    def __init__(self) -> None:
+    few: datagrams at a time that are sooner read one by one.
+    """
+
+    def __init__(self, few: int = FEW) -> None:
         """Start with nothing remembered."""
+        self._few = few
         self._memo = Memo(read_message)
 
-    def read(self, slots: np.ndarray) -> Messages:
+    def read(self, slots: np.ndarray) -> Batch:
         """Return the messages of slots (n,) of which none is of kind OPEN; what is no message is left out."""
         single = slots["kind"] == Kind.DATAGRAM
-        rows = np.flatnonzero(single)
-        whole = self._read_datagrams(slots if len(rows) == len(slots) else slots[rows], rows)
-        if len(rows) == len(slots):
-            return whole
-        return _joined(whole, turn_messages(slots, np.flatnonzero(~single)))
+        if single.all():
+            return self.datagrams(slots)
+        whole = self.datagrams(slots[single])
+        whole.messages["row"] = np.flatnonzero(single)[whole.messages["row"]]
+        return _joined(whole, slots, turn_messages(slots, np.flatnonzero(~single)))
 
-    def encode(self, slots: np.ndarray) -> tuple[NDArray[np.uint64], NDArray[np.int64], list[Message | None]]:
-        """Return ids (n,), codes (n,) and the messages that these index, of datagrams (n,)."""
-        payload, lengths = payload_of(slots)
-        ids = payload[:, :_ID_BYTES].copy().view(">u2")[:, 0].astype(np.uint64)
+    def datagrams(self, slots: np.ndarray) -> Batch:
+        """Return the messages of slots (n,) that are a datagram each."""
+        messages, names, addresses = self.look(slots)
+        messages["row"] = messages["place"] = np.arange(len(slots))
+        messages["cookie"], messages["queue_ns"] = slots["cookie"], slots["queue_ns"]
+        stamps = np.maximum(slots["request_first_ns"], slots["response_first_ns"])
+        messages["first_ns"] = messages["last_ns"] = stamps
+        messages["size"] = np.maximum(slots["request_bytes"], slots["response_bytes"])
+        valid = messages["valid"]
+        return Batch(messages if valid.all() else messages.compress(valid), names, addresses, [])
+
+    def look(self, slots: np.ndarray) -> tuple[np.ndarray, Names, np.ndarray]:
+        """Return what datagrams (n,) show (n,), of dtype `MESSAGE`, their names and addresses, by row."""
+        block = _block_of(slots)
+        messages = np.zeros(len(slots), MESSAGE)
+        known = np.empty(len(slots), object)
+        if len(slots) < self._few:
+            addresses = self._read(block, np.arange(len(slots)), messages, known)
+            texts, lengths = np.zeros((0, 0), np.uint8), np.zeros(0, np.int64)
+        else:
+            fits, texts, lengths, addresses = glance(block, messages)
+            if not fits.all():
+                others = np.flatnonzero(~fits)
+                lengths[others] = READ
+                more = self._read(block, others, messages, known)
+                addresses = np.concatenate((addresses[fits[addresses["place"]]], more))
+        messages["id"] = block.numbers(block.starts, _ID_BYTES)
+        return messages, Names(texts, lengths, known), addresses
+
+    def _read(
+        self, block: Block, rows: NDArray[np.intp], messages: np.ndarray, known: NDArray[np.object_]
+    ) -> np.ndarray:
+        """Read `rows` (k,) into `messages` and `known`, and return their addresses."""
+        if not len(rows):
+            return _NO_ADDRESSES
+        payload = block.payload[rows]
         payload[:, :_ID_BYTES] = 0
-        codes, values = self._memo.encode(payload, lengths)
-        return ids, codes.astype(np.int64), values
-
-    def _read_datagrams(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Messages:
-        ids, codes, values = self.encode(slots)
-        stamps = np.maximum(slots["request_first_ns"], slots["response_first_ns"]).astype(np.int64)
-        size = np.maximum(slots["request_bytes"], slots["response_bytes"]).astype(np.int64)
-        known = [value for value in values if value is not None]
-        if len(known) == len(values):
-            return Messages(rows, ids, codes, stamps, stamps, size, known, [])
-        places = np.cumsum([value is not None for value in values]) - 1
-        kept = np.array([value is not None for value in values], bool)[codes]
-        return Messages(
-            rows[kept], ids[kept], places[codes[kept]], stamps[kept], stamps[kept], size[kept], known, []
-        )
+        codes, values = self._memo.encode(payload, block.lengths[rows])
+        messages[rows] = told(values)[codes]
+        known[rows] = as_objects([None if value is None else value.name for value in values])[codes]
+        return _addresses(rows, [values[code] for code in codes.tolist()])
 
 
-def _joined(whole: Messages, found: list[Found]) -> Messages:
+def _addresses(places: NDArray[np.intp], found: Sequence[Message | None]) -> np.ndarray:
+    """Return the addresses of messages at `places` (k,)."""
+    telling = [
+        (place, len(packed) == _SIX, ttl, np.frombuffer(packed.ljust(_SIX, b"\0"), np.uint8))
+        for place, message in zip(places.tolist(), found, strict=True)
+        if message is not None
+        for packed, ttl in message.addresses
+    ]
+    return np.array(telling, ADDRESS) if telling else _NO_ADDRESSES
+
+
+def _joined(whole: Batch, slots: np.ndarray, found: list[Found]) -> Batch:
     if not found:
         return whole
-    rows, data, messages, first_ns, last_ns, size = zip(*found, strict=True)
-    codes = np.arange(len(found)) + len(whole.values)
-    ids = [int.from_bytes(message[:_ID_BYTES], "big") for message in data]
-    return Messages(
-        np.concatenate((whole.rows, np.array(rows, np.intp))),
-        np.concatenate((whole.ids, np.array(ids, np.uint64))),
-        np.concatenate((whole.codes, codes)),
-        np.concatenate((whole.first_ns, np.array(first_ns, np.int64))),
-        np.concatenate((whole.last_ns, np.array(last_ns, np.int64))),
-        np.concatenate((whole.size, np.array(size, np.int64))),
-        [*whole.values, *messages],
+    rows, data, values, *stamps = zip(*found, strict=True)
+    messages = told(values)
+    messages["place"] = len(whole.names) + np.arange(len(found))
+    messages["row"], messages["id"] = rows, [int.from_bytes(one[:_ID_BYTES], "big") for one in data]
+    for name, column in zip(("first_ns", "last_ns", "size"), stamps, strict=True):
+        messages[name] = column
+    messages["cookie"], messages["queue_ns"] = slots["cookie"][list(rows)], slots["queue_ns"][list(rows)]
+    return Batch(
+        joined(whole.messages, messages),
+        whole.names.joined(as_objects([message.name for message in values])),
+        np.concatenate((whole.addresses, _addresses(messages["place"], values))),
         list(data),
     )
 

@@ -53,11 +53,11 @@ class Recognition:
 
     def _fits(self, slots: np.ndarray) -> NDArray[np.intp]:
         """Return which datagrams (n,) are messages from their first byte to their last."""
-        _, codes, values = self._reader.encode(slots)
-        end = np.array([0 if value is None or not value.strict else value.end for value in values], np.int64)
+        messages, _, _ = self._reader.look(slots)
+        end = np.where(messages["valid"] & messages["strict"], messages["end"], 0)
         captured = slots["request_length"].astype(np.int64) + slots["response_length"]
         total = np.maximum(slots["request_bytes"], slots["response_bytes"]).astype(np.int64)
-        whole = np.where(captured < total, end[codes] < 0, end[codes] == total)
+        whole = np.where(captured < total, end < 0, end == total)
         return np.flatnonzero(whole & (total >= HEADER_BYTES))
 
 
@@ -84,7 +84,7 @@ def _score(slot: np.void, *, stream: bool) -> int:
     if response is None or not response.response:
         return _NOT_MINE
     # Another query's response may come first, of a pipeline or to the one before.
-    return LIKELY if response_id == query_id and response.key == query.key else POSSIBLE
+    return LIKELY if response_id == query_id and response.question == query.question else POSSIBLE
 
 
 def _first(data: bytes, total: int, *, stream: bool) -> tuple[Message | None, bytes]:
