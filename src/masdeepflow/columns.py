@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -20,9 +21,9 @@ _WORDS = 512  # 8-byte words of the largest payload prefix
 # Secret per process, so that nobody can send two texts that are taken for one.
 _KEYS = np.frombuffer(os.urandom(16 * _WORDS), np.uint64).reshape(2, _WORDS) | np.uint64(1)
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
-_STARTS = 8 * np.arange(_WORDS)
 # With larger temporary arrays malloc gives memory back and faults it in again: dearer than the work itself.
 _BLOCK_WORDS = 8 * 1024
+_MASKED_WORDS = 32  # masks for all lengths of so many words stay in the cache
 _NEAR = 64  # most lines end within these bytes
 
 
@@ -70,25 +71,36 @@ def row_hash(payload: NDArray[np.uint8], lengths: NDArray[np.integer]) -> NDArra
     """Return a 64-bit keyed hash (n,) of the first `lengths` bytes of each row (n, w), w a multiple of 8."""
     count = min((int(lengths.max(initial=0)) + 7) // 8, payload.shape[1] // 8)
     words = payload.view(np.uint64)[:, :count]
-    total = lengths.astype(np.uint64) * _KEYS[0, 0]
-    step = _BLOCK_WORDS // max(count, 1)
+    ends = lengths.astype(np.int64)
+    total = ends.astype(np.uint64) * _KEYS[0, 0]
+    step = _BLOCK_WORDS // max(min(count, _MASKED_WORDS), 1)
     for start in range(0, len(words), step):
-        block = slice(start, start + step)
-        total[block] += _mix(words[block], lengths[block])
+        for first in range(0, count, _MASKED_WORDS):
+            block = slice(start, start + step), slice(first, first + _MASKED_WORDS)
+            total[block[0]] += _mix(words[block], ends[block[0]] - 8 * first, _KEYS[:, :count][:, block[1]])
     result: NDArray[np.uint64] = total ^ (total >> np.uint64(31))
     return result
 
 
-def _mix(words: NDArray[np.uint64], lengths: NDArray[np.integer]) -> NDArray[np.uint64]:
-    count = words.shape[1]
-    valid = lengths.astype(np.int64)[:, None] - _STARTS[:count]
-    mixed = _MASKS.take(np.clip(valid, 0, 8, out=valid))
+def _mix(
+    words: NDArray[np.uint64], lengths: NDArray[np.int64], keys: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Return what words (n, k), as far as they are within lengths (n,), add to the hash; keys: (2, k)."""
+    mixed = _masks(words.shape[1]).take(np.clip(lengths, 0, 8 * words.shape[1]), axis=0)
     mixed &= words
     mixed ^= mixed >> np.uint64(29)
-    mixed *= _KEYS[0, :count]
+    mixed *= keys[0]
     mixed ^= mixed >> np.uint64(32)
-    total: NDArray[np.uint64] = mixed @ _KEYS[1, :count]
+    total: NDArray[np.uint64] = mixed @ keys[1]
     return total
+
+
+@lru_cache(maxsize=_MASKED_WORDS)
+def _masks(count: int) -> NDArray[np.uint64]:
+    """Return masks (8 * count + 1, count) of the bytes that are within each length."""
+    valid = np.arange(8 * count + 1)[:, None] - 8 * np.arange(count)
+    masks: NDArray[np.uint64] = _MASKS.take(np.clip(valid, 0, 8))
+    return masks
 
 
 class Memo(Generic[T]):

@@ -78,6 +78,22 @@ def test_hash_of_many_rows() -> None:
     assert len(set(row_hash(*columns(payloads)).tolist())) == 5000
 
 
+def test_hash_of_long_rows() -> None:
+    """Of thousands of bytes each counts up to the length, and none behind it."""
+    rows = np.random.default_rng(3).integers(0, 256, (40, 4096), np.uint8)
+    lengths = np.arange(0, 4000, 100)
+    hashes = row_hash(rows, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        assert row_hash(rows[[row], : -(-length // 8) * 8 or 8], lengths[[row]])[0] == hashes[row]
+        other = rows[[row]]
+        other[0, length:] += np.uint8(1)
+        assert row_hash(other, lengths[[row]])[0] == hashes[row]
+        for at in {0, length // 2, length - 1} if length else ():
+            other[0, at] += np.uint8(1)
+            assert row_hash(other, lengths[[row]])[0] != hashes[row]
+            other[0, at] -= np.uint8(1)
+
+
 def test_hash_of_strided_rows() -> None:
     """Rows may be a column of larger records, as a ring's are."""
     records = np.zeros(
