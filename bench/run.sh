@@ -10,8 +10,10 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 python=$PWD/.venv/bin/python
 [[ -x $python ]] || python=${PYTHON:-python3}
-"$python" -c 'import masdeepflow' 2>/dev/null || {
-    echo "bench/run.sh: $python has no masdeepflow: run ./test.sh once, or name another interpreter with PYTHON=" >&2
+# bson is one of the packages that ./test.sh installs and ./run.sh does not.
+"$python" -c 'import bson, masdeepflow' 2>/dev/null || {
+    echo "bench/run.sh: $python lacks masdeepflow or packages of its tests: run ./test.sh once, or name another interpreter" \
+        "with PYTHON=" >&2
     exit 1
 }
 # Servers and administration tools live there, and `su` leaves it out.
