@@ -2,7 +2,8 @@
 
 A template is a payload with a mask of those of its bytes that decide what it is read as. Where a message's
 length decides where the next one begins, it is among them: so a payload that is equal under the mask is built
-alike, and is read as the template was.
+alike, and is read as the template was. `outlines` is another thing: it keeps few, compared with every payload,
+as its values may begin in the first bytes, by which hundreds of templates are looked up here.
 """
 
 from __future__ import annotations

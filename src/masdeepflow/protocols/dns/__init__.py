@@ -103,7 +103,9 @@ class Dns:
         stamps = np.full(len(batch.names), ABSENT, np.int64)
         stamps[responses["place"]] = responses["last_ns"]
         told = batch.addresses[stamps[batch.addresses["place"]] != ABSENT]
-        told = _last_of_each(told[np.argsort(stamps[told["place"]], kind="stable")])[-_NAMES:]
+        told = told[np.argsort(stamps[told["place"]], kind="stable")]
+        if len(told) > FEW:
+            told = _last_of_each(told)[-_NAMES:]
         until = stamps[told["place"]] + told["ttl"] * _SECOND_NS
         names = batch.names.some(told["place"])
         packed = map(bytes, told["packed"])

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from masdeepflow.columns import Memo
 from masdeepflow.protocols.dns.glances import ADDRESS, MESSAGE, Block, glance, joined, told
 from masdeepflow.protocols.dns.message import HEADER_BYTES, Message, read_message
 from masdeepflow.protocols.dns.names import READ, Names, as_objects
@@ -31,6 +30,7 @@ __all__ = [
 
 _LENGTH_BYTES, _ID_BYTES = 2, 2
 _WORD, _SIX = 8, 16
+_LIMIT = 4096
 FEW = 64
 """Datagrams at a time that are sooner read one by one than as columns."""
 _NO_ADDRESSES = np.zeros(0, ADDRESS)
@@ -124,7 +124,7 @@ class Reader:
     def __init__(self, few: int = FEW) -> None:
         """Start with nothing remembered."""
         self._few = few
-        self._memo = Memo(read_message)
+        self._known = _Known()
 
     def read(self, slots: np.ndarray) -> Batch:
         """Return the messages of slots (n,) of which none is of kind OPEN; what is no message is left out."""
@@ -170,15 +170,54 @@ class Reader:
         """Read `rows` (k,) into `messages` and `known`, and return their addresses."""
         if not len(rows):
             return _NO_ADDRESSES
-        payload = block.payload[rows]
-        payload[:, :_ID_BYTES] = 0
-        codes, values = self._memo.encode(payload, block.lengths[rows])
-        messages[rows] = told(values)[codes]
-        known[rows] = as_objects([None if value is None else value.name for value in values])[codes]
-        return _addresses(rows, [values[code] for code in codes.tolist()])
+        places = self._known.places(_without_ids(block, rows))
+        messages[rows] = self._known.messages.take(places)
+        values = [self._known.values[place] for place in places]
+        known[rows] = as_objects([None if value is None else value.name for value in values])
+        return _addresses(rows, values)
 
 
-def _addresses(places: NDArray[np.intp], found: Sequence[Message | None]) -> np.ndarray:
+class _Known:
+    """Messages that were read, their ids zero, by a hash of their bytes; bounded.
+
+    values: (k,). messages: (k,), what they show.
+    """
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self._limit = limit
+        self._clear()
+
+    def _clear(self) -> None:
+        self._places: dict[int, int] = {}
+        self.values: list[Message | None] = []
+        self.messages = np.zeros(0, MESSAGE)
+
+    def places(self, data: list[bytes]) -> list[int]:
+        """Return the places (m,) of messages (m,), valid until the next call."""
+        keys = list(map(hash, data))
+        fresh = {key: one for key, one in zip(keys, data, strict=True) if key not in self._places}
+        if len(self.values) + len(fresh) > self._limit:
+            self._clear()
+            fresh = dict(zip(keys, data, strict=True))
+        if fresh:
+            self._places.update(
+                zip(fresh, range(len(self.values), len(self.values) + len(fresh)), strict=True)
+            )
+            found = [read_message(one) for one in fresh.values()]
+            self.values += found
+            self.messages = joined(self.messages, told(found))
+        return [self._places[key] for key in keys]
+
+
+def _without_ids(block: Block, rows: NDArray[np.intp]) -> list[bytes]:
+    payload = block.payload[rows]
+    payload[:, :_ID_BYTES] = 0
+    data, width = payload.tobytes(), payload.shape[1]
+    lengths = block.lengths[rows].tolist()
+    return [data[at * width : at * width + length] for at, length in enumerate(lengths)]
+
+
+def _addresses(places: NDArray[np.integer], found: Sequence[Message | None]) -> np.ndarray:
     """Return the addresses of messages at `places` (k,)."""
     telling = [
         (place, len(packed) == _SIX, ttl, np.frombuffer(packed.ljust(_SIX, b"\0"), np.uint8))
