@@ -2,7 +2,8 @@
 
 Hardly a payload with a key in it is like another, so the kernel's hashes seldom repeat. But few are built
 differently: where one was read, others of its length are known by comparing all that is not free in them, at
-once, and by the keys that are left when `masdeepflow.keys` has masked them.
+once, and by the keys that are left when `masdeepflow.keys` has masked them. `templates` can't serve: it looks
+its own up by the first twelve bytes, in which a reply's value may begin here, and has no keys to tell apart.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A template is a payload with a mask of those of its bytes that decide what it is read as. Where a message's
 length decides where the next one begins, it is among them: so a payload that is equal under the mask is built
-alike, and is read as the template was. `outlines` is another thing: it keeps few, compared with every payload,
-as its values may begin in the first bytes, by which hundreds of templates are looked up here.
+alike, and is read as the template was. `outlines` can't serve: it compares each of a few with every payload,
+which would be slow for hundreds of statements.
 """
 
 from __future__ import annotations

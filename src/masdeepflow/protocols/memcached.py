@@ -13,6 +13,9 @@ header before each datagram: that is not read.
 Of a command only its name and the pattern of its first key are shown, of a reply its first word. Commands
 that ask for no reply (`noreply`, quiet ones) are transactions without a response; what quiet commands are
 answered nevertheless is not paired with them.
+
+Turns are not known by kind (`masdeepflow.pairing`): a key in a line is as long as no space is in it, which
+`masdeepflow.outlines`, made for keys behind their length, does not look at.
 """
 
 from __future__ import annotations
