@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import StartAgent
 
-pytestmark = [pytest.mark.root, pytest.mark.server("dnsmasq", "dig")]
+pytestmark = [pytest.mark.root, pytest.mark.server("dnsmasq", "unbound", "dig")]
 
 _ROUNDS, _NAMES, _SIDES = 20, 10, 2
-_HOST = "127.0.53.54"
+_HOST, _UPSTREAM = "127.0.53.54", "127.0.53.56"
 _WAIT_S = 20
 
 
@@ -42,7 +42,7 @@ def test_dig_in_a_loop_is_counted(start_agent: StartAgent, tmp_path: Path, port:
         for _ in range(_ROUNDS):
             done = run("dig", f"@{_HOST}", "-p", port, "+noall", "+stats", *names)
             assert done.stdout.count("Query time") == _NAMES
-        agent.settle()
+        agent.wait_counted(lambda one: one["protocol"] == "dns", _ROUNDS * _NAMES + 1)
         shown = _shown(agent.transactions, port)[_SIDES:]
     for role in ("client", "server"):
         mine = [found for found in shown if found["role"] == role]
@@ -55,6 +55,25 @@ def test_dig_in_a_loop_is_counted(start_agent: StartAgent, tmp_path: Path, port:
         assert {found["network.transport"] for found in mine} == {"udp"}
         assert {found["server.address"] for found in mine} == {_HOST}
         assert len({found["client.port"] for found in mine}) > 1
+
+
+def test_a_resolver_that_cannot_answer(start_agent: StartAgent, tmp_path: Path) -> None:
+    """The one that it asks refuses: each query of dig's ends as an error, with the code that dig shows."""
+    upstream = free_port()
+    with (
+        servers.dnsmasq(tmp_path, (_UPSTREAM, upstream)),
+        servers.unbound(tmp_path, (_HOST, 53), (_UPSTREAM, upstream)),
+    ):
+        agent = start_agent("--log", "json", ports=[53])
+        names = [f"n{number}.example.org" for number in range(_NAMES)]
+        for _ in range(_ROUNDS):
+            done = run("dig", f"@{_HOST}", "+noall", "+comments", *names)
+            assert done.stdout.count("status: SERVFAIL") == _NAMES
+        found = agent.wait_counted(lambda one: one["protocol"] == "dns", _ROUNDS * _NAMES)
+    for role in ("client", "server"):
+        mine = [one for one in _shown(found, 53) if one["role"] == role]
+        assert Counter(one["dns.question.name"] for one in mine) == dict.fromkeys(names, _ROUNDS)
+        assert {(one["dns.response_code"], one["error"]) for one in mine} == {("SERVFAIL", True)}
 
 
 def test_both_questions_of_a_lookup_have_their_own_latency(start_agent: StartAgent, tmp_path: Path) -> None:

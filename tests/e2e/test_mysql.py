@@ -14,10 +14,11 @@ from masdeepflow.traffic_gen.mysql_wire import Command
 from tests.support import json_log
 from tests.support.mysql_session import MySqlSession
 from tests.support.ports import LOOPBACK
-from tests.support.programs import run
+from tests.support.programs import Program, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.e2e.conftest import StartAgent
     from tests.support.programs import Agent
@@ -32,7 +33,9 @@ pytestmark = [
 
 _STATEMENTS = 200
 _CLIENTS, _ROUNDS = 4, 300
+_SLAPS = 12_000
 _NO_TABLE, _SYNTAX = 1146, 1064
+_MISSING = "SELECT * FROM shop.nowhere"
 _SQLSTATE = {_NO_TABLE: "42S02", _SYNTAX: "42000"}
 
 
@@ -78,11 +81,12 @@ def _prepared(server: MariaDb, statements: list[str]) -> None:
                 session.close_statement(number)
 
 
-def _by_role(agent: Agent) -> dict[str, list[dict[str, Any]]]:
-    found = agent.settle().transactions
+def _by_role(
+    agent: Agent, expected: int = 0, mine: Callable[[dict[str, Any]], bool] = bool
+) -> dict[str, list[dict[str, Any]]]:
+    found = agent.wait_counted(mine, expected)
     for one in found:
         json_log.check_line(one)
-    found.sort(key=lambda one: one["timestamp"])
     return {role: [one for one in found if one["role"] == role] for role in ("client", "server")}
 
 
@@ -124,11 +128,33 @@ def test_counts_equal_those_of_mariadb_slap(mariadb: MariaDb, start_agent: Start
     database = ("--create-schema=shop", "--no-drop", "--delimiter=;")
     done = run("mariadb-slap", *mariadb.client[1:-1], *database, *load, f"--query={';'.join(statements)}")
     assert f"running queries: {_CLIENTS}" in done.stdout, done.stderr
-    for found in _by_role(agent).values():
+    expected = dict.fromkeys(statements, _CLIENTS * _ROUNDS)
+    for found in _by_role(agent, sum(expected.values()), lambda one: "db.query.text" in one).values():
         counted = Counter(one["db.query.text"] for one in found if "db.query.text" in one)
-        assert counted == dict.fromkeys(statements, _CLIENTS * _ROUNDS)
+        assert counted == expected
         assert {one["db.namespace"] for one in found if one["db.operation.name"] == "INSERT"} == {"shop"}
         assert not any(one["error"] or one["truncated"] for one in found if "db.query.text" in one)
+
+
+def test_errors_beside_mariadb_slap(mariadb: MariaDb, start_agent: StartAgent, tmp_path: Path) -> None:
+    """mariadb-slap itself ends with its first error; a client beside it has every one of its own."""
+    agent = start_agent("--log", "json", ports=[mariadb.port])
+    slap = ("mariadb-slap", *mariadb.client[1:-1], "--create-schema=shop", "--no-drop")
+    load = (f"--concurrency={_CLIENTS}", f"--number-of-queries={_SLAPS}", "--query=SELECT 7 AS n")
+    with Program(tmp_path, *slap, *load) as benchmark:
+        agent.wait_for(lambda lines: any("SELECT 7 AS n" in line for line in lines))
+        _mariadb(mariadb, [_MISSING] * _ROUNDS)
+        assert benchmark.ended().code == 0
+    done = run(*slap, "--concurrency=1", "--number-of-queries=5", f"--query={_MISSING}")
+    assert done.stderr.count("doesn't exist") == 1
+    expected = {"SELECT 7 AS n": _SLAPS, _MISSING: _ROUNDS + 1}
+    for found in _by_role(
+        agent, sum(expected.values()), lambda one: one.get("db.query.text") in expected
+    ).values():
+        counted = Counter(one.get("db.query.text") for one in found)
+        assert {text: counted[text] for text in expected} == expected
+        for one in found:
+            _check_error(one, _NO_TABLE if one.get("db.query.text") == _MISSING else None)
 
 
 def test_prepared_statements_are_shown_with_their_text(mariadb: MariaDb, start_agent: StartAgent) -> None:

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from tests.support import json_log, servers
-from tests.support.programs import run
+from tests.support.programs import Program, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.e2e.conftest import StartAgent
@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.server("redis-server", "redis-cli", 
 
 _FEW = 480
 _MANY = 48_000
+_ERRORS = 200
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,12 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
-def _by_role(agent: Agent) -> dict[str, list[dict[str, Any]]]:
-    found = agent.settle().transactions
+def _by_role(
+    agent: Agent, expected: int = 0, mine: Callable[[dict[str, Any]], bool] = bool
+) -> dict[str, list[dict[str, Any]]]:
+    found = agent.wait_counted(mine, expected)
     for one in found:
         json_log.check_line(one)
-    found.sort(key=lambda one: one["timestamp"])
     return {role: [one for one in found if one["role"] == role] for role in ("client", "server")}
 
 
@@ -53,7 +55,7 @@ def test_each_command_of_the_benchmark_has_its_line(
     agent = start_agent("--log", "json", ports=[port])
     _benchmark(port, "ping_inline,set,get,incr,sadd", _FEW, pipelined)
     names = ["PING", "SET key:*", "GET key:*", "INCR counter:*", "SADD myset"]
-    for found in _by_role(agent).values():
+    for found in _by_role(agent, len(names) * _FEW, lambda one: one.get("db.query.text") in names).values():
         counted = Counter(one.get("db.query.text") for one in found)
         del counted["CONFIG GET"]
         assert counted == dict.fromkeys(names, _FEW)
@@ -77,6 +79,31 @@ def test_as_many_commands_as_the_benchmark_sent(
     assert counted.keys() == {"client", "server"}
     for count in counted.values():
         assert 0 <= count - sent <= 4  # CONFIG GET, which it starts with
+
+
+def test_errors_beside_the_benchmark(port: int, start_agent: StartAgent, tmp_path: Path) -> None:
+    """redis-benchmark itself ends with its first error; a client beside it has every one of its own."""
+    agent = start_agent("--log", "json", ports=[port])
+    run("redis-cli", "-p", port, "SET", "word", "text")
+    load = ("-c", 10, "-n", _MANY, "-r", 1_000_000, "-t", "get", "-q")
+    with Program(tmp_path, "redis-benchmark", "-p", port, *load) as benchmark:
+        agent.wait_for(lambda lines: any("GET key:*" in line for line in lines))
+        done = run("redis-cli", "-p", port, "-r", _ERRORS, "INCR", "word")
+        assert done.stdout.count("ERR value is not an integer") == _ERRORS
+        assert benchmark.ended().code == 0
+    done = run("redis-benchmark", "-p", port, "-c", 1, "-n", _FEW, "INCR", "word")
+    assert "ERR value is not an integer" in done.stderr
+    expected = {"GET key:*": _MANY, "INCR word": _ERRORS + 1}
+    for found in _by_role(
+        agent, sum(expected.values()), lambda one: one.get("db.query.text") in expected
+    ).values():
+        counted = Counter(one.get("db.query.text") for one in found)
+        assert {text: counted[text] for text in expected} == expected
+        errors = [one for one in found if one["error"]]
+        assert {one["db.query.text"] for one in errors} == {"INCR word"}
+        assert len(errors) == _ERRORS + 1
+        assert {one["db.response.status_code"] for one in errors} == {"ERR"}
+        assert {one["db.response.message"] for one in errors} == {"value is not an integer or out of range"}
 
 
 def test_outcomes_and_databases(port: int, start_agent: StartAgent) -> None:

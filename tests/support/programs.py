@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -27,6 +28,7 @@ __all__ = ["MASDEEPFLOW", "TRAFFIC_GEN", "Agent", "Finished", "Program", "clean_
 MASDEEPFLOW = str(Path(sys.executable).with_name("masdeepflow"))
 TRAFFIC_GEN = str(Path(sys.executable).with_name("traffic_gen"))
 WAIT_S = 20.0
+_ROLES = ("client", "server")
 _PAUSE_S = 0.01
 _RING_MIB = 64
 """Room for what others do on the same host: what a test counts must not be lost to that."""
@@ -225,3 +227,27 @@ class Agent(Program):
         marks = (f"127.0.0.1:{self._marker},", f'"server.port":{self._marker},')
         self.wait_for(lambda lines: sum(any(m in line for m in marks) for line in lines) >= self._settled)
         return self
+
+    def wait_counted(self, found: Callable[[dict[str, Any]], bool], expected: int) -> list[dict[str, Any]]:
+        """Wait until each end has `expected` transactions that `found` is true of; return all by time.
+
+        `settle` alone does not tell that all are there. A service that has paused is given up to a second
+        more (ADR 4), and a program of a busy host may be stopped between a turn's end and its record.
+
+        Raises AssertionError with what the agent has lost, and with what it writes when it ends.
+        """
+        self.settle()
+
+        def missing() -> dict[str, int]:
+            counted = Counter(one["role"] for one in self.transactions if found(one))
+            return {role: expected - counted[role] for role in _ROLES if counted[role] < expected}
+
+        try:
+            until(lambda: not missing())
+        except AssertionError:
+            before, lines = missing(), self.stop().lines
+            lost = json.loads(lines[-1]).get("lost")
+            raise AssertionError(
+                f"of {expected} a side are missing: {before}; when the agent ended: {missing()}; lost: {lost}"
+            ) from None
+        return sorted(self.transactions, key=lambda one: one["timestamp"])
