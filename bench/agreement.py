@@ -64,7 +64,8 @@ _CLIENTS = 4
 _MODES = ("simple", "extended", "prepared")
 _TPC_B = 7  # statements of a transaction
 _OPERATIONS = {"BEGIN", "UPDATE", "SELECT", "INSERT", "END"}  # of both scripts
-_PIPELINED = (1, 16)
+_PIPELINED = {1: 10_000, 16: 4000}
+"""Commands a second of load: a burst's lines of both ends fit into the log's queue."""
 _DNS_HOST, _RESOLVER, _DISTANT = "127.0.53.58", "127.0.53.59", ("127.0.53.60", 5300)
 _NAMES = 1000
 _DELAYS_MS = (1, 30)
@@ -135,12 +136,12 @@ def _is_pgbenchs(found: Transaction) -> bool:
 
 def _redis(directory: Path, stack: ExitStack, seconds: int) -> Iterator[_Case]:
     port = stack.enter_context(servers.redis(directory))
-    for pipelined in _PIPELINED:
+    for pipelined, each in _PIPELINED.items():
         for test in "set", "get":
             yield _Case(
                 f"redis-benchmark -P {pipelined}, {test.upper()}",
                 port,
-                partial(redis_benchmark, port, test, 10_000 * seconds, 50, pipelined),
+                partial(redis_benchmark, port, test, each * seconds, 50, pipelined),
                 _operation(test.upper()),
             )
 
