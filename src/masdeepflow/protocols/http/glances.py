@@ -148,6 +148,10 @@ class Unread:
         lengths = self._lengths.tolist()
         return [read_request(data[at * width : at * width + length]) for at, length in enumerate(lengths)]
 
+    def request(self, place: int) -> Request:
+        """One of them, without reading the others."""
+        return read_request(self._payload[place, : self._lengths[place]].tobytes())
+
 
 class Requests(NamedTuple):
     """n requests. coded: what is known of each. own: int32 (n,), its place in `unread`, else `ABSENT`.
@@ -182,4 +186,10 @@ class Requests(NamedTuple):
             table = Encoded.from_list([show(one) for one in [*values, *unread.requests]])
             return table.codes[np.where(own == ABSENT, codes, own + np.int32(len(values)))], table.values
 
-        return Encoded.later(np.arange(len(own)), make)
+        def some(rows: NDArray[np.integer]) -> list[str | None]:
+            places = zip(own[rows].tolist(), codes[rows].tolist(), strict=True)
+            return [
+                show(values[code] if place == ABSENT else unread.request(place)) for place, code in places
+            ]
+
+        return Encoded.later(np.arange(len(own)), make, some)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masdeepflow.coded import Coded
-from masdeepflow.protocols.http.glances import Requests, glance
+from masdeepflow.protocols.http.glances import Requests, Unread, glance
 from masdeepflow.protocols.http.heads import UNKNOWN, read_request
 from masdeepflow.table import ABSENT
 
@@ -112,3 +112,14 @@ def test_columns_of_read_and_unread_requests() -> None:
     joined = requests.joined([read_request(b"GET /x HTTP/1.1\r\n\r\n")], order)
     assert joined.strings(attrgetter("path")).to_list() == ["/x", "/2", "/0", "/1"]
     assert joined.take(np.array([1, 0])).strings(attrgetter("path")).to_list() == ["/2", "/x"]
+
+
+def test_some_requests_are_read_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request in flight does not cost the lines of all others of its batch."""
+    data = [b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(3)]
+    _, told, unread = glance(*_columns(data[1:], b"\0"))
+    codes = np.array([len(told.values), *told.codes], np.int32)
+    own = np.array([ABSENT, 0, 1], np.int32)
+    requests = Requests(Coded(codes, [*told.values, read_request(data[0])]), own, unread)
+    monkeypatch.setattr(Unread, "requests", None)
+    assert requests.strings(attrgetter("path")).some(np.array([2, 0])) == ["/2", "/0"]
