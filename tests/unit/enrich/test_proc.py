@@ -52,13 +52,13 @@ def test_own_process_is_read() -> None:
 def test_the_zeros_behind_a_title_are_no_arguments() -> None:
     """Redis writes its title over its arguments, and zeros over the rest of them."""
     with subprocess.Popen(
-        ["redis-server *:6379", "-c", "read", "", ""], executable="/bin/sh", stdin=-1
+        ["redis-server *:6379", "-c", "read line", "", ""], executable="/bin/sh", stdin=-1
     ) as running:
         _wait_for_exec(running.pid)
         fact = read_process(running.pid)
         running.kill()
     assert fact is not None
-    assert fact.arguments == ("redis-server *:6379", "-c", "read")
+    assert fact.arguments == ("redis-server *:6379", "-c", "read line")
 
 
 def test_arguments_are_what_the_process_calls_itself(tmp_path: Path) -> None:
