@@ -198,12 +198,13 @@ static __always_inline bool is_shared(struct unix_address *name)
 static __always_inline void set_unix(struct connection *c, struct sock *sk, bool send)
 {
 	struct unix_sock *u = (struct unix_sock *)skc_to_unix_sock(sk);
-	struct unix_address *named, *peer_named = NULL;
+	struct unix_address *named = NULL, *peer_named = NULL;
 
 	c->slot.role = send ? ROLE_CLIENT : ROLE_SERVER;
 	if (!u)
 		return;
-	named = u->addr;
+	/* A number, not a pointer that the verifier knows: clang 19 tests both names for zero by or-ing them. */
+	bpf_probe_read_kernel(&named, sizeof(named), __builtin_preserve_access_index(&u->addr));
 	if (u->peer) {
 		struct unix_sock *peer = (struct unix_sock *)u->peer;
 		bpf_probe_read_kernel(&peer_named, sizeof(peer_named), __builtin_preserve_access_index(&peer->addr));

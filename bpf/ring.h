@@ -179,6 +179,7 @@ static __always_inline void count_turn(const struct slot *slot, struct moved mov
 		return;
 	__u64 duration = slot->response_last_ns - slot->request_first_ns;
 	__u32 bucket = histogram_bucket(duration);
+	barrier_var(bucket); /* clang 19 would check one copy and use another */
 	if (bucket >= HISTOGRAM_BUCKETS)
 		return;
 	ADD(s->duration_ns, duration);
@@ -208,6 +209,7 @@ static __always_inline void count_datagram(const struct slot *slot, bool written
 		return;
 	__u64 duration = slot->response_last_ns - asked_ns;
 	__u32 bucket = histogram_bucket(duration);
+	barrier_var(bucket); /* clang 19 would check one copy and use another */
 	if (bucket >= HISTOGRAM_BUCKETS)
 		return;
 	s->duration_ns += duration;
