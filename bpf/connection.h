@@ -165,11 +165,20 @@ static __always_inline void take_arrival(struct connection *c, struct sock *sk)
 	a->first_ns = 0;
 }
 
-static __always_inline void set_read_seq(struct connection *c, struct sock *sk)
+/* For how long the socket has had bytes to send or to be acknowledged. Source: tcp_chrono_start(), net/ipv4/tcp_output.c. */
+static __always_inline __u32 sending_jiffies(struct tcp_sock *tp)
+{
+	__u32 ended = tp->chrono_stat[0] + tp->chrono_stat[1] + tp->chrono_stat[2];
+	return tp->snd_una == tp->write_seq ? ended : ended + (__u32)bpf_jiffies64() - tp->chrono_start;
+}
+
+static __always_inline void set_begin(struct connection *c, struct sock *sk)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
-	if (tp)
-		c->read_seq = tp->copied_seq;
+	if (!tp)
+		return;
+	c->read_seq = tp->copied_seq;
+	c->sending_jiffies = sending_jiffies(tp);
 }
 
 /* A TCP connection that was there before the agent, and has just moved `length` bytes, if any. */
@@ -179,7 +188,7 @@ static __noinline struct connection *adopt_tcp(struct sock *sk, bool send, __u32
 	if (!c)
 		return NULL;
 	set_addresses(&c->slot, &sk->__sk_common);
-	set_read_seq(c, sk);
+	set_begin(c, sk);
 	if (!send)
 		c->read_seq -= length;
 	c->slot.flags = FLAG_OLD_CONNECTION;

@@ -145,6 +145,8 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u8 recvmsg_inq : 1;
 	__u64 tcp_wstamp_ns;
+	__u32 chrono_start;
+	__u32 chrono_stat[3];
 	struct minmax rtt_min;
 	struct tcp_rack rack;
 };

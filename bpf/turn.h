@@ -27,10 +27,12 @@ struct connection {
 	__u64 asked_ns;        /* datagrams: the last request */
 	__u64 shown_ns;        /* UDP: when a turn was written last */
 	__u32 read_seq;        /* TCP: copied_seq before the first byte that was counted */
+	__u32 sending_jiffies; /* TCP: as of the last read, see sending_jiffies() */
 	__u32 unseen_sweeps;   /* in a row that found bytes read that no hook had counted */
 	__u32 busy;            /* a program works on it */
 	__u32 datagrams;       /* UDP: those that got a slot each, or NOT_DATAGRAMS */
 	__u32 unanswered;      /* datagrams: requests, less responses */
+	__u32 unused;
 	__u8 accept_pending;   /* the ACCEPT slot waits for the process to be known */
 	__u8 await_request;    /* older than the agent: response bytes before the first request belong to nobody */
 	__u8 written;          /* this turn was written as idle */

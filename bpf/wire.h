@@ -169,7 +169,7 @@ struct shared {
 	__u32 unfinished_other;
 	__u32 adopting;          /* the listeners are found: now the roles of older connections can be told */
 	__u32 splicing;          /* a process reads a TCP socket with splice(): on_splice() is needed */
-	__u32 unused;
+	__u32 jiffy_ns;
 };
 
 #endif

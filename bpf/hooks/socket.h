@@ -153,6 +153,33 @@ static __always_inline __u64 departed_ns(const struct connection *c, struct sock
 	return left > s->request_last_ns && left > s->response_last_ns && left < now ? left : now;
 }
 
+/* A call that sends so many bytes may wait for the peer to take them. */
+#define LONG_SEND 65536
+#define LEAST_JIFFIES 2
+
+/*
+ * A request that is handed over in one call which waits for room began before that call ended, by as much as the socket
+ * had bytes to send since the last response. In jiffies: what takes less is not worth the while.
+ */
+static __always_inline void long_request(struct connection *c, struct sock *sk, __u64 now)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (!tp || c->slot.request_first_ns || c->slot.role != ROLE_CLIENT)
+		return;
+	__u32 jiffies = sending_jiffies(tp) - c->sending_jiffies;
+	__u64 began = now - (__u64)jiffies * shared.jiffy_ns;
+	/* A jiffy may be counted that had begun before. */
+	if (jiffies >= LEAST_JIFFIES && began < now)
+		c->slot.request_first_ns = began > c->opened_ns ? began : c->opened_ns;
+}
+
+static __always_inline void response_read(struct connection *c, struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+	if (tp && c->slot.role == ROLE_CLIENT)
+		c->sending_jiffies = sending_jiffies(tp);
+}
+
 static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool discarded)
 {
 	struct io io = {.length = (__u32)length};
@@ -176,10 +203,13 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool d
 	if (!send) {
 		take_arrival(c, sk);
 		buffered_response_sent(c, sk);
+		response_read(c, sk);
 	} else if (!accelerated) {
 		now = departed_ns(c, sk, now);
 	}
 	turn_next(c, send);
+	if (send && length >= LONG_SEND && !accelerated)
+		long_request(c, sk, now);
 	if (accelerated)
 		c->slot.flags |= FLAG_ACCELERATED;
 	set_process(c, pid, task);

@@ -64,7 +64,7 @@ static __always_inline void connected(struct sock *sk)
 	if (!c)
 		return;
 	set_addresses(&c->slot, &sk->__sk_common);
-	set_read_seq(c, sk);
+	set_begin(c, sk);
 	write_connect(c, KIND_CONNECT);
 }
 
@@ -80,7 +80,7 @@ static __always_inline void accepted(struct sock *sk)
 	if (!c)
 		return;
 	set_addresses(&c->slot, &sk->__sk_common);
-	set_read_seq(c, sk);
+	set_begin(c, sk);
 	c->slot.role = ROLE_SERVER;
 	c->accept_pending = true;
 }

@@ -213,6 +213,39 @@ def test_a_large_response_to_a_slow_reader_is_one_turn(
         assert stage.event(Kind.CLOSE, role).response_bytes == size
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["first", "later"])
+def test_a_large_request_begins_with_its_first_byte(stage: Stage, *, again: bool) -> None:
+    """Though one call hands all of it over, and waits for a slow reader: the hook is at its end."""
+    size, ready = 32 << 20, Gate()
+
+    def server() -> None:
+        with listen() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 10)
+            ready.open()
+            with listener.accept()[0] as sock:
+                if again:
+                    _answer(sock)
+                _read_slowly(sock, size)
+                sock.sendall(b"answer")
+
+    def client() -> int:
+        ready.wait()
+        with socket.create_connection((LOOPBACK, PORT)) as sock:
+            if again:
+                _ask(sock)
+                time.sleep(0.2)
+            started = time.monotonic_ns()
+            sock.sendall(bytes(size))
+            read(sock, 6)
+            return time.monotonic_ns() - started
+
+    stage.start(server)
+    sending = stage.start(client)
+    turn = max(stage.turns(Role.CLIENT), key=lambda slot: slot.request_bytes)
+    assert turn.request_bytes == size
+    assert 0.9 * sending.result < turn.duration_ns < 1.1 * sending.result
+
+
 def test_a_delayed_acknowledgement_is_not_part_of_the_response(stage: Stage) -> None:
     """A client acknowledges a small response up to 40 ms late: the server's turn ends when it was sent."""
     done = Gate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,6 +29,7 @@ SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 """Size of a ring record in bytes -> bytes of request payload that it holds (bpf/wire.h)."""
 
 _TRACEPOINTS = ("on_fork", "on_exec", "on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
+_COARSE = 6  # CLOCK_MONOTONIC_COARSE of linux/time.h, whose resolution is a jiffy
 _WHEN_SPLICING = "on_splice"  # costs every read of a TCP socket, so only hosts that need it pay
 _FINDERS = ("find_sockets", "find_files")
 _SWEEPS = ("sweep_tcp", "sweep_other")
@@ -122,6 +124,7 @@ class Probes:
     def _attach(self) -> None:
         # Not `secrets`: it loads OpenSSL.
         self._shared[0]["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1
+        self._shared[0]["jiffy_ns"] = round(time.clock_getres(_COARSE) * 1e9)
         for index in range(1, MAX_SERVICES):
             libbpf.push(self._descriptors["free_services"], index.to_bytes(4, "little"))
         # First, because it tells the programs which process is the agent's own, and then the listening ports.
