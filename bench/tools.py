@@ -65,8 +65,7 @@ def figures(
 def pgbench(server: PostgreSql, directory: Path | None, clients: int, options: Sequence[object]) -> Told:
     """Run pgbench, by default its TPC-B; a request is a transaction.
 
-    directory: where it logs each; latencies are those of the log, and without one there are none. Writing it
-    costs a sixth of the rate.
+    directory: where it logs each; latencies are those of the log, and without one there are none.
     """
     log = directory / f"pgbench-{time.monotonic_ns()}" if directory else None
     logging = ("--log", f"--log-prefix={log}") if log else ()
