@@ -112,7 +112,7 @@ static __always_inline void write_exec(struct task_struct *task, struct linux_bi
 		s->request_length = 0;
 	bpf_probe_read_kernel_str(s->response, EXECUTABLE_BYTES, BPF_CORE_READ(bprm, file, f_path.dentry, d_name.name));
 	read_service_name(s->response + EXECUTABLE_BYTES, RESPONSE_BYTES - EXECUTABLE_BYTES, mm);
-	s->tid = BPF_CORE_READ(task, cred, uid.val);
+	s->tid = task->cred->uid.val;
 	bpf_ringbuf_submit(s, BPF_RB_NO_WAKEUP);
 }
 
