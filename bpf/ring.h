@@ -175,7 +175,7 @@ static __always_inline void count_turn(const struct slot *slot, struct moved mov
 		COUNT(lost_service_full);
 	if (!written)
 		ADD(s->lost, 1);
-	if (!slot->response_last_ns)
+	if (!slot->response_first_ns)
 		return;
 	__u64 duration = slot->response_last_ns - slot->request_first_ns;
 	__u32 bucket = histogram_bucket(duration);

@@ -402,6 +402,13 @@ static __always_inline bool is_idle(const struct connection *c, __u64 round_trip
 	return s->transport == TRANSPORT_UDP && now > s->request_last_ns + UNANSWERED_NS;
 }
 
+/* A turn that ends without a response has waited until now. */
+static __always_inline void give_up(struct slot *s, __u64 now)
+{
+	if (!s->response_first_ns)
+		s->response_last_ns = now;
+}
+
 static __always_inline void write_open(struct connection *c)
 {
 	struct slot *s = &c->slot;
@@ -420,6 +427,7 @@ static __always_inline bool turn_idle(struct connection *c, bool drained, __u64 
 	if (!turn_open(c))
 		return false;
 	if (drained && is_idle(c, round_trip_ns, now)) {
+		give_up(s, now);
 		finish_turn(c, FLAG_IDLE);
 		return false;
 	}
@@ -431,14 +439,16 @@ static __always_inline bool turn_idle(struct connection *c, bool drained, __u64 
 static __always_inline void turn_close(struct connection *c, __u32 srtt_us, __u32 retransmits)
 {
 	struct slot *s = &c->slot;
+	__u64 now = bpf_ktime_get_ns();
 	if (c->closed)
 		return;
 	write_accept(c);
+	give_up(s, now);
 	finish_turn(c, FLAG_CLOSED);
 	begin_turn(c);
 	c->closed = true;
 	s->request_first_ns = c->opened_ns;
-	s->response_last_ns = bpf_ktime_get_ns();
+	s->response_last_ns = now;
 	s->request_bytes = c->total_request_bytes;
 	s->response_bytes = c->total_response_bytes;
 	s->srtt_us = srtt_us;

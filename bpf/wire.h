@@ -86,7 +86,7 @@ struct slot {
 	__u64 request_first_ns UNIT("ns");
 	__u64 request_last_ns UNIT("ns");
 	__u64 response_first_ns UNIT("ns");
-	__u64 response_last_ns UNIT("ns");
+	__u64 response_last_ns UNIT("ns"); /* FLAG_IDLE, FLAG_CLOSED and no response: when the wait for it ended */
 	__u64 request_bytes UNIT("By");
 	__u64 response_bytes UNIT("By");
 	__u64 queue_ns UNIT("ns");     /* first request byte: arrival in the socket buffer to read; servers only */

@@ -14,8 +14,9 @@ from masdeepflow.endpoint import likenesses_of
 from masdeepflow.enrich.endpoints import NO_PROTOCOL, Endpoints
 from masdeepflow.enrich.process import is_life
 from masdeepflow.protocols.registry import Registry
-from masdeepflow.schema import MAX_SERVICES, Flag, Kind, Transport
+from masdeepflow.schema import ERROR_TYPE, MAX_SERVICES, Flag, Kind, Transport
 from masdeepflow.table import ABSENT, Attribute, Encoded, Events, Parsed, Table
+from masdeepflow.unanswered import Ends, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -46,7 +47,7 @@ _NO_EVENTS = Events.none()
 # A member of an enum would have NumPy cast the whole column to int64 first.
 _TURN, _OPEN, _DATAGRAM, _SILENT = int(Kind.TURN), int(Kind.OPEN), int(Kind.DATAGRAM), int(Kind.SILENT)
 _ENDED = (int(Kind.CLOSE), int(Kind.CONNECT_FAILED))
-_CONTINUED, _ACCELERATED = int(Flag.CONTINUED), int(Flag.ACCELERATED)
+_CONTINUED, _CLOSED, _ACCELERATED = int(Flag.CONTINUED), int(Flag.CLOSED), int(Flag.ACCELERATED)
 _NO_ROWS = np.zeros(0, np.intp)
 _FEW = 4  # turns of a connection: of so few all are looked at, at once
 
@@ -375,6 +376,12 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     start = first if asked.all() else np.where(asked, first, base["response_first_ns"])
     end = np.maximum(np.maximum(last, base["request_last_ns"]), start)
     open_rows = kinds == _OPEN if parsed.still_open is None else parsed.still_open
+    attributes = {**parsed.attributes, **_accelerated(flags)}
+    lost = parsed.error & asked & ~answered & ~open_rows
+    if lost.any():
+        closed = np.where(flags & _CLOSED > 0, word(slots, "response_last_ns")[index], ABSENT)
+        end, reasons = explain(attributes.get(ERROR_TYPE), lost, Ends(first, end, closed))
+        attributes |= reasons
     return Table(
         protocol=name,
         start_ns=start + offset_ns,
@@ -392,7 +399,7 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
         endpoints=endpoints,
         request_text=parsed.request_text,
         response_text=parsed.response_text,
-        attributes={**parsed.attributes, **_accelerated(flags)},
+        attributes=attributes,
     )
 
 

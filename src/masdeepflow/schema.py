@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ATTRIBUTES", "MAX_SERVICES", "Column", "Flag", "Kind", "Role", "Transport", "extend"]
+__all__ = [
+    "ATTRIBUTES",
+    "ERROR_TYPE",
+    "MAX_SERVICES",
+    "WAITED",
+    "Column",
+    "Flag",
+    "Kind",
+    "Role",
+    "Transport",
+    "extend",
+]
 
 
 MAX_SERVICES = 512
@@ -101,6 +112,10 @@ def _by_name(*columns: Column) -> dict[str, Column]:
 
 WAITS = "masdeepflow.db.blocking"
 """The attribute of transactions whose duration is no latency of the server."""
+ERROR_TYPE = "error.type"
+"""The attribute that tells why a request was never answered."""
+WAITED = "masdeepflow.waited_ns"
+"""The attribute that tells how long such a request waited."""
 ATTRIBUTES = _by_name(
     Column("http.request.method", "string", "Request method", metric_label=True, label_values=_METHODS),
     Column("url.path", "string", "Path of the request target"),
@@ -123,7 +138,17 @@ ATTRIBUTES = _by_name(
     Column("dns.question.type", "string", "Type asked for", metric_label=True, label_values=_RECORDS),
     Column("dns.response_code", "string", "Response code", metric_label=True),
     Column("dns.answer_count", "int", "Records in the answer section"),
-    Column("error.type", "string", "What went wrong where no response tells: timeout"),
+    Column(
+        ERROR_TYPE,
+        "string",
+        "Why the request was never answered: `timeout`, or `closed` (the connection was, before it)",
+    ),
+    Column(
+        WAITED,
+        "int",
+        "How long a request waited that was never answered, up to then; it has no `duration_ns`",
+        unit="ns",
+    ),
     Column(
         WAITS,
         "string",

@@ -529,7 +529,7 @@ def test_a_request_that_comes_with_the_syn_is_one(stage: Stage) -> None:
 
 
 def test_a_turn_cut_short_by_the_close_is_marked(stage: Stage) -> None:
-    """A request whose connection closes before the response is a turn without one, marked as closed."""
+    """A request whose connection closes before the response is a turn without one that ends there."""
 
     def client(sock: socket.socket) -> None:
         sock.sendall(b"question")
@@ -541,5 +541,7 @@ def test_a_turn_cut_short_by_the_close_is_marked(stage: Stage) -> None:
     stage.exchange(client, server)
     for role in (Role.CLIENT, Role.SERVER):
         turn = stage.turn(role)
-        assert (turn.request, turn.response, turn.response_last_ns) == (b"question", b"", 0)
+        assert (turn.request, turn.response, turn.response_first_ns) == (b"question", b"", 0)
         assert turn.flags & Flag.CLOSED
+        (close,) = [slot for slot in stage.settle() if slot.kind == Kind.CLOSE and slot.role == role]
+        assert turn.request_last_ns < turn.response_last_ns == close.response_last_ns

@@ -95,6 +95,7 @@ TRANSACTION_KEYS = (
         "dns.response_code",
         "dns.answer_count",
         "error.type",
+        "masdeepflow.waited_ns",
         "trace_id",
         "span_id",
         "parent_span_id",

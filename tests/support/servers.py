@@ -67,6 +67,7 @@ http {{
         location /missing {{ return 404; }}
         location /broken {{ return 502; }}
         location /busy {{ return 503; }}
+        location /gone {{ return 444; }}
         location = /stub {{ stub_status; }}
         location /files/ {{
             alias {directory}/files/;

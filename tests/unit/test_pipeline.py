@@ -155,6 +155,21 @@ def test_a_request_without_response_has_no_duration() -> None:
     assert table.end_ns.tolist() == [START + 500 + OFFSET]
 
 
+def test_a_request_cut_short_by_the_close_ends_with_it() -> None:
+    """Where the parser calls it an error: then it tells why, and how long it waited."""
+    closed: dict[str, Any] = {"flags": Flag.CLOSED, "response_last_ns": START + 20 * MILLISECOND}
+    turns = turn(b"aLE", **closed), turn(b"aLE"), turn(b"aL", **closed), turn(b"aLE", b"x")
+    table = _tables(*turns, turn(b"aLE", kind=Kind.OPEN))["a"]
+    reasons, waited = table.attributes["error.type"], table.attributes["masdeepflow.waited_ns"]
+    assert isinstance(reasons, Encoded)
+    assert isinstance(waited, np.ndarray)
+    assert reasons.to_list() == ["closed", None, None, None, None]
+    assert waited.tolist() == [20 * MILLISECOND] + [ABSENT] * 4
+    assert table.end_ns[0] == START + 20 * MILLISECOND + OFFSET
+    assert table.duration_ns.tolist() == [ABSENT, ABSENT, ABSENT, MILLISECOND, ABSENT]
+    assert "error.type" not in _tables(turn(b"aL", b"x"), turn(b"aLE", b"x"))["a"].attributes
+
+
 def test_a_response_without_request_starts_with_itself() -> None:
     """Where the server speaks first, as in MySQL's greeting, there is nothing that could have waited."""
     table = _tables(turn(b"", b"hello", response_last_ns=START + 3 * MILLISECOND))["tcp"]

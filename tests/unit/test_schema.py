@@ -25,7 +25,7 @@ INTERFACE = {
     "response.status_code response.message",
     "dns": "question.name question.type response_code answer_count",
     "error": "type",
-    "masdeepflow": "db.blocking",
+    "masdeepflow": "db.blocking waited_ns",
 }
 """What the JSON log tells about a transaction by its protocol: keys by their first word."""
 

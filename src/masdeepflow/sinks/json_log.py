@@ -2,7 +2,8 @@
 
 Beside the transactions' keys, connection events carry `duration_ns` (connect latency, or the life of a closed
 connection), a closed one `request_bytes`, `response_bytes`, `tcp.srtt_us` and `tcp.retransmits`, a failed one
-`error.type`: the errno's name, or `closed` when it was closed before it completed.
+`error.type`: the errno's name, or `closed` when it was closed before it completed. A transaction that was
+never answered has no `duration_ns`, but `error.type` and `masdeepflow.waited_ns` (`schema.ATTRIBUTES`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The text log: one line per event, for people and for grep."""
+"""The text log: one line per event, for people and for grep.
+
+A request that is never answered has a line in its response's place, at the time at which it ended:
+`HTTP Response: none (connection closed), {pod}, Waited: 1501ms`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.escape import escape
-from masdeepflow.schema import Kind
+from masdeepflow.schema import ERROR_TYPE, WAITED, Kind
 from masdeepflow.sinks.line_log import LineLog
 from masdeepflow.sinks.per_endpoint import PerEndpoint
 from masdeepflow.sinks.stamps import latencies, micros
+from masdeepflow.table import Encoded
+from masdeepflow.unanswered import CLOSED, TIMEOUT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,25 +26,38 @@ if TYPE_CHECKING:
     from masdeepflow.endpoint import Endpoint
     from masdeepflow.sinks.line_writer import LineWriter
     from masdeepflow.summary import Summary
-    from masdeepflow.table import Encoded, Events, Output, Table
+    from masdeepflow.table import Events, Output, Table
 
 __all__ = ["TextLog"]
 
 _UNRECOGNISED = "tcp"
 _NAME_LIMIT = 256  # bytes of a name or an address: a Unix path has 108, a Kubernetes name 253
+_REASONS = {TIMEOUT: "timed out", CLOSED: "connection closed"}
 _TYPES = {Kind.CONNECT: "CONNECT", Kind.CONNECT_FAILED: "CONNECT", Kind.ACCEPT: "ACCEPT", Kind.CLOSE: "CLOSE"}
 
 
 class _Fragments(NamedTuple):
-    """What an endpoint puts before and after a request, a response, and by event kind."""
+    """What an endpoint puts around a request, a response, one that never came, and by event kind."""
 
     request: tuple[str, str]
     response: tuple[str, str]
+    unanswered: tuple[str, str]
     event: dict[int, str]
 
 
+class _Silent(NamedTuple):
+    """Requests of a table that were never answered.
+
+    rows: intp (k,). reasons: why, waited_ns: int64, for how long they waited, both of all its rows (m,).
+    """
+
+    rows: NDArray[np.intp]
+    reasons: Encoded
+    waited_ns: NDArray[np.int64]
+
+
 class TextLog(LineLog):
-    """Two lines a transaction, request and response, and one for each connection event."""
+    """Two lines a transaction, the request and its response or why none came, and one a connection event."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__(writer)
@@ -53,6 +72,10 @@ class TextLog(LineLog):
             self._add(table.start_ns[rows], rows, partial(self._request_lines, table))
             rows = np.flatnonzero(_responses(table))
             self._add(table.end_ns[rows], rows, partial(self._response_lines, table))
+            silent = _silent(table)
+            if silent is not None:
+                rows = silent.rows
+                self._add(table.end_ns[rows], rows, partial(self._unanswered_lines, table, silent))
         self._hold_events(events, np.flatnonzero(closing))
 
     def _hold_events(self, events: Events, rows: NDArray[np.intp]) -> None:
@@ -82,6 +105,20 @@ class TextLog(LineLog):
             for stamp, (head, tail), code, latency in zip(*columns, strict=True)
         ]
 
+    def _unanswered_lines(self, table: Table, silent: _Silent, rows: NDArray[np.intp]) -> list[str]:
+        fragments = self._fragments.of(table.endpoint[rows], table.endpoints)
+        columns = (
+            micros(table.end_ns[rows]),
+            [fragments[index].unanswered for index in table.endpoint[rows].tolist()],
+            [_label(text) or table.protocol for text in table.request_text.take(rows).to_list()],
+            map(_why, silent.reasons.take(rows).to_list()),
+            latencies(silent.waited_ns[rows]),
+        )
+        return [
+            f"{stamp}{head}{label} Response: none ({why}){tail}{waited}"
+            for stamp, (head, tail), label, why, waited in zip(*columns, strict=True)
+        ]
+
     def _event_lines(self, events: Events, rows: NDArray[np.intp]) -> list[str]:
         fragments = self._fragments.of(events.endpoint[rows], events.endpoints)
         columns = (micros(events.time_ns[rows]), events.endpoint[rows].tolist(), events.kind[rows].tolist())
@@ -104,6 +141,25 @@ def _responses(table: Table) -> NDArray[np.bool_]:
     return (table.response_text.codes >= 0) & ~table.still_open & (table.protocol != _UNRECOGNISED)
 
 
+def _silent(table: Table) -> _Silent | None:
+    """Return what was shown and is over without a response, as far as a reason is known."""
+    reasons, waited = table.attributes.get(ERROR_TYPE), table.attributes.get(WAITED)
+    if not isinstance(reasons, Encoded) or not isinstance(waited, np.ndarray):
+        return None
+    rows = (reasons.codes >= 0) & (table.response_text.codes < 0) & (table.request_text.codes >= 0)
+    rows &= ~table.still_open & (table.protocol != _UNRECOGNISED)
+    return _Silent(np.flatnonzero(rows), reasons, waited)
+
+
+def _label(request_text: str | None) -> str:
+    """Return the protocol as its lines name it: `MySQL` of `MySQL Query: SELECT 1`."""
+    return escape((request_text or "").partition(": ")[0].rpartition(" ")[0])
+
+
+def _why(reason: str | None) -> str:
+    return _REASONS.get(reason or "") or escape(reason or "")
+
+
 def _texts(column: Encoded, rows: NDArray[np.intp]) -> tuple[dict[int, str], list[int]]:
     """Return the escaped texts by code, and the code of each row."""
     codes = column.codes[rows].tolist()
@@ -116,6 +172,7 @@ def _fragments(endpoint: Endpoint) -> _Fragments:
     return _Fragments(
         request=(f"{_head(endpoint, request)}, ", f", {pod}, {container}"),
         response=(f"{_head(endpoint, response)}, ", f", {pod}, Latency: "),
+        unanswered=(f"{_head(endpoint, response)}, ", f", {pod}, Waited: "),
         event={kind: _head(endpoint, name) for kind, name in _TYPES.items()},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -113,6 +113,51 @@ def test_no_line_for_what_has_no_text(logged: Logged) -> None:
         "MySQL Response: Greeting, , Latency: unknown",
         "HTTP Request: GET / HTTP/1.1, , ",
     ]
+
+
+def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logged) -> None:
+    """In the response's place and direction, at its end, with how long it waited, if that is known."""
+    lost = {
+        "response_text": None,
+        "error": True,
+        "duration_ns": -1,
+        "masdeepflow.waited_ns": 1501 * MILLISECOND,
+    }
+    lost |= {"end_ns": START + 1501 * MILLISECOND}
+    table = make_table(
+        {**lost, "error.type": "closed", "start_ns": START},
+        {**lost, "error.type": "closed", "masdeepflow.waited_ns": None, "end": replace(SERVER, pod="web-0")},
+        {**lost, "error.type": "timeout", "request_text": "DNS Query: A a.test"},
+        {**lost, "error.type": "odd\n", "request_text": "Toy Command: x"},
+    )
+    stamp = "2026-01-02T03:04:07.179901Z [INFO] [TCP] Type:"
+    lines = logged(TextLog, make_output(table))
+    assert [line for line in lines if "Response" in line] == [
+        f"{stamp} RX, {CLIENT_END}, HTTP Response: none (connection closed), , Waited: 1501ms",
+        f"{stamp} TX, {SERVER_END}, HTTP Response: none (connection closed), web-0, Waited: unknown",
+        f"{stamp} RX, {CLIENT_END}, DNS Response: none (timed out), , Waited: 1501ms",
+        f"{stamp} RX, {CLIENT_END}, Toy Response: none (odd\\x0a), , Waited: 1501ms",
+    ]
+
+
+def test_nothing_is_said_of_what_is_not_lost(logged: Logged) -> None:
+    """Not of what waits, of what was answered, of a request that was not shown, nor without a reason."""
+    lost = {
+        "response_text": None,
+        "error": True,
+        "duration_ns": -1,
+        "masdeepflow.waited_ns": 5,
+        "error.type": "closed",
+    }
+    rows: list[dict[str, Any]] = [
+        {**lost, "still_open": True},
+        {**lost, "response_text": MOVED},
+        {**lost, "request_text": None},
+        {**lost, "error.type": None},
+    ]
+    lines = logged(TextLog, make_output(make_table(*rows), make_table(lost, protocol="tcp")))
+    assert not any("Response: none" in line for line in lines)
+    assert len(lines) == 4
 
 
 def test_unrecognised_protocols_give_no_lines(logged: Logged) -> None:

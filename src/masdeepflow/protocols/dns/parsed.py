@@ -18,6 +18,7 @@ from masdeepflow.protocols.dns.words import (
 )
 from masdeepflow.recall import renumber
 from masdeepflow.table import ABSENT, Encoded, Parsed
+from masdeepflow.unanswered import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 
     from masdeepflow.protocols.dns.names import Names
 
-__all__ = ["TIMEOUT", "Transactions", "no_responses", "timed_out", "to_parsed"]
+__all__ = ["Transactions", "no_responses", "timed_out", "to_parsed"]
 
-TIMEOUT = "timeout"
-"""`error.type` of a query that was not answered."""
 _ANSWERS_BITS, _KIND_BITS, _OPCODE_BITS = 16, 16, 4
 _NOBODY = np.zeros(1, MESSAGE)
 for _name in ("kind", "code", "answers"):
@@ -164,7 +163,7 @@ def timed_out(messages: np.ndarray, names: Names, timeout_ns: int) -> Parsed:
     return Parsed(
         messages["row"].copy(),
         text,
-        Encoded(same, [f"DNS Response: {TIMEOUT}"]),
+        Encoded.absent(size),
         np.ones(size, bool),
         messages["key"] == 0,
         _attributes(name, messages["kind"], nothing, nothing, Encoded(same, [TIMEOUT])),
