@@ -128,13 +128,9 @@ static __always_inline int no_bytes(struct sock *sk, bool send, int length)
 /* A response that did not fit in the socket buffer at once: its last byte leaves behind the last call. */
 #define BUFFERED_BYTES 16384
 
-static __always_inline void buffered_response_sent(struct connection *c, struct sock *sk)
+static __always_inline void buffered_response_sent(struct connection *c, struct tcp_sock *tp)
 {
-	struct tcp_sock *tp;
-	if (c->slot.role != ROLE_SERVER || c->slot.response_bytes < BUFFERED_BYTES)
-		return;
-	tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
-	if (tp)
+	if (c->slot.role == ROLE_SERVER && c->slot.response_bytes >= BUFFERED_BYTES)
 		turn_sent(c, last_sent_ns(tp));
 }
 
@@ -158,26 +154,29 @@ static __always_inline __u64 departed_ns(const struct connection *c, struct sock
 #define LEAST_JIFFIES 2
 
 /*
- * A request that is handed over in one call which waits for room began before that call ended, by as much as the socket
- * had bytes to send since the last response. In jiffies: what takes less is not worth the while.
+ * A request or a response that is handed over in one call which waits for room began before that call ended, by as much as
+ * the socket had bytes to send since the other side's last bytes were read. In jiffies: what takes less is not worth the
+ * while.
  */
-static __always_inline void long_request(struct connection *c, struct sock *sk, __u64 now)
+static __always_inline void long_send(struct connection *c, struct sock *sk, __u64 now)
 {
+	bool request = is_request(c, true);
+	__u64 *first = request ? &c->slot.request_first_ns : &c->slot.response_first_ns;
+	__u64 earliest = request ? c->opened_ns : c->slot.request_last_ns;
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
-	if (!tp || c->slot.request_first_ns || c->slot.role != ROLE_CLIENT)
+	if (!tp || !earliest || *first)
 		return;
 	__u32 jiffies = sending_jiffies(tp) - c->sending_jiffies;
 	__u64 began = now - (__u64)jiffies * shared.jiffy_ns;
 	/* A jiffy may be counted that had begun before. */
 	if (jiffies >= LEAST_JIFFIES && began < now)
-		c->slot.request_first_ns = began > c->opened_ns ? began : c->opened_ns;
+		*first = began > earliest ? began : earliest;
 }
 
-static __always_inline void response_read(struct connection *c, struct sock *sk)
+static __always_inline void bytes_read(struct connection *c, struct tcp_sock *tp)
 {
-	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
-	if (tp && c->slot.role == ROLE_CLIENT)
-		c->sending_jiffies = sending_jiffies(tp);
+	buffered_response_sent(c, tp);
+	c->sending_jiffies = sending_jiffies(tp);
 }
 
 static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool discarded)
@@ -202,14 +201,15 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool d
 	bool accelerated = (__u64)sk->sk_user_data & SK_USER_DATA_PSOCK;
 	if (!send) {
 		take_arrival(c, sk);
-		buffered_response_sent(c, sk);
-		response_read(c, sk);
+		struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
+		if (tp)
+			bytes_read(c, tp);
 	} else if (!accelerated) {
 		now = departed_ns(c, sk, now);
 	}
 	turn_next(c, send);
 	if (send && length >= LONG_SEND && !accelerated)
-		long_request(c, sk, now);
+		long_send(c, sk, now);
 	if (accelerated)
 		c->slot.flags |= FLAG_ACCELERATED;
 	set_process(c, pid, task);
@@ -233,6 +233,7 @@ static __always_inline void count_unseen(struct connection *c, struct sock *sk, 
 	if (length <= 0 || c->closed)
 		return;
 	io.length = (__u32)length;
+	bytes_read(c, tp);
 	turn_next(c, false);
 	turn_io(c, false, &io, bpf_ktime_get_ns());
 }

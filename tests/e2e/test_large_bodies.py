@@ -1,10 +1,13 @@
-"""Answers that take seconds: latency is time to the last byte, however the bytes move."""
+"""Bodies that take seconds: latency is from the first byte to the last, however the bytes move."""
 
 from __future__ import annotations
 
 import os
 import socket
+import tempfile
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,6 +15,8 @@ import pytest
 from tests.support.ports import LOOPBACK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.e2e.conftest import StartAgent
     from tests.support.servers import Nginx
 
@@ -75,3 +80,82 @@ def test_a_file_sent_with_sendfile_to_a_slow_reader_lasts_to_its_last_byte(
         assert one["response_bytes"] == read.size > _BYTES
         assert one["duration_ns"] == pytest.approx(read.duration, rel=0.02)
         assert one["ttfb_ns"] < read.duration / 10
+
+
+_UPLOAD = 20 * 1024 * 1024
+
+
+def _take_slowly(sock: socket.socket) -> None:
+    """Read a request of `_UPLOAD` bytes behind its head at an even pace, in a second; answer it."""
+    got, start = 0, time.monotonic()
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += sock.recv(1)
+    while got < _UPLOAD:
+        got += len(sock.recv(_CHUNK // 4))
+        time.sleep(max(0.0, got / _UPLOAD - (time.monotonic() - start)))
+    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+
+@contextmanager
+def _slow_server() -> Iterator[int]:
+    """Serve one request; yield the port."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+
+        def serve() -> None:
+            with listener.accept()[0] as sock:
+                _take_slowly(sock)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield int(listener.getsockname()[1])
+        serving.join()
+
+
+def _put_file(port: int, target: str) -> int:
+    """Send a file as Python does, by sendfile; return the nanoseconds until the whole answer was there."""
+    head = f"PUT {target} HTTP/1.1\r\nHost: files\r\nContent-Length: {_UPLOAD}\r\nConnection: close\r\n\r\n"
+    with tempfile.TemporaryFile() as file, socket.create_connection((LOOPBACK, port)) as client:
+        file.truncate(_UPLOAD)
+        start = time.monotonic_ns()
+        client.sendall(head.encode())
+        client.sendfile(file)
+        answer = b""
+        while chunk := client.recv(4096):
+            answer += chunk
+        assert answer.endswith(b"ok")
+        return time.monotonic_ns() - start
+
+
+def test_a_file_put_with_sendfile_to_a_slow_reader_lasts_from_its_first_byte(start_agent: StartAgent) -> None:
+    """20 MB in a second: the client's request, and its duration, is what the client measured."""
+    with _slow_server() as port:
+        agent = start_agent("--log", "json", ports=[port])
+        took = _put_file(port, "/upload/file")
+        found = agent.settle().transactions
+    assert sorted(one["role"] for one in found) == ["client", "server"]
+    for one in found:
+        assert one["url.path"] == "/upload/file"
+        assert one["request_bytes"] > _UPLOAD
+        assert one["duration_ns"] == pytest.approx(took, rel=0.05)
+
+
+def test_an_upload_that_nginx_hands_on_lasts_as_long_at_each_hop(
+    nginx: Nginx, start_agent: StartAgent
+) -> None:
+    """It takes the whole file first: its own request begins then, and lasts as long as its server's."""
+    with _slow_server() as port:
+        agent = start_agent("--log", "json", ports=[nginx.port, port])
+        took = _put_file(nginx.port, f"/upload/?port={port}")
+        found = agent.settle().transactions
+    at = {(one["server.port"], one["role"]): one for one in found}
+    assert len(found) == len(at) == 4
+    for role in ("client", "server"):
+        asked, handed_on = at[nginx.port, role], at[port, role]
+        assert asked["request_bytes"] > _UPLOAD < handed_on["request_bytes"]
+        assert asked["duration_ns"] == pytest.approx(took, rel=0.05)
+        assert 0.95e9 < handed_on["duration_ns"] < asked["duration_ns"]
+    assert at[port, "client"]["duration_ns"] == pytest.approx(at[port, "server"]["duration_ns"], rel=0.05)

@@ -11,7 +11,7 @@ import pytest
 
 from masdeepflow.schema import Flag, Kind, Role
 from tests.support.stage import PORT, Gate, read
-from tests.support.system_calls import Messages, preadv2, pwritev2
+from tests.support.system_calls import Messages, preadv2, pwritev2, splice_in, splice_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,17 +83,6 @@ def _sendfile(sock: socket.socket, data: bytes) -> None:
         assert os.sendfile(sock.fileno(), file.fileno(), 0, len(data)) == len(data)
 
 
-def _splice_in(sock: socket.socket, data: bytes) -> None:
-    reading, writing = os.pipe()
-    os.write(writing, data)
-    assert os.splice(reading, sock.fileno(), len(data)) == len(data)
-
-
-def _splice_out(sock: socket.socket, size: int) -> bytes:
-    reading, writing = os.pipe()
-    return os.read(reading, os.splice(sock.fileno(), writing, size))
-
-
 def _exchange(
     stage: Stage,
     send: Callable[[socket.socket, bytes], object],
@@ -149,7 +138,7 @@ def test_other_families_are_seen_like_ipv4(stage: Stage, host: str, sender: str,
     _assert_whole(stage)
 
 
-@pytest.mark.parametrize("send", [_sendfile, _splice_in])
+@pytest.mark.parametrize("send", [_sendfile, splice_in])
 @pytest.mark.parametrize("host", HOSTS)
 def test_sendfile_and_splice_count_bytes_and_time(
     stage: Stage, send: Callable[[socket.socket, bytes], object], host: str
@@ -186,20 +175,20 @@ def test_payload_behind_bytes_that_were_not_seen_is_left_out(stage: Stage) -> No
     assert turn.flags & Flag.NO_PAYLOAD
 
 
-def test_splice_out_of_a_tcp_socket_is_counted(stage: Stage, probes: Probes) -> None:
+def testsplice_out_of_a_tcp_socket_is_counted(stage: Stage, probes: Probes) -> None:
     """Bytes that a process moves from a socket into a pipe are counted, once one was seen to do so."""
     found = Gate()
 
     def first(sock: socket.socket) -> None:
-        _splice_out(sock, len(REQUEST))
-        _splice_in(sock, RESPONSE)
+        splice_out(sock, len(REQUEST))
+        splice_in(sock, RESPONSE)
         found.wait()
 
     stage.exchange(lambda sock: sock.sendall(REQUEST), first, port=PORT + 1)
     stage.until(lambda _: probes._splicing)
     found.open()
     stage.settle()
-    _exchange(stage, SENDERS["send"], _splice_out)
+    _exchange(stage, SENDERS["send"], splice_out)
     for role in (Role.CLIENT, Role.SERVER):
         turns = [turn for turn in stage.turns(role) if PORT in (turn.local[1], turn.remote[1])]
         assert [(turn.request_bytes, turn.response_bytes) for turn in turns] == [

@@ -14,10 +14,12 @@ import pytest
 from masdeepflow.schema import Flag, Kind, Role
 from tests.support.distance import ADDRESSES, relay
 from tests.support.stage import LOOPBACK, PORT, Gate, Stage, listen, read
+from tests.support.system_calls import splice_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from masdeepflow.kernel.probes import Probes
     from tests.support.stage import Slot
 
 pytestmark = pytest.mark.root
@@ -244,6 +246,83 @@ def test_a_large_request_begins_with_its_first_byte(stage: Stage, *, again: bool
     turn = max(stage.turns(Role.CLIENT), key=lambda slot: slot.request_bytes)
     assert turn.request_bytes == size
     assert 0.9 * sending.result < turn.duration_ns < 1.1 * sending.result
+
+
+def _have_splices_seen(stage: Stage, probes: Probes) -> None:
+    """Reads by splice are watched once a process was seen that does so."""
+    found = Gate()
+
+    def server(sock: socket.socket) -> None:
+        splice_out(sock, 8)
+        found.wait()
+
+    stage.exchange(lambda sock: sock.sendall(b"question"), server, port=PORT + 1)
+    stage.until(lambda _: probes._splicing)
+    found.open()
+
+
+def test_a_large_request_behind_a_response_read_by_splice_begins_with_its_first_byte(
+    stage: Stage, probes: Probes
+) -> None:
+    """Not as much earlier as the request before it took to be sent."""
+    size, ready = 32 << 20, Gate()
+    _have_splices_seen(stage, probes)
+
+    def server() -> None:
+        with listen() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 10)
+            ready.open()
+            with listener.accept()[0] as sock:
+                for _ in range(2):
+                    _read_slowly(sock, size)
+                    sock.sendall(b"answer")
+
+    def client() -> list[int]:
+        ready.wait()
+        took = []
+        with socket.create_connection((LOOPBACK, PORT)) as sock:
+            for receive in (splice_out, read):
+                started = time.monotonic_ns()
+                sock.sendall(bytes(size))
+                assert receive(sock, 6) == b"answer"
+                took.append(time.monotonic_ns() - started)
+        return took
+
+    stage.start(server)
+    sending = stage.start(client)
+    turns = [turn for turn in stage.turns(Role.CLIENT) if turn.request_bytes == size]
+    for turn, took in zip(turns, sending.result, strict=True):
+        assert 0.9 * took < turn.duration_ns < 1.1 * took
+    assert turns[0].response_last_ns < turns[1].request_first_ns
+
+
+def test_a_large_response_begins_with_its_first_byte(stage: Stage) -> None:
+    """Though one call hands all of it over to a slow reader: the time to it is short, at either end."""
+    size, ready = 32 << 20, Gate()
+
+    def server(sock: socket.socket) -> None:
+        for _ in range(2):
+            read(sock, 8)
+            time.sleep(0.1)
+            sock.sendall(bytes(size))
+        ready.open()
+
+    def client(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 10)
+        for _ in range(2):
+            sock.sendall(b"question")
+            assert sock.recv(1, socket.MSG_PEEK)
+            sock.recv(1)
+            _read_slowly(sock, size - 1)
+        ready.wait()
+
+    stage.exchange(client, server)
+    for role in (Role.CLIENT, Role.SERVER):
+        for turn in stage.turns(role):
+            assert turn.response_bytes == size
+            to_first = turn.response_first_ns - turn.request_first_ns
+            assert 0.09 * 1e9 < to_first < 0.3 * turn.duration_ns
+            assert turn.request_last_ns < turn.response_first_ns
 
 
 def test_a_delayed_acknowledgement_is_not_part_of_the_response(stage: Stage) -> None:

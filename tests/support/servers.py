@@ -77,6 +77,11 @@ http {{
             ssi on;
             client_max_body_size 100m;
         }}
+        location /upload/ {{
+            client_max_body_size 100m;
+            sendfile on;
+            proxy_pass http://127.0.0.1:$arg_port;
+        }}
     }}
 }}
 """
@@ -84,7 +89,10 @@ http {{
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nginx:
-    """One worker. `files` is served with sendfile below /files/, what ends in .html there in chunks."""
+    """One worker. `files` is served with sendfile below /files/, what ends in .html there in chunks.
+
+    What is sent to /upload/?port=PORT is taken whole, and then sent on to that port.
+    """
 
     port: int
     directory: Path

@@ -1,4 +1,4 @@
-"""System calls that Python's library does not offer: many messages at once, and vectors with flags."""
+"""System calls that Python's library does not offer, or only bare: messages, vectors with flags, splices."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
-__all__ = ["Messages", "preadv2", "pwritev2"]
+__all__ = ["Messages", "preadv2", "pwritev2", "splice_in", "splice_out"]
 
 _libc = c.CDLL(None, use_errno=True)
 _libc.preadv2.argtypes = _libc.pwritev2.argtypes = (c.c_int, c.c_void_p, c.c_int, c.c_long, c.c_int)
@@ -105,3 +106,21 @@ def preadv2(descriptor: int, *sizes: int) -> bytes:
     buffers = [c.create_string_buffer(size) for size in sizes]
     got = _check(_libc.preadv2(descriptor, _vector(buffers), len(buffers), _NO_OFFSET, 0))
     return b"".join(buffer.raw for buffer in buffers)[:got]
+
+
+def splice_in(sock: socket.socket, data: bytes) -> None:
+    """Send by way of a pipe."""
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    assert os.splice(reading, sock.fileno(), len(data)) == len(data)
+    os.close(reading)
+    os.close(writing)
+
+
+def splice_out(sock: socket.socket, size: int) -> bytes:
+    """Receive by way of a pipe, once."""
+    reading, writing = os.pipe()
+    data = os.read(reading, os.splice(sock.fileno(), writing, size))
+    os.close(reading)
+    os.close(writing)
+    return data
