@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import TYPE_CHECKING, overload
 
-__all__ = ["Endpoint", "Ends", "Owner", "Seen", "likenesses_of", "owners_of"]
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Endpoint", "Ends", "Owner", "likenesses_of", "owners_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,24 +68,8 @@ class Owner:
     container: str = ""
 
 
-class Seen(Protocol):
-    """An end that was seen; what there is to tell of it is put together only for whoever asks."""
-
-    owner: Owner
-    """Shared by many."""
-
-    def likeness(self) -> Hashable:
-        """Return what is equal for ends that no filter tells apart."""
-
-    def endpoint(self) -> Endpoint:
-        """Return the endpoint, the same object each time."""
-
-
-class Ends(Sequence[Endpoint]):
+class Ends(Sequence[Endpoint], ABC):
     """Endpoints, each made when it is looked at: with many new connections most never are."""
-
-    def __init__(self, seen: list[Seen]) -> None:
-        self._seen = seen
 
     @overload
     def __getitem__(self, index: int) -> Endpoint: ...
@@ -87,31 +77,44 @@ class Ends(Sequence[Endpoint]):
     def __getitem__(self, index: slice) -> list[Endpoint]: ...
     def __getitem__(self, index: int | slice) -> Endpoint | list[Endpoint]:
         if isinstance(index, slice):
-            return [seen.endpoint() for seen in self._seen[index]]
-        return self._seen[index].endpoint()
+            return [self.endpoint(each) for each in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.endpoint(index % len(self))
 
-    def __len__(self) -> int:
-        return len(self._seen)
+    @abstractmethod
+    def endpoint(self, index: int) -> Endpoint:
+        """Return an endpoint, the same object each time; index: from 0."""
 
-    def owners(self) -> list[Owner]:
-        """Return the owner of each, without making any."""
-        return [seen.owner for seen in self._seen]
+    @abstractmethod
+    def owners(self) -> tuple[list[Owner], NDArray[np.intp]]:
+        """Return owners in the order in which they come, and which of them is that of each endpoint (n,).
 
-    def likenesses(self) -> list[Hashable]:
-        """Return what is equal for those that no filter tells apart, without making any."""
-        return [seen.likeness() for seen in self._seen]
+        No endpoint is made for it.
+        """
+
+    @abstractmethod
+    def likenesses(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return examples (m,) of what a filter may tell apart, and which of them each endpoint (n,) is like.
+
+        No endpoint is made for it.
+        """
 
 
-def likenesses_of(endpoints: Sequence[Endpoint]) -> list[Hashable]:
-    """Return for each endpoint what is equal for those that no filter tells apart."""
-    return endpoints.likenesses() if isinstance(endpoints, Ends) else list(endpoints)
+def likenesses_of(endpoints: Sequence[Endpoint]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return examples (m,) of what a filter may tell apart, and which of them each endpoint (n,) is like."""
+    if isinstance(endpoints, Ends):
+        return endpoints.likenesses()
+    each = np.arange(len(endpoints))
+    return each, each
 
 
-def owners_of(endpoints: Sequence[Endpoint]) -> list[Owner]:
-    """Return the owner of each endpoint."""
+def owners_of(endpoints: Sequence[Endpoint]) -> tuple[list[Owner], NDArray[np.intp]]:
+    """Return owners, and which of them is that of each endpoint (n,)."""
     if isinstance(endpoints, Ends):
         return endpoints.owners()
-    return [
+    owners = [
         Owner(end.service, end.role, end.transport, end.namespace, end.pod, end.container)
         for end in endpoints
     ]
+    return owners, np.arange(len(owners))

@@ -19,7 +19,7 @@ from masdeepflow.table import ABSENT, Attribute, Encoded, Events, Parsed, Table
 from masdeepflow.unanswered import Ends, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -453,12 +453,9 @@ def _take(table: Table, rows: NDArray[np.intp]) -> Table:
 
 
 def _passing(endpoints: Sequence[Endpoint], shown: Filter, protocol: str | None) -> NDArray[np.bool_]:
-    likenesses = likenesses_of(endpoints)
-    passing: dict[Hashable, bool] = {}
-    for index, likeness in enumerate(likenesses):
-        if likeness not in passing:
-            passing[likeness] = shown.passes(filters.values_of(endpoints[index], protocol))
-    return np.array([passing[likeness] for likeness in likenesses], bool)
+    examples, like = likenesses_of(endpoints)
+    passing = [shown.passes(filters.values_of(endpoints[index], protocol)) for index in examples.tolist()]
+    return np.array(passing, bool)[like]
 
 
 def _filtered(table: Table, shown: Filter) -> Table:

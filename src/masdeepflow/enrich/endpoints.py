@@ -1,31 +1,27 @@
-"""The connections in sight: one `Endpoint` per process and connection, found for whole columns at once."""
+"""The connections in sight: one end per process and connection, found for whole columns at once."""
 
 from __future__ import annotations
 
-import functools
-import socket
-import sys
-from collections import defaultdict
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from masdeepflow.batch import word
 from masdeepflow.direct_mapped import DirectMapped
-from masdeepflow.endpoint import Ends
-from masdeepflow.enrich.end import NOWHERE, End, Side, owner_of
-from masdeepflow.enrich.flows import Flow, Flows
-from masdeepflow.schema import MAX_SERVICES, Kind, Role, Transport
+from masdeepflow.enrich.addresses import words_of
+from masdeepflow.enrich.end import EndColumns, mixed, server_ports
+from masdeepflow.enrich.first_seen import FirstSeen, Parties, UnixPaths
+from masdeepflow.enrich.peers import Peers, have_flow
+from masdeepflow.enrich.sockets import COOKIE_BITS, Sockets
+from masdeepflow.schema import MAX_SERVICES, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-    from masdeepflow.endpoint import Owner, Seen
+    from masdeepflow.endpoint import Ends
     from masdeepflow.enrich.directory import Directory
-    from masdeepflow.enrich.identity import Attributes, Identity
+    from masdeepflow.enrich.end import End, Party
 
 __all__ = ["NO_PROTOCOL", "Endpoints"]
 
@@ -33,24 +29,15 @@ NO_PROTOCOL = -1
 """Protocol number of a connection that none was recognised on yet."""
 _LIMIT = 32768
 _AT_ONCE = 4096  # named anew in one batch: some 30 ms; half the connections may have one busy address
-_OWNERS_LIMIT = 1024
 _SERVICES_LIMIT = 2 * MAX_SERVICES  # of processes that are gone the kernel keeps none
 _UNCLOSED_LIMIT = 4096  # UDP and Unix sockets, whose end nothing tells; the kernel side knows no more of them
-# Socket cookies count up from 1, a few down from 2^64 (include/linux/cookie.h), and PIDs have 22 bits: the
-# pair fits in 64.
-_PID_SHIFT = np.uint64(42)
-_COOKIE_MASK = np.uint64((1 << 42) - 1)
-_MIXERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
-_NO_COOKIES = (0, 0)
-_IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
-_ROLES: dict[int, str] = {Role.CLIENT: "client", Role.SERVER: "server"}
-_OPENING = frozenset((int(Kind.CONNECT), int(Kind.ACCEPT)))
-_UDP = int(Transport.UDP)
-_TRANSPORTS: dict[int, str] = {Transport.TCP: "tcp", Transport.UDP: "udp", Transport.UNIX: "unix"}
+_PID_SHIFT = np.uint64(COOKIE_BITS)  # PIDs have 22 bits: the pair fits in 64
+_PORT_BITS, _ROLE_BITS = 16, 8
+_TCP, _UDP = int(Transport.TCP), int(Transport.UDP)
 
 
 class _Compacted(NamedTuple):
-    """Endpoints in use. used: bool (c,), which codes. numbers: int32 (c,), where each stands in `ends`."""
+    """Ends in use. used: bool (c,), which codes. numbers: int32 (c,), where each stands in `ends`."""
 
     used: NDArray[np.bool_]
     numbers: NDArray[np.int32]
@@ -58,30 +45,26 @@ class _Compacted(NamedTuple):
 
 
 class Endpoints:
-    """Bounded table of endpoints, with the protocol that each connection was recognised as."""
+    """Bounded table of ends, with the protocol that each connection was recognised as."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._flows = Flows()
-        self._owners: dict[tuple[Identity, str, str], Owner] = {}
-        self._by_subject: defaultdict[str, set[int]] = defaultdict(set)
-        self._by_socket: dict[int, int] = {}
-        self._keys = np.zeros(0, np.uint64)
+        self._parties = Parties()
+        self._unix_paths = UnixPaths()
+        self._ends = EndColumns()
+        self._peers = Peers(self._ends, directory)
+        self._keys = np.zeros(0, np.uint64)  # ascending
         self._codes = np.zeros(0, np.int32)
         self._near = DirectMapped()
-        self._all: list[End | None] = []
-        self._free: list[int] = []
-        self._protocols = np.full(256, NO_PROTOCOL, np.int16)
-        self._seen = np.zeros(256, np.int64)  # number of the batch that used each code last
-        self._unclosed = np.zeros(
-            256, bool
-        )  # whether the connection of each code will never be told to close
+        # Of each code: its key, the number of the batch that used it last, its protocol.
+        self._key_of = np.zeros(0, np.uint64)
+        self._seen = np.zeros(0, np.int64)
+        self._protocols = np.zeros(0, np.int16)
         self._batch = 0
         self._stale: dict[int, None] = {}  # codes to be named anew, in this order
         self._compacted: dict[int, _Compacted] = {}  # what was asked for last, by who asks
-        self._fresh = False  # whether ends of this batch were not handed out yet
-        self._by_cookie: dict[int, int] = {}
-        self._unix_paths: dict[int, str] = {}
+        self._sockets = Sockets()
+        self._by_cookie: dict[int, int] = {}  # protocols
         self.services: dict[tuple[int, int, int], tuple[End, int]] = {}
         """(PID, server port, role) -> end and protocol seen last, `NO_PROTOCOL` if none was recognised there:
         names what only the kernel counted.
@@ -126,123 +109,97 @@ class Endpoints:
         self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray, offset_ns: int
     ) -> None:
         distinct, first = np.unique(keys[rows], return_index=True)
-        self._evict(self._unclosed[self._codes], _UNCLOSED_LIMIT)
+        self._evict(self._ends.facts["transport"][self._codes] != _TCP, _UNCLOSED_LIMIT)
         self._evict(np.ones(len(self._codes), bool), _LIMIT - len(distinct))
-        positions = rows[first]
         # In the order of the ring, so that a peer that came first is there already.
-        order = np.argsort(positions)
-        distinct, positions = distinct[order], positions[order]
-        ends = self._describe(slots[positions], positions.tolist(), offset_ns)
-        codes = self._place(ends)
-        self._fresh = True
-        for code, end in zip(codes, ends, strict=True):
-            self._enter(code, end)
-        self._fresh = False
-        keys = np.concatenate((self._keys, distinct))
-        codes_ = np.concatenate((self._codes, np.array(codes, np.int32)))
-        order = np.argsort(keys)
-        self._keys, self._codes = keys[order], codes_[order]
+        order = np.argsort(first)
+        found = FirstSeen(slots, rows[first[order]], offset_ns)
+        codes = self._place(found, distinct[order])
+        if self._peers.meet(codes):
+            self._changed()
+        self._name_new_services(codes)
+        in_key_order = np.empty(len(codes), np.int32)
+        in_key_order[order] = codes
+        places = np.searchsorted(self._keys, distinct)
+        self._keys = np.insert(self._keys, places, distinct)
+        self._codes = np.insert(self._codes, places, in_key_order)
 
     def _evict(self, mask: NDArray[np.bool_], limit: int) -> None:
         """Drop half of `mask` (len,) if it has more than `limit`: not seen for longest, not in this batch."""
         if int(mask.sum()) > max(limit, 0):
             seen = self._seen[self._codes]
-            ends = self._drop(mask & (seen <= np.median(seen[mask])) & (seen < self._batch))
-            self._forget_sockets([end.cookie for end in ends])
+            codes = self._codes[mask & (seen <= np.median(seen[mask])) & (seen < self._batch)]
+            facts = self._ends.facts[codes]
+            self._sockets.remove(codes, facts)
+            self._drop(codes)
+            self._forget_protocols(facts["cookie"].tolist())
 
-    def _place(self, ends: list[End]) -> list[int]:
-        """Put new ends into the table; return the code of each."""
-        reused = self._free[len(self._free) - len(ends) :] if len(ends) < len(self._free) else self._free[:]
-        del self._free[len(self._free) - len(reused) :]
-        for code, end in zip(reused, ends, strict=False):
-            self._all[code] = end
+    def _place(self, found: FirstSeen, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Put new ends into the table; return the code (n,) of each. keys: (n,)."""
+        codes = self._ends.new(found.facts, *found.parties(self._directory, self._parties))
+        for row, path in found.paths(self._unix_paths):
+            self._ends.path[codes[row]] = path
         self._changed()
-        codes = [*reused, *range(len(self._all), len(self._all) + len(ends) - len(reused))]
-        self._all += ends[len(reused) :]
         self._make_room()
-        self._seen[codes] = self._batch
-        self._unclosed[codes] = [end.transport != "tcp" for end in ends]
-        self._protocols[codes] = [self._by_cookie.get(end.cookie, NO_PROTOCOL) for end in ends]
+        self._key_of[codes], self._seen[codes] = keys, self._batch
+        cookies = found.facts["cookie"].tolist()
+        self._protocols[codes] = list(map(self._by_cookie.get, cookies, repeat(NO_PROTOCOL)))
+        self._sockets.add(codes, found.facts)
         return codes
 
     def _make_room(self) -> None:
-        more = len(self._all) - len(self._protocols)
+        more = len(self._ends) - len(self._seen)
         if more > 0:
-            more = max(more, len(self._protocols))
-            self._protocols = np.concatenate((self._protocols, np.full(more, NO_PROTOCOL, np.int16)))
+            self._key_of = np.concatenate((self._key_of, np.zeros(more, np.uint64)))
             self._seen = np.concatenate((self._seen, np.zeros(more, np.int64)))
-            self._unclosed = np.concatenate((self._unclosed, np.zeros(more, bool)))
+            self._protocols = np.concatenate((self._protocols, np.full(more, NO_PROTOCOL, np.int16)))
 
-    def _enter(self, code: int, end: End) -> None:
-        for subject in end.subjects:
-            self._by_subject[subject].add(code)
-        if end.service_key not in self.services:
-            self._name_service(end, NO_PROTOCOL)
-        self._meet(code, end)
+    def _name_new_services(self, codes: NDArray[np.int32]) -> None:
+        """Let services of which nothing is known yet be named by the first of these ends (n,)."""
+        keys, rows = self._service_keys(codes)
+        new = [(key, row) for key, row in zip(keys, rows.tolist(), strict=True) if key not in self.services]
+        ends = self._ends.take(codes[[row for _, row in new]])
+        for place, (key, _) in enumerate(new):
+            self._name_service(key, ends.end(place), NO_PROTOCOL)
 
-    def _meet(self, code: int, end: End) -> None:
-        """Make two ends on this host each other's peers; an end elsewhere is named by its address."""
-        other = self._other(code, end)
-        met = None if other is None else self._all[other]
-        if other is not None and met is not None:
-            self._set_peer(code, end, met.identity.peer)
-            self._set_peer(other, met, end.identity.peer)
-        elif end.flow is not None:
-            self._set_peer(code, end, self._flows.gone(end.flow))
+    def _service_keys(self, codes: NDArray[np.int32]) -> tuple[list[tuple[int, int, int]], NDArray[np.intp]]:
+        """Return the distinct services of ends (n,) in order, and the first end of each."""
+        facts = self._ends.facts[codes]
+        pids, ports = facts["pid"].astype(np.int64), server_ports(facts).astype(np.int64)
+        firsts = np.sort(
+            np.unique((pids << _PORT_BITS | ports) << _ROLE_BITS | facts["role"], return_index=True)[1]
+        )
+        columns = pids[firsts], ports[firsts], facts["role"][firsts]
+        return list(zip(*(column.tolist() for column in columns), strict=True)), firsts
 
-    def _meet_again(self, code: int, end: End) -> None:
-        """Meet, unless another process uses the same socket now: then that one is the other's peer."""
-        if end.flow is None:
-            if self._by_socket.get(end.cookies[0]) == code:
-                self._meet(code, end)
-        elif self._flows.end(end.flow) == code:
-            self._meet(code, end)
-        else:
-            other = self._flows.other(end.flow)
-            met = None if other is None else self._all[other]
-            self._set_peer(code, end, self._flows.gone(end.flow) if met is None else met.identity.peer)
-
-    def _other(self, code: int, end: End) -> int | None:
-        if end.flow is not None:
-            return self._flows.add(end.flow, code)
-        own, peer = end.cookies
-        if not own:
-            return None
-        self._by_socket[own] = code
-        other = self._by_socket.get(peer)
-        if other is not None and (met := self._all[other]) is not None:
-            # Of two ends of a Unix connection, only the one that comes second knows the first.
-            met.cookies = (peer, own)
-        return other
-
-    def _set_peer(self, code: int, end: End, local: Attributes) -> None:
-        """Name the other end of `code` by what it is on this host, and by what its address tells beside."""
-        remote = self._remote(end)
-        peer = tuple({**dict(remote), **dict(local)}.items()) if remote else local
-        if end.peer is peer or end.peer == peer:
-            return
-        if self._fresh and end.batch == self._batch:
-            end.peer = peer
-        else:
-            self._all[code] = end.again(peer=peer)
-            self._changed()
-
-    def _remote(self, end: End) -> Attributes:
-        if not self._directory.knows_addresses:
-            return ()
-        address, port = end.remote
-        if end.flow is None or address is None or port is None:
-            return ()
-        return self._directory.remote(address, port, end.transport, end.opened_ns)
+    def _name_service(self, key: tuple[int, int, int], end: End, protocol: int) -> None:
+        if self.services.pop(key, None) is None and len(self.services) >= _SERVICES_LIMIT:
+            del self.services[next(iter(self.services))]
+        self.services[key] = (end, protocol)
 
     def refresh(self, subjects: set[str]) -> None:
         """Name anew what facts about these subjects concern. Codes stay, endpoints are new objects.
 
         So many at once that the ring is read in time; `freshen` goes on with the rest.
         """
-        codes = sorted(set().union(*(self._by_subject.get(subject, ()) for subject in subjects)))
-        self._stale.update(dict.fromkeys(codes))
+        self._stale.update(dict.fromkeys(self._about(subjects).tolist()))
         self.freshen()
+
+    def _about(self, subjects: set[str]) -> NDArray[np.int32]:
+        """Return the ends (n,) whose names depend on facts about these subjects, ascending."""
+        if not subjects:
+            return np.zeros(0, np.int32)
+        codes = np.sort(self._codes)
+        facts = self._ends.facts[codes]
+        numbers, examples = np.unique(facts["party"], return_index=True)
+        parties: list[Party] = self._ends.party[codes[examples]].tolist()
+        concerned = [not subjects.isdisjoint(party.identity.subjects) for party in parties]
+        about = np.isin(facts["party"], numbers[concerned])
+        words = np.array([found for found in map(words_of, subjects) if found], np.uint64).reshape(-1, 2)
+        if len(words):
+            # Two addresses with one hash would be named anew both.
+            about |= have_flow(facts) & np.isin(mixed(facts["remote"]), mixed(words))
+        return codes[about]
 
     def freshen(self) -> None:
         """Go on with what `refresh` has left."""
@@ -254,46 +211,43 @@ class Endpoints:
     def refresh_all(self) -> None:
         """Name all endpoints anew, however many."""
         self._stale.clear()
-        self._refresh([code for code, end in enumerate(self._all) if end is not None])
+        self._refresh(np.sort(self._codes).tolist())
 
     def _refresh(self, codes: list[int]) -> None:
-        for code in codes:
-            self._name(code)
-        for code in codes:
-            if (end := self._all[code]) is not None:
-                self._meet_again(code, end)
-
-    def _name(self, code: int) -> None:
-        end = self._all[code]
-        if end is None:
+        if not codes:
             return
-        identity = self._directory.again(end.identity, end.comm)
-        if identity is not end.identity:
-            self._forget_subjects(code, end)
-            new = end.again(identity, self._owner(identity, end.role, end.transport))
-            self._all[code] = new
+        present = [code for code in codes if self._ends.party[code] is not None]
+        self._name(present)
+        if self._peers.again(present):
             self._changed()
-            for subject in new.subjects:
-                self._by_subject[subject].add(code)
-            service = self.services.get(end.service_key)
-            if service is not None and service[0].identity is end.identity:
-                self._name_service(new, service[1])
 
-    def _owner(self, identity: Identity, role: str, transport: str) -> Owner:
-        key = (identity, role, transport)
-        owner = self._owners.get(key)
-        if owner is None:
-            if len(self._owners) >= _OWNERS_LIMIT:
-                self._owners.clear()
-            owner = self._owners[key] = owner_of(identity, role, transport)
-        return owner
+    def _name(self, codes: list[int]) -> None:
+        now: dict[Party, Party] = {}
+        for party in self._ends.party[codes].tolist():
+            if party not in now:
+                now[party] = self._again(party)
+        new = [code for code in codes if now[party := self._ends.party[code]] is not party]
+        if not new:
+            return
+        self._changed()
+        renamed = np.array(new, np.int32)
+        old: list[Party] = self._ends.party[renamed].tolist()
+        parties = list(dict.fromkeys(now[party] for party in old))
+        places = {party: place for place, party in enumerate(parties)}
+        self._ends.name(renamed, parties, np.array([places[now[party]] for party in old], np.intp))
+        self._name_services_anew(renamed, old)
 
-    def _forget_subjects(self, code: int, end: End) -> None:
-        for subject in end.subjects:
-            codes = self._by_subject[subject]
-            codes.discard(code)
-            if not codes:
-                del self._by_subject[subject]
+    def _again(self, party: Party) -> Party:
+        identity = self._directory.again(party.identity, party.comm)
+        return party if identity is party.identity else self._parties.again(party, identity)
+
+    def _name_services_anew(self, codes: NDArray[np.int32], before: list[Party]) -> None:
+        """Let services that were named by these parties be named by the same ends (n,) as they are now."""
+        ends = self._ends.take(codes)
+        for place, (key, party) in enumerate(zip(ends.services(), before, strict=True)):
+            service = self.services.get(key)
+            if service is not None and service[0].party.identity is party.identity:
+                self._name_service(key, ends.end(place), service[1])
 
     def compact(self, codes: NDArray[np.int32], asker: int = 0) -> tuple[NDArray[np.int32], Ends]:
         """Return codes (n,) into a sequence of the endpoints that they use, and that sequence.
@@ -301,7 +255,7 @@ class Endpoints:
         asker: a protocol's number. It is given the same object as long as that would be an equal one, so that
         what is made of it can be kept.
         """
-        used = np.zeros(len(self._all), bool)
+        used = np.zeros(len(self._ends), bool)
         used[codes] = True
         last = self._compacted.get(asker)
         if last is None or not np.array_equal(used, last.used):
@@ -312,8 +266,7 @@ class Endpoints:
         present = np.flatnonzero(used)
         numbers = np.zeros(len(used), np.int32)
         numbers[present] = np.arange(len(present), dtype=np.int32)
-        ends: list[Seen] = [end for code in present.tolist() if (end := self._all[code]) is not None]
-        return _Compacted(used, numbers, Ends(ends))
+        return _Compacted(used, numbers, self._ends.take(present))
 
     def _changed(self) -> None:
         """To be called whenever a code stands for another endpoint than before."""
@@ -327,191 +280,48 @@ class Endpoints:
         """Remember the protocol numbers (n,) of connections `codes` (n,), for all processes that use them."""
         self._protocols[codes] = protocols
         distinct, first = np.unique(codes, return_index=True)
-        for code, protocol in zip(distinct.tolist(), protocols[first].tolist(), strict=True):
-            end = self._all[code]
-            if end is not None:
-                self._by_cookie[end.cookie] = protocol
-                self._name_service(end, protocol)
-        self._pass_on(distinct)
+        cookies, numbers = self._ends.facts["cookie"][distinct], protocols[first]
+        self._by_cookie.update(zip(cookies.tolist(), numbers.tolist(), strict=True))
+        self._name_recognised(distinct, numbers)
+        for cookie in self._sockets.shared(cookies):
+            self._protocols[self._sockets.users(cookie)] = self._by_cookie[cookie]
 
-    def _pass_on(self, codes: NDArray[np.int32]) -> None:
-        """Give the protocol of connections `codes` (n,) to other processes that have them too: it is rare."""
-        cookies = np.array([end.cookie for code in codes.tolist() if (end := self._all[code])], np.uint64)
-        theirs = self._codes[np.isin(self._keys & _COOKIE_MASK, cookies & _COOKIE_MASK)]
-        if len(theirs) > len(codes):
-            for code in theirs.tolist():
-                end = self._all[code]
-                if end is not None:
-                    self._protocols[code] = self._by_cookie[end.cookie]
-
-    def _name_service(self, end: End, protocol: int) -> None:
-        key = end.service_key
-        if self.services.pop(key, None) is None and len(self.services) >= _SERVICES_LIMIT:
-            del self.services[next(iter(self.services))]
-        self.services[key] = (end, protocol)
+    def _name_recognised(self, codes: NDArray[np.int32], protocols: NDArray[np.int16]) -> None:
+        """Let services be named by these ends (n,), each by the last that is its."""
+        backwards, numbers = codes[::-1], protocols[::-1]
+        keys, rows = self._service_keys(backwards)
+        ends = self._ends.take(backwards[rows])
+        for place in range(len(keys) - 1, -1, -1):
+            self._name_service(keys[place], ends.end(place), int(numbers[rows[place]]))
 
     def set_protocol(self, cookie: int, protocol: int) -> None:
         """Change a connection's protocol number for all its processes: an upgrade, TLS, compression."""
         self._by_cookie[cookie] = protocol
-        mine = (self._keys & _COOKIE_MASK) == (np.uint64(cookie) & _COOKIE_MASK)
-        self._protocols[self._codes[mine]] = protocol
+        self._protocols[self._sockets.users(cookie)] = protocol
 
     def forget(self, cookies: list[int]) -> None:
         """Drop closed connections. Codes handed out before are void."""
-        gone = np.array(cookies, np.uint64)
-        self._drop(np.isin(self._keys & _COOKIE_MASK, gone & _COOKIE_MASK))
-        self._forget_sockets(cookies)
+        self._drop(self._sockets.take(cookies))
+        self._forget_protocols(cookies)
 
-    def _forget_sockets(self, cookies: list[int]) -> None:
+    def _forget_protocols(self, cookies: list[int]) -> None:
         for cookie in cookies:
             self._by_cookie.pop(cookie, None)
-        if self._unix_paths:
-            for cookie in cookies:
-                self._unix_paths.pop(cookie, None)
+        self._unix_paths.forget(cookies)
 
-    def _drop(self, mask: NDArray[np.bool_]) -> list[End]:
-        """Take the ends of `mask` (len,) out of the table; return them."""
-        codes = self._codes[mask].tolist()
-        ends = []
-        for code in codes:
-            end = self._all[code]
-            if end is not None:
-                self._leave(code, end)
-                ends.append(end)
-            self._all[code] = None
-        self._free += codes
+    def _drop(self, codes: NDArray[np.int32]) -> None:
+        """Take ends (n,) out of the table."""
+        if not len(codes):
+            return
+        kept = np.ones(len(self._keys), bool)
+        kept[self._places(self._key_of[codes])] = False
+        codes = self._codes[~kept]
+        self._peers.leave(codes)
+        self._keys, self._codes = self._keys[kept], self._codes[kept]
         self._protocols[codes] = NO_PROTOCOL
-        self._keys, self._codes = self._keys[~mask], self._codes[~mask]
-        if codes:
-            self._near.clear()
-            self._changed()
-        return ends
-
-    def _leave(self, code: int, end: End) -> None:
-        self._forget_subjects(code, end)
-        if end.flow is not None:
-            self._flows.remove(end.flow, code, end.identity.peer)
-        elif self._by_socket.get(end.cookies[0]) == code:
-            del self._by_socket[end.cookies[0]]
-
-    def _describe(self, slots: np.ndarray, positions: list[int], offset_ns: int) -> list[End]:
-        """Return what slots (n,), at places of the batch, tell of their ends."""
-        who = self._identified(slots, positions)
-        unix = slots["transport"] == Transport.UNIX
-        sides = _inet_sides(slots)
-        for row in np.flatnonzero(unix).tolist():
-            sides[row] = self._unix_sides(slots[row])
-        opened = slots["request_first_ns"].astype(np.int64)
-        opened = np.where(opened > 0, opened, slots["response_first_ns"].astype(np.int64)) + offset_ns
-        columns = (
-            slots["cookie"].tolist(),
-            slots["pid"].tolist(),
-            who,
-            slots["transport"].tolist(),
-            slots["role"].tolist(),
-            sides,
-            slots["netns"].tolist(),
-            opened.tolist(),
-            _peer_cookies(slots, unix),
-        )
-        return [self._end(*row) for row in zip(*columns, strict=True)]
-
-    def _identified(self, slots: np.ndarray, positions: list[int]) -> list[tuple[str, Identity]]:
-        """Return the name and the identity of each slot's process, looked up once where it can't change."""
-        known: dict[tuple[int, bytes], tuple[str, Identity]] = {}
-        who = []
-        for pid, raw, position in zip(slots["pid"].tolist(), slots["comm"].tolist(), positions, strict=True):
-            found = known.get((pid, raw))
-            if found is None:
-                comm = sys.intern(raw.decode("utf-8", "backslashreplace"))
-                found = comm, self._directory.identity(pid, comm, position)
-                if self._directory.processes.is_settled(pid):
-                    known[pid, raw] = found
-            who.append(found)
-        return who
-
-    def _end(  # noqa: PLR0913, PLR0917  # what a slot tells of its end
-        self,
-        cookie: int,
-        pid: int,
-        who: tuple[str, Identity],
-        transport_number: int,
-        role_number: int,
-        sides: tuple[Side, Side],
-        netns: int,
-        opened_ns: int,
-        peer_cookie: int,
-    ) -> End:
-        comm, identity = who
-        transport, role = _TRANSPORTS.get(transport_number, "tcp"), _ROLES.get(role_number, "")
-        local, remote = sides
-        flow, cookies = None, _NO_COOKIES
-        if transport == "unix":
-            cookies = (cookie, peer_cookie)
-        elif role:
-            flow = _flow(role, transport, local, remote, netns)
-        owner = self._owner(identity, role, transport)
-        return End(
-            cookie,
-            pid,
-            comm,
-            transport,
-            role,
-            local,
-            remote,
-            flow,
-            cookies,
-            opened_ns,
-            self._batch,
-            identity,
-            owner,
-        )
-
-    def _unix_sides(self, slot: np.void) -> tuple[Side, Side]:
-        cookie, length = int(slot["cookie"]), int(slot["request_length"])
-        if int(slot["kind"]) in _OPENING and length:
-            raw = slot["request"].tobytes()[:length]
-            # An abstract name starts with a NUL, which ss(8) and others show as @.
-            path = raw.rstrip(b"\0").decode("utf-8", "backslashreplace") if raw[0] else _abstract(raw)
-            self._unix_paths[cookie] = path
-        server: Side = (self._unix_paths.get(cookie), None)
-        return (NOWHERE, server) if int(slot["role"]) == Role.CLIENT else (server, NOWHERE)
-
-
-def _inet_sides(slots: np.ndarray) -> list[tuple[Side, Side]]:
-    """Return the local and the remote address and port of slots (n,)."""
-    local, remote = (_inet_side(slots, side) for side in ("local", "remote"))
-    sides = list(zip(local, remote, strict=True))
-    # No call tells who sent a datagram to a socket that is not connected.
-    for row in np.flatnonzero((slots["remote_port"] == 0) & ~slots["remote_address"].any(axis=1)).tolist():
-        sides[row] = sides[row][0], NOWHERE
-    return sides
-
-
-def _inet_side(slots: np.ndarray, side: str) -> Iterator[Side]:
-    addresses = map(_address, _cells(slots[f"{side}_address"]), slots["family"].tolist())
-    return zip(addresses, slots[f"{side}_port"].tolist(), strict=True)
-
-
-def _peer_cookies(slots: np.ndarray, unix: NDArray[np.bool_]) -> list[int]:
-    """Return the cookie of the other end of Unix sockets among slots (n,), 0 where it is unknown."""
-    if not unix.any():
-        return [0] * len(slots)
-    words_ = np.ascontiguousarray(slots["remote_address"]).view(np.uint64)[:, 0]
-    cookies: list[int] = np.where(unix, words_, 0).tolist()
-    return cookies
-
-
-def _cells(column: NDArray[np.uint8]) -> list[bytes]:
-    data, width = column.tobytes(), column.shape[1]
-    return [data[start : start + width] for start in range(0, len(data), width)]
-
-
-def _flow(role: str, transport: str, local: Side, remote: Side, netns: int) -> Flow | None:
-    (client, client_port), (server, server_port) = (local, remote) if role == "client" else (remote, local)
-    if client is None or server is None:
-        return None
-    return Flow.of(role, transport, client, client_port or 0, server, server_port or 0, netns)
+        self._ends.drop(codes)
+        self._near.clear()
+        self._changed()
 
 
 def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
@@ -521,19 +331,4 @@ def _pids(slots: np.ndarray) -> NDArray[np.uint64]:
 
 def _peers(ports: NDArray[np.uint16], addresses: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return a hash (n,) of who is at the other end: a UDP socket has many peers, each an endpoint."""
-    peer = ports.astype(np.uint64) * _MIXERS[0]
-    for half, mixer in zip(addresses.view(np.uint64).T, _MIXERS[1:], strict=True):
-        peer = (peer ^ half ^ (peer >> np.uint64(29))) * mixer
-    result: NDArray[np.uint64] = peer ^ (peer >> np.uint64(32))
-    return result
-
-
-def _abstract(raw: bytes) -> str:
-    return "@" + raw[1:].decode("utf-8", "backslashreplace")
-
-
-@functools.lru_cache(maxsize=16384)
-def _address(raw: bytes, family: int) -> str:
-    if family == socket.AF_INET6 and raw[:12] != _IPV4_MAPPED:
-        return socket.inet_ntop(socket.AF_INET6, raw)
-    return socket.inet_ntop(socket.AF_INET, raw[12:] if family == socket.AF_INET6 else raw[:4])
+    return mixed(np.column_stack((ports.astype(np.uint64), addresses.view(np.uint64))))

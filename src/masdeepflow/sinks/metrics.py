@@ -27,7 +27,7 @@ from masdeepflow.summary import Coverage, ServiceSummary
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -285,10 +285,12 @@ class Metrics:
             self._known[table.protocol] = table.endpoints, rows_of
         rows = rows_of[endpoint]
         if int(rows.min(initial=0)) == _UNKNOWN:
-            owners, indices = owners_of(table.endpoints), used(endpoint, len(table.endpoints))
-            mine = [owners[index] for index in indices]
-            numbers = {owner: self._service_of(owner, table.protocol) for owner in dict.fromkeys(mine)}
-            rows_of[indices] = [numbers[owner] for owner in mine]
+            owners, owner_of = owners_of(table.endpoints)
+            wanted = used(endpoint, len(table.endpoints))
+            numbers = np.full(len(owners), _UNKNOWN, np.intp)
+            for owner in used(owner_of[wanted], len(owners)):
+                numbers[owner] = self._service_of(owners[owner], table.protocol)
+            rows_of[wanted] = numbers[owner_of[wanted]]
             rows = rows_of[endpoint]
         return rows
 
@@ -324,32 +326,35 @@ class Metrics:
 
     def _add_events(self, events: Events) -> None:
         self._events += np.bincount(events.kind, minlength=len(self._events))[: len(self._events)]
-        owners = owners_of(events.endpoints)
-        peers = self._peer_rows(events, owners)
+        owners, owner_of = owners_of(events.endpoints)
+        mine = owner_of[events.endpoint]
+        peers = self._peer_rows(owners, mine)
         opened = (events.kind == Kind.CONNECT) | (events.kind == Kind.ACCEPT)
         self._peers.add(peers[opened & (peers >= 0)], _Connections.OPENED, 1)
-        self._add_closes(events, owners, peers, np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0)))
+        server = np.array([owner.role == "server" for owner in owners], bool)[mine]
+        closes = np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0))
+        self._add_closes(events, closes, peers[closes], server[closes])
         for row in np.flatnonzero((events.kind == Kind.CONNECT_FAILED) & (peers >= 0)).tolist():
-            self._add_failure(
-                _peer(owners_of(events.endpoints)[events.endpoint[row]]), int(events.error[row])
-            )
+            self._add_failure(_peer(owners[mine[row]]), int(events.error[row]))
 
-    def _peer_rows(self, events: Events, owners: list[Owner]) -> NDArray[np.intp]:
-        """Return the row (n,) in `_peers` of each event, -1 for those of other transports than TCP."""
-        numbers = {owner: self._peer_row(owner) for owner in _used(owners, events.endpoint)}
-        return _translate(owners, numbers, events.endpoint)
+    def _peer_rows(self, owners: list[Owner], mine: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the row (n,) in `_peers` of each event, -1 for those of other transports than TCP.
+
+        mine: (n,), which of the owners is that of each event.
+        """
+        numbers = np.full(len(owners), _UNKNOWN, np.intp)
+        for owner in used(mine, len(owners)):
+            numbers[owner] = self._peer_row(owners[owner])
+        return numbers[mine]
 
     def _peer_row(self, owner: Owner) -> int:
         peer = _peer(owner)
         return self._peers.number(peer, Peer(OTHER, peer.role)) if owner.transport == "tcp" else -1
 
     def _add_closes(
-        self, events: Events, owners: list[Owner], peers: NDArray[np.intp], rows: NDArray[np.intp]
+        self, events: Events, rows: NDArray[np.intp], peers: NDArray[np.intp], server: NDArray[np.bool_]
     ) -> None:
-        peers = peers[rows]
-        server = (
-            _translate(owners, {owner: owner.role == "server" for owner in owners}, events.endpoint[rows]) > 0
-        )
+        """Count closes `rows` (m,) of the events; peers, server: of each of them (m,)."""
         requests = np.maximum(events.request_bytes[rows], 0)
         responses = np.maximum(events.response_bytes[rows], 0)
         self._peers.add(peers, _Connections.CLOSED, 1)
@@ -388,20 +393,6 @@ def _summed(
     sums = np.zeros((len(numbers), counts.shape[1]), np.int64)
     np.add.at(sums, rows, counts)
     return list(numbers), sums
-
-
-def _used(owners: list[Owner], indices: NDArray[np.integer]) -> list[Owner]:
-    """Return those of the owners that `indices` name, each once, always in the same order."""
-    return list(dict.fromkeys([owners[index] for index in used(indices, len(owners))]))
-
-
-def _translate(
-    owners: list[Owner], numbers: Mapping[Owner, int], indices: NDArray[np.integer]
-) -> NDArray[np.intp]:
-    """Return the number of the owner of each of `indices`, 0 for owners without."""
-    table = np.array([numbers.get(owner, 0) for owner in owners], np.intp)
-    rows: NDArray[np.intp] = table[indices]
-    return rows
 
 
 def _label_values(column: Attribute | None, rows: NDArray[np.intp]) -> list[str]:

@@ -150,7 +150,7 @@ def test_sockets_that_never_tell_their_close_stay_few(
         ]
         codes = table.codes(make_slots(*churn))
         table.recognise(codes, np.zeros(len(codes), np.int16))
-    for part in (table._all, table._protocols, table._by_cookie, table._unix_paths, table._keys):
+    for part in (table._ends, table._protocols, table._by_cookie, table._unix_paths, table._sockets):
         assert len(part) <= 512
     assert len(table) <= len(kept) + 64 + 10
     assert all(now is before for now, before in zip(_resolve(table, idle), kept, strict=True))
@@ -163,7 +163,7 @@ def test_memory_is_bounded_when_closes_are_lost(monkeypatch: pytest.MonkeyPatch)
     for start in range(1, 2000, 10):
         codes = table.codes(_slots([(cookie, 1) for cookie in range(start, start + 10)]))
         table.recognise(codes, np.zeros(len(codes), np.int16))
-    for part in (table._all, table._protocols, table._by_cookie, table._keys):
+    for part in (table._ends, table._protocols, table._by_cookie, table._sockets, table._keys):
         assert len(part) <= 256
 
 
@@ -174,7 +174,7 @@ def test_codes_are_recycled(small: int) -> None:
         table.codes(_slots([(cookie, 1)]))
         table.forget([cookie])
     assert len(table) == 0
-    assert len(table._all) < small
+    assert len(table._ends) < small
 
 
 def test_recognise_takes_the_protocol_of_each_connection() -> None:
@@ -477,7 +477,7 @@ def test_two_ends_of_a_unix_connection_are_each_others_peers() -> None:
     table.refresh(directory.learn([ProcessFact(8, "postgres", "postgres", service="orders")]))
     assert _peers(table, client) == [(8, "orders")]
     table.forget([5, 6])
-    assert not table._by_socket
+    assert not table._peers._by_socket
 
 
 def test_the_other_end_is_known_for_a_while_after_its_close() -> None:
