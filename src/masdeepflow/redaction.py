@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from masdeepflow.redact import redact_message, redact_query, redact_sql
@@ -12,7 +12,7 @@ from masdeepflow.table import Encoded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from masdeepflow.table import Table
+    from masdeepflow.table import Attribute, Table
 
 __all__ = ["redact_table"]
 
@@ -23,31 +23,25 @@ _QUERY = re.compile(r"\?[^ ]*")  # nothing but a space ends a request's target
 
 
 def redact_table(table: Table) -> None:
-    """Replace SQL literals and URL query values in place, once per distinct value."""
+    """Have SQL literals and URL query values replaced, in each distinct text when somebody asks for it."""
     if not _STATEMENTS.isdisjoint(table.attributes):
-        standard = _is_standard(table)
-        _change(table, "db.query.text", partial(redact_sql, standard=standard))
+        standard = cache(partial(_is_standard, table.attributes.get("db.system.name")))
+        _change(table, "db.query.text", lambda text: redact_sql(text, standard=standard()))
         _change(table, "db.response.message", redact_message)
-        line = partial(_sql_line, standard=standard)
-        table.request_text = _mapped(table.request_text, line)
-        table.response_text = _mapped(table.response_text, line)
+        table.request_text = table.request_text.mapped(lambda line: _sql_line(line, standard=standard()))
+        table.response_text = table.response_text.mapped(lambda line: _sql_line(line, standard=standard()))
     if "url.query" in table.attributes:
         _change(table, "url.query", redact_query)
-        table.request_text = _mapped(table.request_text, _url_line)
+        table.request_text = table.request_text.mapped(_url_line)
 
 
 def _change(table: Table, name: str, change: Callable[[str], str]) -> None:
     column = table.attributes.get(name)
     if isinstance(column, Encoded):
-        table.attributes[name] = _mapped(column, change)
+        table.attributes[name] = column.mapped(change)
 
 
-def _mapped(column: Encoded, change: Callable[[str], str]) -> Encoded:
-    return Encoded(column.codes, [change(value) for value in column.values])
-
-
-def _is_standard(table: Table) -> bool:
-    system = table.attributes.get("db.system.name")
+def _is_standard(system: Attribute | None) -> bool:
     return isinstance(system, Encoded) and bool(system.values) and _STANDARD_SQL.issuperset(system.values)
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from masdeepflow.endpoint import Endpoint
 
+    _Make = Callable[[], tuple[NDArray[np.int32], list[str]]]
+    _Some = Callable[[NDArray[np.integer]], list[str | None]]
+
 __all__ = ["ABSENT", "Attribute", "Encoded", "Events", "Output", "Parsed", "Table"]
 
 ABSENT = -1
@@ -30,30 +33,38 @@ class Encoded:
     values: the distinct strings; raw text, not escaped for any output.
     """
 
-    __slots__ = ("_codes", "_index", "_make", "_some", "_values")
+    __slots__ = ("_codes", "_index", "_make", "_some", "_texts", "_values")
 
     def __init__(self, codes: NDArray[np.int32], values: list[str]) -> None:
         self._index: NDArray[np.integer] = codes
         self._codes: NDArray[np.int32] | None = codes
         self._values: list[str] | None = values
-        self._make: Callable[[], tuple[NDArray[np.int32], list[str]]] = lambda: (codes, values)
-        self._some: Callable[[NDArray[np.integer]], list[str | None]] | None = None
+        self._make: _Make = lambda: (codes, values)
+        self._some: _Some | None = None
+        self._texts: Callable[[], list[str]] | None = None
 
     @classmethod
-    def later(
-        cls,
-        index: NDArray[np.integer],
-        make: Callable[[], tuple[NDArray[np.int32], list[str]]],
-        some: Callable[[NDArray[np.integer]], list[str | None]] | None = None,
-    ) -> Encoded:
+    def later(cls, index: NDArray[np.integer], make: _Make, some: _Some | None = None) -> Encoded:
         """Return a column (n,) of which nothing is made before somebody asks: few are looked at by any sink.
 
         index: (n,), into the codes (k,) that `make` gives together with the values, when it is called, once.
         some: gives the strings at a few places (m,) among these codes without making all.
         """
+        return cls._unmade(index, cache(make), some)
+
+    @classmethod
+    def _unmade(
+        cls,
+        index: NDArray[np.integer],
+        make: _Make,
+        some: _Some | None,
+        texts: Callable[[], list[str]] | None = None,
+        codes: NDArray[np.int32] | None = None,
+    ) -> Encoded:
+        """Return a column as `later` does. texts: gives other values than `make`. codes: those of `index`."""
         column = cls(_NO_CODES, [])
-        column._index, column._make, column._some = index, cache(make), some
-        column._codes = column._values = None
+        column._index, column._make, column._some, column._texts = index, make, some, texts
+        column._codes, column._values = codes, None
         return column
 
     @classmethod
@@ -65,7 +76,7 @@ class Encoded:
     def values(self) -> list[str]:
         """The distinct strings."""
         if self._values is None:
-            self._values = self._make()[1]
+            self._values = self._make()[1] if self._texts is None else self._texts()
         return self._values
 
     @property
@@ -81,18 +92,33 @@ class Encoded:
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Return the column for `rows` (m,), sharing `values`."""
         if self._codes is None:
-            return Encoded.later(self._index[rows], self._make, self._some)
-        return Encoded(self._codes[rows], self.values)
+            return Encoded._unmade(self._index[rows], self._make, self._some, self._texts)
+        codes = self._codes[rows]
+        if self._values is None:
+            return Encoded._unmade(codes, lambda: (codes, []), None, lambda: self.values, codes)
+        return Encoded(codes, self._values)
+
+    def mapped(self, change: Callable[[str], str]) -> Encoded:
+        """Return the column with each text as `change` returns it, called when the texts are asked for."""
+        make, some, texts = self._make, self._some, self._texts
+
+        def changed() -> list[str]:
+            return list(map(change, make()[1] if texts is None else texts()))
+
+        def few(rows: NDArray[np.integer]) -> list[str | None]:
+            return [text if text is None else change(text) for text in some(rows)] if some else []
+
+        return Encoded._unmade(self._index, make, few if some else None, cache(changed), self._codes)
 
     def check(self, size: int) -> None:
         """Raise ValueError, with a reason, if this is no column of `size` rows."""
         _check_column(self._index, size, "i")
-        table, values = self._make()
+        table, _ = self._make()
         if table is not self._index:
             _check_column(table, len(table), "i")
             _check_range("its places", self._index, 0, len(table))
-        _check_texts(values)
-        _check_range("its codes", table, ABSENT, len(values))
+        _check_texts(self.values)
+        _check_range("its codes", table, ABSENT, len(self.values))
 
     def to_list(self) -> list[str | None]:
         """Return one Python string (or None) per row: for tests and small tables."""

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masdeepflow import redaction
 from masdeepflow.redaction import redact_table
+from masdeepflow.sinks.metrics import Metrics
 from masdeepflow.table import ABSENT, Encoded, Table
-from tests.support.tables import make_table
+from tests.support.tables import make_output, make_table
 
 SECRETS = st.from_regex(r"s3cret[a-z']{1,8}", fullmatch=True)
 
@@ -153,3 +155,23 @@ def test_no_secret_survives_anywhere(secret: str) -> None:
         ),
     ):
         assert "s3cret" not in _shown(table)
+
+
+def test_texts_that_nobody_looks_at_are_not_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics want labels only: those are there, and no statement, message or line was looked at for them."""
+    monkeypatch.setattr(redaction, "redact_sql", None)
+    monkeypatch.setattr(redaction, "redact_message", None)
+    monkeypatch.setattr(redaction, "redact_query", None)
+    sql = {"db.query.text": "SELECT 1", "db.operation.name": "SELECT", "db.response.message": "no"}
+    tables = [
+        make_table(sql),
+        make_table({"url.query": "a=1", "request_text": "HTTP Request: GET /?a=1 HTTP/1.1"}),
+    ]
+    metrics = Metrics()
+    for table in tables:
+        redact_table(table)
+    metrics.write(make_output(*tables))
+    labels = [series.labels for series in metrics.snapshot().series]
+    assert any("SELECT" in values for values in labels)
+    with pytest.raises(TypeError):
+        _shown(tables[0])

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from masdeepflow.table import ABSENT, Encoded, Parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 TEXTS = st.lists(st.none() | st.text(max_size=3))
@@ -42,6 +44,63 @@ def test_take_picks_rows_and_shares_values(items: list[str | None], data: st.Dat
     taken = column.take(np.array(rows, np.intp))
     assert taken.to_list() == [items[row] for row in rows]
     assert taken.values is column.values
+
+
+def _counted() -> tuple[Callable[[str], str], list[str]]:
+    """Return a function that changes a text, and the texts that it was called with."""
+    changed: list[str] = []
+
+    def change(text: str) -> str:
+        changed.append(text)
+        return text.upper()
+
+    return change, changed
+
+
+@given(TEXTS.filter(len), st.data())
+def test_mapped_texts_are_those_of_the_column_changed(items: list[str | None], data: st.DataObject) -> None:
+    """Whether it was made before, is made when asked for, or is taken from first, and a few at a time."""
+    rows = np.array(data.draw(st.lists(st.integers(0, len(items) - 1))), np.intp)
+    made = Encoded.from_list(items)
+    expected = [item if item is None else item.upper() for item in items]
+    for column in (
+        made,
+        Encoded.by(np.arange(len(items)), made.codes, made.values),
+        Encoded.later(
+            np.arange(len(items)),
+            lambda: (made.codes, made.values),
+            lambda r: made.take(r.astype(np.intp)).to_list(),
+        ),
+    ):
+        changed = column.mapped(str.upper)
+        assert len(changed) == len(items)
+        assert changed.some(rows) == [expected[row] for row in rows]
+        assert changed.take(rows).to_list() == [expected[row] for row in rows]
+        assert column.take(rows).mapped(str.upper).to_list() == [expected[row] for row in rows]
+        assert changed.codes.tolist() == column.codes.tolist()
+        assert changed.to_list() == expected
+        assert column.to_list() == items
+        changed.check(len(items))
+        changed.take(rows).check(len(rows))
+
+
+def test_nothing_is_changed_before_somebody_asks() -> None:
+    """Codes and rows can be had without; then each distinct text is changed, once."""
+    for column in (
+        Encoded.from_list(["a", "b", "a"]),
+        Encoded.by(np.array([0, 1, 0]), np.arange(2, dtype=np.int32), ["a", "b"]),
+    ):
+        change, changed = _counted()
+        mapped = column.mapped(change)
+        taken = mapped.take(np.array([2, 1]))
+        assert (mapped.codes.tolist(), taken.codes.tolist()) == ([0, 1, 0], [0, 1])
+        assert not changed
+        assert (taken.to_list(), mapped.to_list(), taken.to_list()) == (
+            ["A", "B"],
+            ["A", "B", "A"],
+            ["A", "B"],
+        )
+        assert changed == ["a", "b"]
 
 
 def test_absent_column_has_no_value_in_any_row() -> None:
