@@ -88,6 +88,23 @@ def _memcached_binary(dice: random.Random) -> tuple[bytes, bytes]:
     return packet(0x80, 0, b"user:%d" % dice.randrange(_KEYS)), packet(0x81, 0, extras=bytes(4))
 
 
+def _inbox(dice: random.Random) -> bytes:
+    """Return what nats-py calls the place for one reply: it never repeats."""
+    return b"_INBOX.PgfPh2PB8mEiS44JYfm6z4.PgfPh2PB8mEiS44JYfm%x" % dice.randrange(1 << 40)
+
+
+def _nats_request(dice: random.Random) -> tuple[bytes, bytes]:
+    inbox, asked, told = _inbox(dice), dice.randbytes(dice.randrange(100)), dice.randbytes(dice.randrange(40))
+    request = b"PUB user.%d.get %s %d\r\n%s\r\n" % (dice.randrange(_KEYS), inbox, len(asked), asked)
+    return request, b"MSG %s 1 %d\r\n%s\r\n" % (inbox, len(told), told)
+
+
+def _nats_service(dice: random.Random) -> tuple[bytes, bytes]:
+    """Return the answer to one request, and the next request, which comes to a service as a message."""
+    answer = b"PUB %s  5\r\nhello\r\n" % _inbox(dice)
+    return answer, b"MSG user.%d.get 1 %s 2\r\nhi\r\n" % (dice.randrange(_KEYS), _inbox(dice))
+
+
 _WORKLOADS: dict[str, Workload] = {
     "redis, 200 keys": ("redis", 6379, 1, _known_get),
     "redis, GET": ("redis", 6379, 1, _get),
@@ -97,6 +114,8 @@ _WORKLOADS: dict[str, Workload] = {
     "memcached, get": ("memcached", 11211, 1, _memcached_get),
     "memcached, set": ("memcached", 11211, 1, _memcached_set),
     "memcached, binary get": ("memcached", 11211, 1, _memcached_binary),
+    "nats, request": ("nats", 4222, 1, _nats_request),
+    "nats, service": ("nats", 4222, 1, _nats_service),
 }
 
 

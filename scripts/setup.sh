@@ -105,11 +105,14 @@ need_for_testing() {
     need iproute2 have ip
     need iptables have iptables
     need libmemcached-tools have memcping
+    # A client of NATS that shares nothing with nats-py.
+    need libnats-dev test -e /usr/include/nats/nats.h
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
     need memcached have memcached
     # Makes the base of the image that the tests build.
     need mmdebstrap have mmdebstrap
+    need nats-server have nats-server
     need nginx-light\|nginx have nginx
     need openssl have openssl
     # Brings psql and the library that psycopg uses; pgbench is part of the server.

@@ -106,6 +106,9 @@ _RECORDS = frozenset(
 )
 
 
+_OPERATIONS = frozenset(["CONNECT", "HPUB", "PING", "PUB", "SUB", "UNSUB"])
+
+
 def _by_name(*columns: Column) -> dict[str, Column]:
     return {column.name: column for column in columns}
 
@@ -138,10 +141,22 @@ ATTRIBUTES = _by_name(
     Column("dns.question.type", "string", "Type asked for", metric_label=True, label_values=_RECORDS),
     Column("dns.response_code", "string", "Response code", metric_label=True),
     Column("dns.answer_count", "int", "Records in the answer section"),
+    Column("messaging.system", "string", "Messaging product", metric_label=True),
+    Column(
+        "messaging.operation.name",
+        "string",
+        "Operation as the protocol calls it, such as PUB",
+        metric_label=True,
+        label_values=_OPERATIONS,
+    ),
+    Column(
+        "messaging.destination.template", "string", "Subject, with a star for what makes each of many its own"
+    ),
     Column(
         ERROR_TYPE,
         "string",
-        "Why the request was never answered: `timeout`, or `closed` (the connection was, before it)",
+        "Why the request was never answered: `timeout`, or `closed` (the connection was, before it); "
+        "or what messaging was refused with",
     ),
     Column(
         WAITED,

@@ -12,12 +12,15 @@ import http.client
 import io
 import random
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import MySQLdb
+import nats
+import nats.errors
 import psycopg
 import pymemcache  # type: ignore[import-untyped]  # it ships no types
 import pymongo
@@ -26,7 +29,7 @@ import redis
 from pymongo.errors import OperationFailure, PyMongoError
 
 from masdeepflow.traffic_gen.mysql_wire import Command
-from tests.support import servers
+from tests.support import libnats_client, servers
 from tests.support.mysql_session import MySqlSession
 from tests.support.ports import wait_listening
 from tests.support.programs import TRAFFIC_GEN, Program, run, until
@@ -34,6 +37,8 @@ from tests.support.wire import answer, exchange, pieces, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from nats.aio.msg import Msg
 
     Address = tuple[str, int]
     Where = Address | frozenset[str]
@@ -47,6 +52,7 @@ _POSTGRESQL: Address = ("127.0.54.32", 5432)
 _REDIS: Address = ("127.0.63.79", 6379)
 _MEMCACHED: Address = ("127.0.112.11", 11211)
 _MONGODB: Address = ("127.0.27.17", 27017)
+_NATS: Address = ("127.0.42.22", 4222)
 _HEAD_END = b"\r\n\r\n"
 _CLOSE = b"Host: golden\r\nConnection: close\r\n\r\n"
 
@@ -889,6 +895,133 @@ def _random_on_27017(directory: Path) -> Iterator[Where]:
     yield from _noise(27017, _MONGODB)
 
 
+def _nats_url(address: Address = _NATS) -> str:
+    return f"nats://{address[0]}:{address[1]}"
+
+
+async def _use_nats() -> None:
+    service, client = await nats.connect(_nats_url()), await nats.connect(_nats_url())
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b"a secret answer")
+
+    await service.subscribe("billing.*", cb=answer)
+    news = await service.subscribe("news.>", queue="readers")
+    # Its PING overtakes what is to be flushed: only the second tells that the subscription is there.
+    await service.flush()
+    await service.flush()
+    for number in range(3):
+        await client.request(f"billing.{number}", b"a secret")
+    await asyncio.gather(*(client.request(f"billing.{number}", b"a secret") for number in range(10)))
+    with contextlib.suppress(nats.errors.NoRespondersError):
+        await client.request("nobody.9", b"a secret")
+    for number in range(4):
+        await client.publish(f"news.{number}", b"a secret" * 100)
+        await client.flush()
+        await news.next_msg()
+    await client.publish("news.headers", b"a secret", headers={"secret": "secret"})
+    await client.flush()
+    await news.unsubscribe()
+    await client.close()
+    await service.close()
+
+
+@_scenario("nats/nats-py")
+def _nats_py(directory: Path) -> Iterator[Where]:
+    with servers.nats(directory, _NATS):
+        yield _NATS
+        asyncio.run(_use_nats())
+        yield _NATS
+
+
+@_scenario("nats/libnats")
+def _libnats(directory: Path) -> Iterator[Where]:
+    with servers.nats(directory, _NATS):
+        yield _NATS
+        run(sys.executable, Path(libnats_client.__file__), _nats_url(), 3)
+        yield _NATS
+
+
+@_scenario("nats/verbose")
+def _nats_verbose(directory: Path) -> Iterator[Where]:
+    """A client that has every line acknowledged, as people do with netcat; and one that may not come in."""
+    with servers.nats(directory, _NATS):
+        yield _NATS
+        with socket.create_connection(_NATS) as client:
+            read_until(client, b"\r\n")
+            for line in (b"SUB own.> 1", b"PUB orders.7 8\r\na secret", b"PUB orders.8 3\r\nyes", b"nosuch"):
+                client.sendall(line + b"\r\n")
+                read_until(client, b"\r\n")
+        yield _NATS
+
+
+@_scenario("nats/refused")
+def _nats_refused(directory: Path) -> Iterator[Where]:
+    with servers.nats(directory, _NATS, "--user", "alice", "--pass", "secret"):
+        yield _NATS
+        with socket.create_connection(_NATS) as client:
+            read_until(client, b"\r\n")
+            client.sendall(b'CONNECT {"verbose":false,"user":"alice","pass":"guess"}\r\nPING\r\n')
+            read_until(client, b"\r\n")
+        yield _NATS
+
+
+@_scenario("nats/http-on-4222")
+def _http_on_4222(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _NATS):
+        yield _NATS
+        run("curl", "--silent", f"{_url(_NATS)}/PUB")
+        yield _NATS
+
+
+@_scenario("nats/redis-on-4222")
+def _redis_on_4222(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _NATS):
+        yield _NATS
+        exchange(_NATS[1], b"PING\r\nINFO server\r\nquit\r\n", _NATS[0])
+        yield _NATS
+
+
+@_scenario("nats/memcached-on-4222")
+def _memcached_on_4222(directory: Path) -> Iterator[Where]:
+    with servers.memcached(directory, _NATS):
+        yield _NATS
+        exchange(_NATS[1], b"get PUB\r\nquit\r\n", _NATS[0])
+        yield _NATS
+
+
+@_scenario("nats/mysql-on-4222")
+def _mysql_on_4222(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _NATS) as server:
+        yield _NATS
+        run(*server.client, "--execute=SELECT 'PUB x 1'")
+        yield _NATS
+
+
+@_scenario("nats/tls-on-4222")
+def _tls_on_4222(directory: Path) -> Iterator[Where]:
+    with servers.nginx(directory, _NATS, tls=True):
+        yield _NATS
+        run("curl", "--silent", "--insecure", f"https://{_NATS[0]}:{_NATS[1]}/secret")
+        yield _NATS
+
+
+@_scenario("nats/random-on-4222")
+def _random_on_4222(directory: Path) -> Iterator[Where]:
+    del directory
+    yield from _noise(4222, _NATS)
+
+
+def _nats_on(address: Address) -> Scenario:
+    def scenario(directory: Path) -> Iterator[Where]:
+        with servers.nats(directory, address):
+            yield address
+            run(sys.executable, Path(libnats_client.__file__), _nats_url(address), 1)
+            yield address
+
+    return scenario
+
+
 def _mongodb_on(address: Address) -> Scenario:
     def scenario(directory: Path) -> Iterator[Where]:
         with servers.mongodb(directory, address):
@@ -909,3 +1042,13 @@ for _name, _address in (
     ("redis/mongodb-on-6379", _REDIS),
 ):
     SCENARIOS[_name] = _mongodb_on(_address)
+
+for _name, _address in (
+    ("http/nats-on-80", _HTTP),
+    ("memcached/nats-on-11211", _MEMCACHED),
+    ("mongodb/nats-on-27017", _MONGODB),
+    ("mysql/nats-on-3306", _MYSQL),
+    ("postgresql/nats-on-5432", _POSTGRESQL),
+    ("redis/nats-on-6379", _REDIS),
+):
+    SCENARIOS[_name] = _nats_on(_address)

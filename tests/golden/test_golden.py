@@ -11,7 +11,7 @@ from tests.golden.capture import lines_of, recording_of, replayed
 from tests.golden.scenarios import SCENARIOS
 from tests.support import json_log
 
-_FOREIGN = {name: name for name in ("http", "memcached", "mongodb", "mysql", "postgresql", "redis")}
+_FOREIGN = {name: name for name in ("http", "memcached", "mongodb", "mysql", "nats", "postgresql", "redis")}
 """What is on another protocol's port -> what it has to be recognised as; all else is nobody's."""
 _SAME_ON_BOTH_SIDES = (
     "http.request.method",
@@ -25,6 +25,9 @@ _SAME_ON_BOTH_SIDES = (
     "dns.question.type",
     "dns.response_code",
     "dns.answer_count",
+    "messaging.operation.name",
+    "messaging.destination.template",
+    "error.type",
 )
 _ONE_SIDED = {"mysql/tls", "dns/unanswered"}
 

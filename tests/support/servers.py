@@ -31,6 +31,7 @@ __all__ = [
     "mariadb",
     "memcached",
     "mongodb",
+    "nats",
     "nginx",
     "nx_27017",
     "postgresql",
@@ -367,6 +368,18 @@ def mongodb(directory: Path, address: tuple[str, int] | None = None) -> Iterator
     host, port = address or (LOOPBACK, free_port())
     command = (sys.executable, Path(mongodb_server.__file__), "--host", host, "--port", port)
     with Program(directory, *command):
+        wait_listening(port, host)
+        yield port
+
+
+@contextlib.contextmanager
+def nats(directory: Path, address: tuple[str, int] | None = None, *options: str) -> Iterator[int]:
+    """Run a NATS server; give its port.
+
+    address: where it listens; else on a free port of 127.0.0.1. options: more of its command line.
+    """
+    host, port = address or (LOOPBACK, free_port())
+    with Program(directory, "nats-server", "-a", host, "-p", port, *options) as program, _terminated(program):
         wait_listening(port, host)
         yield port
 

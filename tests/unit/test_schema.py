@@ -24,6 +24,7 @@ INTERFACE = {
     "db": "system.name collection.name namespace operation.name query.text query.summary "
     "response.status_code response.message",
     "dns": "question.name question.type response_code answer_count",
+    "messaging": "system operation.name destination.template",
     "error": "type",
     "masdeepflow": "db.blocking waited_ns",
 }

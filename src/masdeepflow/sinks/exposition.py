@@ -48,6 +48,14 @@ _NAMES = {
         "db_client_operation_duration_seconds",
         "Duration of database operations sent from here",
     ),
+    ("messaging", "server"): (
+        "messaging_server_operation_duration_seconds",
+        "Duration of messaging operations answered here",
+    ),
+    ("messaging", "client"): (
+        "messaging_client_operation_duration_seconds",
+        "Duration of messaging operations sent from here",
+    ),
     ("dns", "server"): ("dns_lookup_duration_seconds", "Duration of DNS lookups"),
     ("dns", "client"): ("dns_lookup_duration_seconds", "Duration of DNS lookups"),
 }

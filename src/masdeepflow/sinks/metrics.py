@@ -57,7 +57,7 @@ def _labels(prefix: str) -> tuple[str, ...]:
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "": (),
-    **{kind: _labels(f"{kind}.") for kind in ("http", "db", "dns")},
+    **{kind: _labels(f"{kind}.") for kind in ("http", "db", "dns", "messaging")},
 }
 """Kind of request -> the attributes that its duration is split by. A table is of the kind that its attributes
 start with, of the empty one otherwise."""

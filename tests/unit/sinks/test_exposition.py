@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from masdeepflow import __version__
 from masdeepflow.schema import Kind
-from masdeepflow.sinks.exposition import Exposition, registry
+from masdeepflow.sinks.exposition import _NAMES, Exposition, registry
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
-from masdeepflow.sinks.metrics import Metrics, Service
+from masdeepflow.sinks.metrics import FAMILIES, Metrics, Service
 from tests.support.tables import CLIENT, MILLISECOND, SERVER, make_events, make_output, make_table
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def test_every_kind_and_role_has_its_metric(samples: Samples) -> None:
     for role in ("client", ""):
         labels = {"service_name": "curl", "network_protocol_name": "tcp", "role": role}
         assert _value(samples, "network_request_duration_seconds_count", **labels) == 1
+
+
+def test_no_kind_of_request_is_left_without_a_name() -> None:
+    """A kind that `metrics` tells apart has a metric for either role."""
+    assert {(kind, role) for kind in FAMILIES if kind for role in ("client", "server")} == set(_NAMES)
 
 
 def test_requests_and_errors(samples: Samples) -> None:
