@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from masdeepflow.table import Attribute, Parsed
 
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+AUTHORITY = b"0123456789abcdefghijklmnopqrstuvwxyz[]._~:%-"
 KNOWN_METHODS = b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH".split()
 KNOWN_METHODS += b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH".split()
 HEX = b"0123456789abcdefABCDEF"
@@ -153,7 +154,7 @@ def cut_head(data: bytes) -> Head | None:
         return None
     target = words[1].lower()
     if words[0] == b"CONNECT":
-        if not target:
+        if not target or not all(char in AUTHORITY for char in target) or target[:1] in b"._~:%-]":
             return None
     elif words[0] not in KNOWN_METHODS or not target.startswith((b"/", b"http://", b"https://")):
         return None

@@ -328,6 +328,8 @@ FOREIGN = {
     "POP3 greeting": (b"", b"+OK ready\r\n"),
     "POP3 login": (b"AUTH PLAIN\r\n", b"+OK\r\n"),
     "POP3 list": (b"STAT\r\n", b"+OK 2 320\r\n"),
+    "NATS acknowledged": (b"PING\r\n", b"+OK\r\n"),
+    "NATS refused": (b"PING\r\n", b"-ERR 'Unknown Protocol Operation'\r\n"),
     "SMTP": (b"EHLO client\r\n", b"250 server\r\n"),
     "FTP": (b"TYPE I\r\n", b"200 ok\r\n"),
     "IMAP": (b"a1 SELECT inbox\r\n", b"* 3 EXISTS\r\n"),

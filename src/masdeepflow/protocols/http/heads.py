@@ -47,6 +47,8 @@ _METHODS = (
     rb"|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT|SEARCH)"
 )
 _TARGET_CHARS = rb"[^\x00-\x20\x7f]"
+# RFC 9112 section 3.2.3. NATS says CONNECT too, with JSON behind it.
+_AUTHORITY = rb"[0-9A-Za-z\[][0-9A-Za-z._~:%\-\[\]]*"
 _CUT_VERSION = rb"(?: (?:|H|HT|HTT|HTTP|HTTP/|HTTP/1|HTTP/1\.|HTTP/1\.[01]\r?))?"
 _REQUEST_LINE = re.compile(
     rb"[\r\n]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+ " + _TARGET_CHARS + rb"+ HTTP/1\.[01])\r?\n",
@@ -54,9 +56,11 @@ _REQUEST_LINE = re.compile(
 _CUT_REQUEST_LINE = re.compile(
     rb"[\r\n]*((?:"
     + _METHODS
-    + rb" (?:/|[Hh][Tt][Tt][Pp][Ss]?://)|CONNECT (?=[^ ]))"
+    + rb" (?:/|[Hh][Tt][Tt][Pp][Ss]?://)"
     + _TARGET_CHARS
-    + rb"*"
+    + rb"*|CONNECT "
+    + _AUTHORITY
+    + rb")"
     + _CUT_VERSION
     + rb")\Z",
 )

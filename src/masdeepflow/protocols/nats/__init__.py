@@ -38,12 +38,15 @@ from masdeepflow.protocols.nats.shown import (
     status_answer,
 )
 from masdeepflow.protocols.nats.wire import (
+    CLIENT_PONG,
     CONNECT,
     ERR,
     HMSG,
     HPUB,
     INFO,
     MSG,
+    OK,
+    PING,
     PONG,
     PUB,
     SUB,
@@ -64,7 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOL", "Nats"]
 
-_SERVER_ID = np.frombuffer(b'INFO {"server_id', np.uint8)
+_SERVER_ID = b'INFO {"server_id":"'
 _CONNECTIONS = 4096
 
 
@@ -84,8 +87,8 @@ class Nats:
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
         """Return a score (n,), uint8.
 
-        `CERTAIN`: the server's INFO. `LIKELY`: whole messages with subjects, or CONNECT, whose other side
-        fits as far as it is seen. `POSSIBLE`: a word only, such as PING, and what goes on behind the prefix.
+        `CERTAIN`: the server's INFO. `LIKELY`: whole messages with subjects, and CONNECT, whose other side
+        fits as far as it is seen. `POSSIBLE`: PING with its PONG, and lines without contents.
         """
         score = np.zeros(len(slots), np.uint8)
         asked, told = slots["request"][:, 0], slots["response"][:, 0]
@@ -99,16 +102,19 @@ class Nats:
     @staticmethod
     def _scores(slots: np.ndarray) -> NDArray[np.uint8]:
         asked, told = read_sides(slots)
+        first_asked, whole_asked = _first(asked, slots, "request", (CONNECT, b'CONNECT {"'))
+        first_told, whole_told = _first(told, slots, "response", (INFO, b'INFO {"'))
         no_request, no_reply = slots["request_length"] == 0, slots["response_length"] == 0
-        first_asked, sure_asked = _first(asked, slots["request"], (PUB, HPUB), (CONNECT, len("CONNECT ")))
-        first_told, sure_told = _first(told, slots["response"], (MSG, HMSG), (INFO, len("INFO ")))
         fits = asked.good & told.good & (no_request | (first_asked >= 0)) & (no_reply | (first_told >= 0))
-        greeting = (slots["response"][:, : len(_SERVER_ID)] == _SERVER_ID).all(axis=1)
-        greeting &= slots["response_length"] >= len(_SERVER_ID)
-        subscribed = (first_asked == SUB) & ~no_reply & (asked.ended > 0)
-        sure = sure_asked | subscribed | (no_request & sure_told)
+        message = np.isin(first_asked, (PUB, HPUB)) & whole_asked
+        delivery = np.isin(first_told, (MSG, HMSG)) & whole_told
+        subscribed = (first_asked == SUB) & (delivery | (first_told == OK))
+        sure = message | (first_asked == CONNECT) | subscribed | (no_request & delivery)
+        word = np.isin(first_asked, (PING, CLIENT_PONG)) & (first_told != PONG) & ~delivery
+        fits &= sure | (~no_request & ~word & ~np.isin(first_asked, (PUB, HPUB)))
         score = np.where(fits, np.where(sure, LIKELY, POSSIBLE), 0).astype(np.uint8)
-        score[fits & greeting & (no_request | (first_asked == CONNECT))] = CERTAIN
+        greeting = _begins(slots["response"], slots["response_length"], _SERVER_ID) & (first_told == INFO)
+        score[greeting & (no_request | (first_asked == CONNECT))] = CERTAIN
         return score
 
     def forget(self, cookies: Sequence[int]) -> None:
@@ -208,29 +214,39 @@ class Nats:
             self.evicted += 1 + len(oldest.waiting)
 
 
+_LINE_END = len(b"\r\n")
+_IS_PRINTABLE = (np.arange(256) >= ord(" ")) & (np.arange(256) <= ord("~"))
 _IS_ASKED = np.isin(np.arange(256), list(b"CPSUHcpsuh"))
 _IS_TOLD = np.isin(np.arange(256), list(b"IMHP+-imhp"))
 
 
-def _first(
-    seen: Seen, payload: NDArray[np.uint8], sized: tuple[int, int], listed: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the verb (n,) that a side begins with, -1 for none, and whether that is enough to be sure.
+def _begins(payload: NDArray[np.uint8], lengths: NDArray[np.integer], head: bytes) -> NDArray[np.bool_]:
+    """Return which payloads (n, w) of `lengths` (n,) begin so."""
+    if len(head) > payload.shape[1]:
+        return np.zeros(len(payload), bool)
+    fits: NDArray[np.bool_] = (payload[:, : len(head)] == np.frombuffer(head, np.uint8)).all(axis=1)
+    return fits & (lengths >= len(head))
 
-    sized: the verbs with a payload behind them. listed: one with JSON behind it, and where that begins.
+
+def _first(
+    seen: Seen, slots: np.ndarray, side: str, listed: tuple[int, bytes]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the verb (n,) that a side begins with, -1 for none, and whether its message is there as a whole.
+
+    Its line is printable, and goes on behind what was captured at most in messages, and in what is `listed`:
+    a verb, and how the JSON behind it begins.
     """
-    other, place = listed
-    verb, sure = np.full(len(payload), -1), np.zeros(len(payload), bool)
+    verb, whole = np.full(len(slots), -1), np.zeros(len(slots), bool)
     first = np.flatnonzero(seen.start == 0)
-    row = seen.row[first]
-    verb[row] = seen.verb[first]
-    json = payload[row, place] == ord("{")
-    is_json = seen.verb[first] == other
-    fits = ~is_json | json
-    verb[row[~fits]] = -1
-    known = np.isin(seen.verb[first], sized) & (seen.end[first] >= 0)
-    sure[row] = known | (is_json & json)
-    return verb, sure
+    row, own, end = seen.row[first], seen.verb[first], seen.end[first]
+    payload, places = slots[side][row], np.arange(slots[side].shape[1])
+    fits = _IS_PRINTABLE[payload] | (places >= (seen.line_end[first] - _LINE_END * (end >= 0))[:, None])
+    cut = slots[f"{side}_bytes"][row] > slots[f"{side}_length"][row]
+    known = fits.all(axis=1) & ((end >= 0) | (cut & (side == "response")) | (own == listed[0]))
+    known &= (own != listed[0]) | _begins(payload, slots[f"{side}_length"][row], listed[1])
+    verb[row[known]] = own[known]
+    whole[row] = (end >= 0) & (end <= slots[f"{side}_bytes"][row])
+    return verb, whole
 
 
 PROTOCOL = Nats

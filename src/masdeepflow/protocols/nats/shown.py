@@ -48,6 +48,7 @@ HIDDEN_ANSWER = Answer(_ANSWER + _ELLIPSIS, truncated=True)
 NO_COMMAND, NO_ANSWER = Command(), Answer()
 PINGED = Command(_LABEL + "PING", "PING")
 FINE, PONGED = Answer(_ANSWER + "OK"), Answer(_ANSWER + "PONG")
+"""What was not captured, what there is not, and what needs no reading."""
 
 
 def read_command(data: bytes, *, cut: bool = False) -> Command:

@@ -23,6 +23,7 @@ _ASKED = ("CONNECT", "PING", "PONG", "SUB", "UNSUB", "PUB", "HPUB")
 _TOLD = ("INFO", "MSG", "HMSG", "PING", "PONG", "+OK", "-ERR")
 CONNECT, PING, CLIENT_PONG, SUB, UNSUB, PUB, HPUB = range(len(_ASKED))
 INFO, MSG, HMSG, SERVER_PING, PONG, OK, ERR = range(len(_TOLD))
+"""Verbs of clients and of servers."""
 _WORDS = {
     "CONNECT": (2, 999),
     "INFO": (2, 999),
@@ -40,10 +41,12 @@ _WORDS = {
 """Verb -> fewest and most words of its line; the most of PUB and HPUB are with a subject for the reply."""
 _SIZED = {"PUB", "HPUB", "MSG", "HMSG"}
 ADDRESSED = {"SUB", "PUB", "HPUB"}
+"""Verbs of clients with a subject."""
 _NUMBER_MOST = 9  # digits of a size that is believed
 _STATUS_AT, _STATUS_DIGITS = len("NATS/1.0 "), 3
 _STATUS = np.frombuffer(b"NATS/1.0 ", np.uint8)
 PONG_KEY, UNKNOWN_KEY = 2, 3
+"""What ties a PONG to its PING, and nothing to a request whose subject for the reply was not captured."""
 _LF, _CR, _SPACE = ord("\n"), ord("\r"), ord(" ")
 _VERB_MOST = 8  # bytes that are compared at once: CONNECT and one behind it
 _UPPER = np.frombuffer(bytes(range(256)).upper(), np.uint8)

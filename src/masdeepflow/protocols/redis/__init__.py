@@ -54,12 +54,14 @@ _REQUEST_START = np.isin(np.arange(256), list(b"*" + string.ascii_letters.encode
 _REPLY_START = np.isin(np.arange(256), list(b"+-:$*_,#!=(~%>|"))
 _ERRORS = rb"ERR|WRONG[A-Z]+|NO[A-Z]+|MOVED|ASK|LOADING|BUSY[A-Z]*|READONLY|OOM|DENIED|MISCONF|[A-Z]+DOWN"
 _INLINE_REPLY = re.compile(
-    rb"\+(?:OK|PONG|QUEUED|RESET)\r\n|-(?:%b) |:-?\d+\r\n|\$(?:-1|\d+)\r\n|[*~%%](?:-1|\d+)\r\n|_\r\n"
+    rb"\+(?:OK|PONG|QUEUED|RESET)\r\n|-(?:%b) [^']|:-?\d+\r\n|\$(?:-1|\d+)\r\n|[*~%%](?:-1|\d+)\r\n|_\r\n"
     % _ERRORS
 )
 """What may answer an inline command: other protocols have lines of these words too."""
 _SHARED_WORDS = {"AUTH", "QUIT"}
 """Commands that POP3 has too, with replies that fit."""
+_NEVER_OK = {"APPEND", "DECR", "GET", "INCR", "PING", "TOUCH"}
+"""Commands that NATS and Memcached have too, which Redis answers otherwise."""
 _NO_COMMAND, _NO_REPLY = Command(), Reply()
 
 T = TypeVar("T")
@@ -227,8 +229,12 @@ class Redis:
         score[array & known] = CERTAIN
         whole = cut | (requests.ended == slots["request_bytes"])
         inline = ~array & known & own & whole & (answered > 0) & (asked >= answered)
+        may_be_ok = _starts_with(requests, lambda command: command.name not in _NEVER_OK, count)
         for row in np.flatnonzero(inline).tolist():
-            inline[row] = bool(_INLINE_REPLY.match(slots["response"][row].tobytes()))
+            reply = slots["response"][row].tobytes()
+            inline[row] = bool(_INLINE_REPLY.match(reply)) and (
+                may_be_ok[row] or not reply.startswith(b"+OK")
+            )
         score[inline] = LIKELY
         score[no_request | ~requests.good | ~(replies.good | no_reply)] = 0
         words = np.array([reply.word in PUBSUB for reply in replies.values], bool)
