@@ -15,6 +15,7 @@ __all__ = ["KEYS", "Filter", "FilterError", "parse", "values_of"]
 KEYS = ("pid", "comm", "port", "protocol", "pod", "namespace", "container")
 """What a filter may ask for."""
 _NUMBERS = ("pid", "port")
+_PORT_MOST, _DIGITS_MOST = 65535, 6
 
 
 class FilterError(ValueError):
@@ -30,6 +31,10 @@ class Filter:
 
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
+
+    def named(self, key: str) -> frozenset[str]:
+        """Return the values of a key that are included or excluded."""
+        return self.include.get(key, frozenset()) | self.exclude.get(key, frozenset())
 
     def passes(self, values: Mapping[str, str | None]) -> bool:
         """Return whether a row is shown that has these values by key; None passes whatever is included."""
@@ -68,4 +73,7 @@ def _group(items: Sequence[str]) -> dict[str, frozenset[str]]:
 def _number(key: str, value: str) -> str:
     if not (value.isascii() and value.isdecimal()):
         raise FilterError(f"{key} in a filter is a number, not {value!r}")
-    return value.lstrip("0") or "0"
+    number = value.lstrip("0") or "0"
+    if key == "port" and not 0 < int(number[:_DIGITS_MOST]) <= _PORT_MOST:
+        raise FilterError(f"port in a filter is between 1 and {_PORT_MOST}, not {value!r}")
+    return number

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from masdeepflow.cli.options import Options
+    from masdeepflow.filters import Filter
     from masdeepflow.kernel.probes import Probes
     from masdeepflow.protocols.base import Protocol
     from masdeepflow.sinks.base import Sink
@@ -91,6 +92,22 @@ def _protocols(options: Options) -> list[Protocol]:
     for reason in reasons:
         _tell(f"masdeepflow: {reason}")
     return [*protocols, *own]
+
+
+def _shown(options: Options, protocols: Sequence[Protocol]) -> Filter:
+    """Return what is to be shown. Raises UsageError, also for a protocol that there is not.
+
+    With plugins that is told only: what has the name may be broken, and takes nothing else down.
+    """
+    shown = cli_options.shown(options)
+    names = sorted({protocol.name for protocol in protocols} | {registry.UNRECOGNISED})
+    unknown = sorted(shown.named("protocol") - set(names))
+    if unknown:
+        text = f"there is no protocol {escape(unknown[0])}; there are {', '.join(names)}"
+        if options.plugins is None:
+            raise UsageError(text)
+        _tell(f"masdeepflow: {text}")
+    return shown
 
 
 def _log_sink(kind: str, *, blocking: bool = False) -> _Log:
@@ -192,12 +209,13 @@ def run_live(
     _log_to_stderr()
     if options.ring_mib & (options.ring_mib - 1):
         raise UsageError(f"--ring-mib is a power of two, not {options.ring_mib}")
-    shown = cli_options.shown(options)
+    protocols = _protocols(options)
+    shown = _shown(options, protocols)
     # All that takes long comes before the probes: what happens until the first poll has to fit in the ring.
     for name in _IMPORTED_LATE:
         importlib.import_module(name)
     directory = Directory(options.pod_label)
-    pipeline = Pipeline(_protocols(options), directory, shown, _redaction(options))
+    pipeline = Pipeline(protocols, directory, shown, _redaction(options))
     metrics = Metrics()
     if options.listen != "off":
         importlib.import_module("masdeepflow.sinks.exposition")
@@ -318,7 +336,7 @@ def _reload(pipeline: Pipeline, reload: Callable[[], Options] | None) -> None:
         return
     try:
         options = reload()
-        shown = cli_options.shown(options)
+        shown = _shown(options, pipeline.registry.protocols)
     except UsageError as error:
         _tell(f"masdeepflow: not reloaded: {error.message}")
         return
@@ -333,14 +351,15 @@ def run_replay(path: Path, options: Options, *, partial: bool = False) -> int:
     Raises UsageError for what is no whole recording, HostError if stdout takes no lines.
     """
     _log_to_stderr()
-    shown = cli_options.shown(options)
+    protocols = _protocols(options)
+    shown = _shown(options, protocols)
     try:
         recording = Recording(path, partial=partial)
     except RecordingError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    pipeline = Pipeline(_protocols(options), Directory(recording.pod_labels), shown, _redaction(options))
+    pipeline = Pipeline(protocols, Directory(recording.pod_labels), shown, _redaction(options))
     metrics = Metrics()
     log, log_lost, log_error = _log_sink(options.log, blocking=True)
 

@@ -114,3 +114,12 @@ def test_other_commands_do_not_load_them(plugins: Path) -> None:
     environment = {"MASDEEPFLOW_PLUGINS": str(plugins), "PATH": "/usr/bin:/bin"}
     for command in "check", "version":
         assert run(MASDEEPFLOW, command, env=environment) == run(MASDEEPFLOW, command)
+
+
+def test_a_filter_may_name_a_plugin_that_is_broken(tmp_path: Path, plugins: Path) -> None:
+    """That there is no such protocol is told; it takes nothing else down, and a reload neither."""
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"plugins: {plugins}\nexclude: [protocol=broken]\n")
+    done = run(MASDEEPFLOW, "run", "--listen", "off", "--log", "off", "--duration", "0.1", "--config", config)
+    assert done.code == 0
+    assert "there is no protocol broken; there are beanstalkd, dns, http, " in done.stderr

@@ -97,6 +97,20 @@ def test_a_number_is_written_in_ascii_digits(item: str) -> None:
         filters.parse([], [item])
 
 
+@pytest.mark.parametrize("item", ["port=0", "port=65536", "port=" + "9" * 5000])
+def test_a_port_is_one_that_there_can_be(item: str) -> None:
+    """Anything else would never match."""
+    with pytest.raises(filters.FilterError, match=r"^port in a filter is between 1 and 65535"):
+        filters.parse([item], [])
+
+
+def test_what_is_named_is_told() -> None:
+    """Whoever knows the protocols can say which of them there is not."""
+    shown = filters.parse(["protocol=http", "port=80"], ["protocol=dns"])
+    assert shown.named("protocol") == {"http", "dns"}
+    assert shown.named("comm") == set()
+
+
 @given(st.text())
 def test_any_text_is_a_filter_or_an_error_of_filters(item: str) -> None:
     """Nothing that a user can type gives another exception."""

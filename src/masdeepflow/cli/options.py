@@ -86,6 +86,13 @@ def _read_config(ctx: click.Context, _parameter: click.Parameter, value: Path | 
     return value
 
 
+def _directory(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Path | None:
+    # As of a variable that is not set: it would be the directory that this was started in.
+    if value == "":
+        raise click.BadParameter("the name of a directory is missing.")
+    return None if value is None else Path(value)
+
+
 def _number(_ctx: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
     # FloatRange lets it through: it compares as neither too small nor too large.
     if value is not None and math.isnan(value):
@@ -120,7 +127,8 @@ _OUTPUT = (
     ),
     _option(
         "--plugins",
-        type=click.Path(path_type=Path),
+        type=str,
+        callback=_directory,
         metavar="DIR",
         help="Directory with protocols of your own, each a .py file (docs/new-protocol.md).",
     ),
