@@ -196,6 +196,19 @@ def test_messages_beyond_the_prefix_are_counted_by_their_size() -> None:
     )
 
 
+def test_what_nobody_answers_is_not_in_the_time_of_what_follows() -> None:
+    """A client's turn goes on until something comes: minutes may lie between a message and a request."""
+    last = START + 90 * MILLISECOND
+    stamps = {"request_last_ns": last, "response_first_ns": last + 7, "response_last_ns": last + 7}
+    rows = parse(turn(publish(b"orders.new") + ask(b"a", 1), reply(1), queue_ns=5, **stamps))
+    assert [row["request_first_ns"] for row in rows] == [START, last]
+    assert [row["queue_ns"] for row in rows] == [5, 0]
+    (row, other) = parse(turn(ask(b"a", 1) + ask(b"b", 2), reply(2) + reply(1), **stamps))
+    assert (row["request_first_ns"], other["request_first_ns"]) == (START, last)
+    (*_, row) = parse(turn(publish(b"x" * 300) + PING, PONG, **stamps))
+    assert (row["request"], row["request_first_ns"]) == ("NATS Command: PING", last)
+
+
 def test_contents_that_look_like_commands_are_none() -> None:
     """Sizes tell where messages end, also where one goes on in the next turn."""
     inside = publish(b"fake") * 30

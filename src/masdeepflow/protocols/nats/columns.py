@@ -86,7 +86,10 @@ def _partners(
 
 
 class _Columns(NamedTuple):
-    """m transactions. command, answer: int64 (m,), -1 for the last value. The rest as in `Parsed`."""
+    """m transactions. command, answer: int64 (m,), -1 for the last value. The rest as in `Parsed`.
+
+    late: bool (m,), it began with the turn's last byte (see `Turn`).
+    """
 
     rows: NDArray[np.intp]
     command: NDArray[np.int64]
@@ -94,6 +97,7 @@ class _Columns(NamedTuple):
     request_bytes: NDArray[np.int64]
     response_bytes: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    late: NDArray[np.bool_]
 
 
 def transactions(
@@ -116,11 +120,25 @@ def transactions(
     answer = np.where(in_flight[row], -1, partner[chosen])
     end = np.where(asked.end[chosen] < 0, total[row], np.minimum(asked.end[chosen], total[row]))
     size = np.where(answer >= 0, told.end[answer] - told.start[answer], 0) if len(told.end) else 0 * row
-    own = _Columns(row, chosen, answer, end - asked.start[chosen], size, asked.end[chosen] < 0)
+    late = (answer >= 0) & _late(asked)[chosen]
+    own = _Columns(row, chosen, answer, end - asked.start[chosen], size, asked.end[chosen] < 0, late)
     rest = np.where(plain & asked.good, total - asked.ended, 0)
     if not (rest > 0).any():
         return own
     return _joined(own, _hidden(asked, rest))
+
+
+def _late(asked: Seen) -> NDArray[np.bool_]:
+    """Return which messages (m,) come behind one without an answer, or end a turn that they did not begin."""
+    count = len(asked.row)
+    first = np.ones(count, bool)
+    first[1:] = asked.row[1:] != asked.row[:-1]
+    last = np.append(first[1:], True)[:count]
+    silent = asked.key == 0
+    before = np.cumsum(silent) - silent
+    begins = np.maximum.accumulate(np.where(first, np.arange(count), 0))
+    late: NDArray[np.bool_] = ~first & (last | (before > before[begins]))
+    return late
 
 
 def _hidden(asked: Seen, rest: NDArray[np.int64]) -> _Columns:
@@ -150,7 +168,7 @@ def _hidden(asked: Seen, rest: NDArray[np.int64]) -> _Columns:
     each, more = rest[rows] // number, rest[rows] % number
     size = each[which] + np.where(rank == number[which] - 1, more[which], 0)
     none = np.zeros(len(which), np.int64)
-    return _Columns(rows[which], command, none - 1, size, none, np.ones(len(which), bool))
+    return _Columns(rows[which], command, none - 1, size, none, none == 0, none > 0)
 
 
 def _joined(one: _Columns, other: _Columns) -> _Columns:
@@ -173,6 +191,7 @@ def _followed(exchanges: list[Exchange], asked: int, told: int, none: int) -> _C
         _integers(exchanges, "request_bytes"),
         _integers(exchanges, "response_bytes"),
         np.array([exchange.truncated for exchange in exchanges], bool),
+        np.zeros(len(exchanges), bool),
     )
 
 
@@ -192,6 +211,9 @@ def parsed_of(
     answer[has] = answers.codes[columns.answer[has]]
     made = columns._replace(command=command, answer=answer)
     base = {name: slots[name][made.rows].astype(np.int64) for name in (*_ASKED_AT, *_STAMPS)}
+    if made.late.any():
+        base["request_first_ns"][made.late] = slots["request_last_ns"][made.rows[made.late]]
+        base["queue_ns"][made.late] = 0
     if exchanges:
         own = _followed(exchanges, len(asked), len(told), none)
         asked += [exchange.command for exchange in exchanges]

@@ -26,7 +26,10 @@ _PING_SIZE = len(b"PING\r\n")
 _PATIENCE_NS = 60_000_000_000
 """What is not answered by then never will be: the reply goes to somebody else, or the client gave up."""
 _CLOSED = int(Flag.CLOSED)
-_NUMBERS = ("flags", "request_bytes", "response_bytes", "request_first_ns", "response_last_ns", "queue_ns")
+_NUMBERS = (
+    *("flags", "request_bytes", "response_bytes", "queue_ns"),
+    *("request_first_ns", "request_last_ns", "response_last_ns"),
+)
 
 
 @dataclass(slots=True)
@@ -111,6 +114,8 @@ class Turn:
     def __init__(self, slot: np.ndarray, connection: Connection, room: int) -> None:
         """Begin with what was known of the connection. room: how many may be added that were not seen."""
         self._connection, self._room, self._alike = connection, room, 0
+        self._before, self._silent = 0, False  # messages of this turn, and whether any of them gets no answer
+        self._last: Exchange | None = None
         self._numbers = {name: int(slot[name][0]) for name in _NUMBERS}
         self.ended: list[Exchange] = []
         self._asked: list[Exchange] = []
@@ -124,6 +129,8 @@ class Turn:
         left: int = getattr(self._connection, f"{side}_left")
         used = min(left, self._numbers[f"{side}_bytes"])
         setattr(self._connection, f"{side}_left", left - used)
+        if side == "request" and used:
+            self._before, self._silent = 1, True
         return used
 
     def ask(self, read: Messages[Command], told: Messages[Answer]) -> None:
@@ -134,13 +141,10 @@ class Turn:
         if good and not self._connection.waiting:
             self._alike = _alike(done, total)
         for message in done:
-            if message.verb != CLIENT_PONG:
-                self._add(
-                    message.value,
-                    message.verb,
-                    message.key,
-                    min(message.end, total) - message.start,
-                )
+            if message.verb == CLIENT_PONG:
+                self._before, self._silent, self._last = self._before + 1, True, None
+            else:
+                self._add(message.value, message.verb, message.key, min(message.end, total) - message.start)
         rest = total - ended
         if good and rest > 0:
             pings = self._hidden_pings(told.found, rest)
@@ -148,6 +152,8 @@ class Turn:
                 self._add_hidden(found, done, rest - pings * _PING_SIZE)
             for _ in range(pings):
                 self._add(PINGED, PING, PONG_KEY, _PING_SIZE)
+        if self._last and self._before > 1:
+            self._begin_late(self._last)
         if rest < 0:
             self._connection.request_left = -rest
 
@@ -192,8 +198,20 @@ class Turn:
             size,
             truncated,
         )
+        if self._silent and self._before:
+            self._begin_late(exchange)
+        self._before, self._silent = self._before + 1, self._silent or not key
+        self._last = exchange
         self._asked.append(exchange)
         (connection.waiting if key else self.ended).append(exchange)
+
+    def _begin_late(self, exchange: Exchange) -> None:
+        """Have a request begin with the turn's last byte: what came before it waited for no answer.
+
+        Others in front of which the turn may have paused are those that ended it.
+        """
+        if exchange.key:
+            exchange.request_first_ns, exchange.queue_ns = self._numbers["request_last_ns"], 0
 
     def tell(self, read: Messages[Answer]) -> None:
         """Take what the server says."""
