@@ -340,6 +340,7 @@ class Turn(NamedTuple, Generic[Q, R]):
     response_bytes: int
     request_first_ns: int
     queue_ns: int
+    request_last_ns: int
 
 
 def _turns(
@@ -548,7 +549,13 @@ class Ordered(Generic[Q, R, S]):
         if rest > 0:
             exchanges[-1].request_bytes += rest
             exchanges += self._unseen(connection, turn, found, len(exchanges))
-        silent = [exchange for exchange in exchanges if not connection.session.expects(exchange.request)]
+        silent = []
+        for exchange in exchanges:
+            if not connection.session.expects(exchange.request):
+                silent.append(exchange)
+            elif silent:
+                exchange.queue_ns *= turn.request_last_ns == turn.request_first_ns
+                exchange.request_first_ns = turn.request_last_ns
         if rest > 0 and silent:
             # Replies do not tell how many more of these are hidden.
             exchanges[-1].truncated = True
@@ -705,6 +712,7 @@ def merge(
     places = np.zeros_like(found)
     places[merged.which[found] - len(pairs.requests)] = found
     base = {name: slots[name][merged.rows].astype(np.int64) for name in _SHARED[:2] + _STAMPS}
+    _begin_late(base, slots, merged)
     for name in _SHARED[:2]:
         base[name][places] = _integers(exchanges, name)
     for name in _SHARED[2:]:
@@ -728,7 +736,24 @@ def _base(slots: np.ndarray, pairs: Pairs[Q, R]) -> dict[str, NDArray[np.int64]]
     several = len(pairs.rows) > 1 and bool((pairs.rows[1:] == pairs.rows[:-1]).any())
     base = {name: getattr(pairs, name)[pairs.which] for name in _SHARED[2:]} if several else {}
     if not pairs.answered.all():
+        base |= {name: slots[name][pairs.rows].astype(np.int64) for name in _SHARED[:2]}
+        _begin_late(base, slots, pairs)
         answered = pairs.answered[pairs.which]
         for name in _STAMPS:
             base[name] = np.where(answered, slots[name][pairs.rows].astype(np.int64), 0)
     return base
+
+
+def _begin_late(base: dict[str, NDArray[np.int64]], slots: np.ndarray, pairs: Pairs[Q, R]) -> None:
+    """Have requests behind silent ones begin with the last byte of their turn, in place.
+
+    A turn goes on until something comes: any time may lie between what gets no reply and what follows it.
+    """
+    silent = ~pairs.answered[pairs.which]
+    if not silent.any():
+        return
+    before: NDArray[np.int64] = np.cumsum(silent) - silent
+    late = np.flatnonzero(~silent & (before > before[np.searchsorted(pairs.rows, pairs.rows)]))
+    last = slots["request_last_ns"][pairs.rows[late]].astype(np.int64)
+    base["queue_ns"][late] *= last == base["request_first_ns"][late]
+    base["request_first_ns"][late] = last

@@ -11,7 +11,7 @@ import numpy as np
 
 from masdeepflow import recall, templates
 from masdeepflow.schema import Flag, Kind
-from tests.support.slots import cut, make_slots, turn
+from tests.support.slots import MILLISECOND, cut, make_slots, turn
 from tests.unit.protocols.http_reference import rows_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ def check_parser(
     if not some:
         return
     slots = cut(make_slots(*some), *sizes)
+    # As of requests of several writes.
+    slots["request_last_ns"] += np.where(
+        slots["request_first_ns"] > 0, np.uint64(MILLISECOND // 2), np.uint64(0)
+    )
     parsed, scores = protocol().parse(slots), protocol().recognise(slots)
     assert scores.dtype == np.uint8
     assert scores.shape == slots.shape

@@ -199,7 +199,7 @@ def columns(  # noqa: PLR0913, PLR0917  # a turn and all that is known
         sure = fills[0] == fills[1] and visible <= fills[0] <= max(16384, visible)
         count = fills[0] if fills[0] >= visible else fills[1]
         count = min(count, max(16384, visible)) if count >= visible else visible
-    found = []
+    found: list[Transaction] = []
     spoken = count - count_silent(words, asked)
     answers = 0
     for number in range(count):
@@ -211,6 +211,9 @@ def columns(  # noqa: PLR0913, PLR0917  # a turn and all that is known
         if one.asked.silent:
             one.told, one.answered = None, False
         else:
+            if any(not other.answered for other in found):
+                one.queue_ns = one.queue_ns if slot["request_last_ns"] == one.first_ns else 0
+                one.first_ns = int(slot["request_last_ns"])
             message, one.response_bytes = pick(told, answer, int(slot["response_length"]), answers, spoken)
             one.told = words.hidden[1] if message is None else words.told(message)
             answers += 1
@@ -275,10 +278,13 @@ def requests(  # noqa: C901, PLR0913, PLR0917  # told as it happens
             for _ in range(len(fresh), min(fill or replied, MOST_WAITING)):
                 fresh.append(new(like))
                 fresh[-1].truncated = fill != replied
-    silent = []
+    silent: list[Transaction] = []
     for one in fresh:
         assert one.asked is not None
         if known.session.expects(one.asked):
+            if silent:
+                one.queue_ns = one.queue_ns if slot["request_last_ns"] == one.first_ns else 0
+                one.first_ns = int(slot["request_last_ns"])
             known.waiting.append(one)
         else:
             silent.append(one)

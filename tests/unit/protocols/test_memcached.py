@@ -12,7 +12,7 @@ from masdeepflow.protocols.memcached import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from tests.fuzz.fuzz_memcached import FRAGMENTS, check, check_again, packet
 from tests.support.named_rows import Row, named_rows, shown_as
-from tests.support.slots import make_slots, turn
+from tests.support.slots import MILLISECOND, START, make_slots, turn
 
 GET, HIT, MISS = b"get user:1\r\n", b"VALUE user:1 0 5\r\nhello\r\nEND\r\n", b"END\r\n"
 
@@ -175,6 +175,21 @@ FOREIGN = {
 def test_foreign_protocols(request_: bytes, response: bytes) -> None:
     """What is not Memcached is not taken for it."""
     assert score(request_, response) == 0
+
+
+def test_a_command_behind_one_without_a_reply_begins_by_itself() -> None:
+    """Pymemcache has sets unanswered: any time may pass before the get that ends the turn."""
+    last = START + 300 * MILLISECOND
+    stamps = {
+        "request_last_ns": last,
+        "response_first_ns": last + 9,
+        "response_last_ns": last + 9,
+        "queue_ns": 5,
+    }
+    first, second = parse(turn(b"set a 0 0 1 noreply\r\nx\r\n" + GET, HIT, **stamps))
+    assert [row["request_first_ns"] for row in (first, second)] == [START, last]
+    assert [row["queue_ns"] for row in (first, second)] == [5, 0]
+    assert second["response_first_ns"] == last + 9
 
 
 @settings(max_examples=150, deadline=None)

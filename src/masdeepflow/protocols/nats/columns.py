@@ -212,8 +212,9 @@ def parsed_of(
     made = columns._replace(command=command, answer=answer)
     base = {name: slots[name][made.rows].astype(np.int64) for name in (*_ASKED_AT, *_STAMPS)}
     if made.late.any():
-        base["request_first_ns"][made.late] = slots["request_last_ns"][made.rows[made.late]]
-        base["queue_ns"][made.late] = 0
+        last = slots["request_last_ns"][made.rows[made.late]].astype(np.int64)
+        base["queue_ns"][made.late] *= last == base["request_first_ns"][made.late]
+        base["request_first_ns"][made.late] = last
     if exchanges:
         own = _followed(exchanges, len(asked), len(told), none)
         asked += [exchange.command for exchange in exchanges]

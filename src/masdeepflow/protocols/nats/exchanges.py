@@ -211,7 +211,8 @@ class Turn:
         Others in front of which the turn may have paused are those that ended it.
         """
         if exchange.key:
-            exchange.request_first_ns, exchange.queue_ns = self._numbers["request_last_ns"], 0
+            exchange.queue_ns *= self._numbers["request_last_ns"] == self._numbers["request_first_ns"]
+            exchange.request_first_ns = self._numbers["request_last_ns"]
 
     def tell(self, read: Messages[Answer]) -> None:
         """Take what the server says."""
