@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.clock import WallClock
+from masdeepflow.pace import Pace
 from masdeepflow.protocols.registry import UNRECOGNISED
 from masdeepflow.recording import End, Frame, LostTurns, Moved
 from masdeepflow.schema import Role
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "Ledger", "replay"]
 
-_QUIET_S, _BUSY_S = 0.02, 0.04  # between two polls; sweep, idle time and one poll stay below 100 ms
-_LEAST_S = 0.001  # when the ring fills faster than it is read
-_BUSY_RECORDS = 256
-_BEGINS, _BEGIN_S = 4, 0.005  # times as many records as at the poll before, and how long to wait then
 _BATCH = 8192  # slots at a time: more would not stay in the cache, fewer pay for each batch as much
 _IDLE_NS = 30_000_000  # IDLE_NS of bpf/turn.h
 _SLACK_NS = 5_000_000  # a program may be preempted between its stamp and its slot
@@ -218,8 +215,7 @@ class Agent:
         self._settled_ns = 0  # the watermark by the clock of the stamps
         self._updated_ns = 0
         self._looked_ns = time.monotonic_ns()
-        self._previous_s = time.monotonic()
-        self._previous_records = 0
+        self._pace = Pace(probes.ring, min(sink.patience_s for sink in sinks))
         self._tell_kernel()
 
     def record(self, recorder: Recorder) -> None:
@@ -231,27 +227,11 @@ class Agent:
         """Poll until `stop` is set or `duration_s` have passed. `each_poll` runs between two polls."""
         end = None if duration_s is None else time.monotonic() + duration_s
         while not self.stop and (end is None or time.monotonic() < end):
-            records = self.poll()
+            self.poll()
             each_poll()
-            time.sleep(self._pause_s(records))
+            self._pace.wait(lambda: self.stop)
         time.sleep((_IDLE_NS + _SLACK_NS) / 1e9)  # so that the last turns are idle for the last sweep
         self.poll()
-
-    def _pause_s(self, records: int) -> float:
-        """Return how long to wait: longer when busy, but not until a third of the ring is full.
-
-        The ring fills while it is read, too: what the last poll took is taken off. How fast it fills is not
-        known yet when a load begins: that may have been just before the poll.
-        """
-        now = time.monotonic()
-        begins = records > _BEGINS * max(self._previous_records, _BUSY_RECORDS // _BEGINS)
-        self._previous_records = records
-        rate = records / max(now - self._previous_s, 1e-6)
-        self._previous_s = now
-        if records < _BUSY_RECORDS:
-            return _QUIET_S
-        most = _BEGIN_S if begins else _BUSY_S
-        return max(_LEAST_S, min(most, self._probes.ring.capacity / 3 / rate - (now - self.polled_s)))
 
     def poll(self) -> int:
         """Sweep, read and process all that is in the ring; return how many slots that was."""

@@ -24,10 +24,16 @@ class FakeRing:
         self.capacity = capacity
         self.slots = make_slots()
         self.reads: list[int] = []
+        self.ever = 0
 
     def add(self, *turns: dict[str, object]) -> None:
         """Write slots."""
         self.slots = np.concatenate((self.slots, make_slots(*turns)))
+        self.ever += len(turns)
+
+    def written(self) -> int:
+        """Return how many slots were ever written."""
+        return self.ever
 
     def pending(self) -> int:
         """Return how many slots wait."""

@@ -24,6 +24,7 @@ from masdeepflow.recording import Recorder, Recording
 from masdeepflow.schema import Kind, Role, Transport
 from masdeepflow.sinks.json_log import JsonLog
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
+from masdeepflow.sinks.line_log import LineLog
 from masdeepflow.sinks.metrics import Metrics
 from masdeepflow.sinks.text import TextLog
 from tests.support.probes import FakeProbes, FakeRing
@@ -48,6 +49,8 @@ GONE = 2**22 + 1  # beyond the largest PID
 
 class Collecting:
     """A sink that keeps everything."""
+
+    patience_s = 0.001
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
@@ -276,30 +279,9 @@ def test_sinks_are_told_when_the_ring_fills_up() -> None:
     assert [out.behind for out in bench.sink.outputs if out.tables] == [True, False]
 
 
-def test_the_ring_is_polled_more_often_when_it_fills_fast(bench: Bench) -> None:
-    """Pauses are longer when busy, but not so long that the ring could fill, or a line take 100 ms."""
-    ring = bench.probes.ring
-    assert bench.agent._pause_s(0) == module._QUIET_S
-    time.sleep(0.01)
-    # A load that begins may have begun just now: how fast the ring fills shows at the next poll.
-    assert bench.agent._pause_s(1000) == module._BEGIN_S < module._QUIET_S
-    time.sleep(0.01)
-    assert bench.agent._pause_s(1000) == module._BUSY_S
-    ring.capacity = 1000
-    assert bench.agent._pause_s(100_000) < module._QUIET_S
-    idle_s = (module._IDLE_NS + module._SLACK_NS) / 1e9
-    assert module._BUSY_S + idle_s <= 0.1
-    assert module._QUIET_S < module._BUSY_S
-
-
-def test_a_poll_that_took_long_is_followed_by_the_next(bench: Bench) -> None:
-    """While it was at work the ring has filled as far as it may: a usual pause would lose turns."""
-    bench.agent._previous_s = time.monotonic() - 1
-    bench.agent.polled_s = time.monotonic()
-    assert bench.agent._pause_s(1_000_000) > module._LEAST_S
-    bench.agent._previous_s = time.monotonic() - 1
-    bench.agent.polled_s = time.monotonic() - 1
-    assert bench.agent._pause_s(1_000_000) == module._LEAST_S
+def test_a_line_is_there_a_tenth_of_a_second_after_its_event() -> None:
+    """A turn ends when nothing has come for a while; then it waits for a poll as long as a log allows."""
+    assert (module._IDLE_NS + module._SLACK_NS) / 1e9 + LineLog.patience_s < 0.1
 
 
 def test_run_ends_when_it_is_told_to(bench: Bench) -> None:

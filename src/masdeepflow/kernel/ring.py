@@ -39,6 +39,10 @@ class Ring:
         """Return how many slots wait, those being written included."""
         return (int(self._producer[0]) - self._position) // self._slot_bytes
 
+    def written(self) -> int:
+        """Return how many slots were ever written, or begun."""
+        return int(self._producer[0]) // self._slot_bytes
+
     def read(self, limit: int) -> np.ndarray:
         """Return up to `limit` finished slots (n,), oldest first; n is 0 when there are none.
 

@@ -14,6 +14,9 @@ __all__ = ["Sink"]
 class Sink(typing.Protocol):
     """Where tables go. Called on the ring-reading thread: never blocks."""
 
+    patience_s: float
+    """How long a batch may be waited for. Fewer batches cost less: each has a millisecond of its own."""
+
     def write(self, output: Output) -> None:
         """Take one batch; also called with empty tables as time passes, so that held lines come out."""
 

@@ -27,6 +27,8 @@ _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 class LineLog(ABC):
     """A sink of lines. writer: closed with the log; its `lost` counts the lines that did not come out."""
 
+    patience_s = 0.04  # with the 35 ms until a turn counts as ended, a line is there 100 ms after its event
+
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
         self._held = Reorder()
