@@ -86,7 +86,7 @@ def _mix(
     words: NDArray[np.uint64], lengths: NDArray[np.int64], keys: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     """Return what words (n, k), as far as they are within lengths (n,), add to the hash; keys: (2, k)."""
-    mixed = _masks(words.shape[1]).take(np.clip(lengths, 0, 8 * words.shape[1]), axis=0)
+    mixed = _masks(words.shape[1]).take(np.minimum(np.maximum(lengths, 0), 8 * words.shape[1]), axis=0)
     mixed &= words
     mixed ^= mixed >> np.uint64(29)
     mixed *= keys[0]

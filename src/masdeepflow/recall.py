@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Recall", "Repeated", "renumber"]
+__all__ = ["Recall", "Repeated", "once", "renumber"]
 
 T = TypeVar("T")
 
 _LIMIT = 4096
 _SAMPLE, _SEVERAL = 128, 3  # both ends of a connection on one host make two
+_FEW = 64  # of so few to look at each is quicker
+_HALF = np.uint64(32)  # the lower half of a hash may be even or odd only
 
 
 def renumber(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int32], list[int]]:
@@ -31,6 +33,28 @@ def renumber(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int32], 
     numbers = np.zeros(size, np.int32)
     numbers[present] = np.arange(len(present), dtype=np.int32)
     return numbers[codes], present.tolist()
+
+
+def once(keys: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows (k,) that have all of the hashed keys (n,), and which of them (n,) has that of each row.
+
+    Without sorting: a few keys may be there more than once. Keys of 0 stand for nothing, so each is there.
+    """
+    rows = np.arange(len(keys))
+    if len(keys) < _FEW:
+        return rows, rows
+    size = 2 << len(keys).bit_length()
+    places = ((keys >> _HALF) & np.uint64(size - 1)).view(np.int64)
+    latest = np.empty(size, np.intp)
+    latest[places] = rows
+    leaders = latest[places]
+    leaders = np.where((keys[leaders] == keys) & (keys != 0), leaders, rows)
+    first = np.flatnonzero(leaders == rows)
+    if len(first) == len(rows):
+        return rows, rows
+    numbers = np.empty(len(keys), np.intp)
+    numbers[first] = np.arange(len(first))
+    return first, numbers[leaders]
 
 
 class Recall(Generic[T]):
@@ -96,7 +120,10 @@ class Recall(Generic[T]):
         rows: NDArray[np.intp],
         read: Callable[[NDArray[np.intp]], tuple[NDArray[np.int32], list[T]]],
     ) -> tuple[NDArray[np.int32], list[T]]:
-        codes, values = read(rows)
+        # Both ends of a connection within the host send and receive the same.
+        first, alike = once(hashes[rows])
+        codes, values = read(rows[first])
+        codes = codes[alike]
         if self._sparing:
             new, first, counts = np.unique(hashes[rows[:_SAMPLE]], return_index=True, return_counts=True)
             new, first = new[counts >= _SEVERAL], first[counts >= _SEVERAL]

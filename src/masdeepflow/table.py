@@ -50,7 +50,7 @@ class Encoded:
         index: (n,), into the codes (k,) that `make` gives together with the values, when it is called, once.
         some: gives the strings at a few places (m,) among these codes without making all.
         """
-        return cls._unmade(index, cache(make), some)
+        return cls._unmade(index, _Once(make), some)
 
     @classmethod
     def _unmade(
@@ -142,6 +142,21 @@ class Encoded:
         places: dict[str | None, int] = {value: place for place, value in enumerate(values)}
         places[None] = ABSENT
         return cls(np.fromiter(map(places.__getitem__, items), np.int32, len(items)), values)
+
+
+class _Once:
+    """What `make` returns, made when it is needed first. `functools.cache` takes ten times as long."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: _Make) -> None:
+        self._make = make
+        self._made: tuple[NDArray[np.int32], list[str]] | None = None
+
+    def __call__(self) -> tuple[NDArray[np.int32], list[str]]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
 
 def _check_column(column: object, size: int, kind: str) -> None:

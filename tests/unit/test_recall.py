@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masdeepflow.recall import Recall, Repeated, renumber
+from masdeepflow.recall import Recall, Repeated, once, renumber
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,25 @@ def test_values_are_those_that_reading_gives(batches: list[list[int]], limit: in
     for hashes in batches:
         reader.encode(recall, hashes)
         assert len(recall._hashes) == len(recall._values) <= limit
+
+
+@given(st.lists(st.sampled_from([0, 1, 2**32, 2**33, 2**63, 2**64 - 1]), max_size=200))
+def test_once_stands_for_all(keys: list[int]) -> None:
+    """Each row is told by one that has its key; who has none is told by itself."""
+    column = np.array(keys, np.uint64)
+    first, alike = once(column)
+    assert (column[first[alike]] == column).all()
+    none = np.flatnonzero(column == 0)
+    assert (first[alike[none]] == none).all()
+    assert sorted(set(alike.tolist())) == list(range(len(first)))
+
+
+def test_what_is_there_twice_is_read_once() -> None:
+    """Both ends of a connection within the host have the same payloads; without a hash nothing is known."""
+    recall, reader = Recall[str](), Reader()
+    hashes = np.random.default_rng(1).integers(1, 2**64, 100, np.uint64).repeat(2).tolist()
+    reader.encode(recall, [*hashes, *[0] * 9])
+    assert 100 <= len(reader.asked) - 9 < 120  # some have one place in the look-up table
 
 
 def test_a_sparing_table_keeps_what_repeats() -> None:

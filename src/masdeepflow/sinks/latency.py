@@ -70,7 +70,7 @@ def bucket_of(durations_ns: NDArray[np.int64]) -> NDArray[np.intp]:
 def fine_of(durations_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the fine bucket (n,), in [0, FINE_SIZE), of each duration (n,)."""
     bits = np.maximum(durations_ns, 1).astype(np.float64).view(np.int64)
-    fine: NDArray[np.int64] = np.clip((bits >> _DROPPED_BITS) - _FIRST, 0, FINE_SIZE - 1)
+    fine: NDArray[np.int64] = np.minimum(np.maximum((bits >> _DROPPED_BITS) - _FIRST, 0), FINE_SIZE - 1)
     return fine
 
 

@@ -29,7 +29,8 @@ from masdeepflow.protocols.postgresql.requests import (
     read_request,
     unknown_statement,
 )
-from masdeepflow.protocols.postgresql.sides import Side
+from masdeepflow.protocols.postgresql.sides import Side, keys_of
+from masdeepflow.recall import once
 from masdeepflow.schema import Flag, Kind
 from masdeepflow.table import ABSENT
 
@@ -160,27 +161,27 @@ class Common:
 
     def _read_requests(self, slots: np.ndarray) -> _Requests:
         """Return the requests of slots (n,)."""
-        queries = are_queries(slots)
-        own = np.full(len(slots), ABSENT, np.int32)
+        # Both ends of a connection within the host have the same.
+        rows, alike = once(keys_of(slots, "request", np.arange(len(slots))))
+        queries = are_queries(slots, rows)
+        own = np.full(len(rows), ABSENT, np.int32)
         if not queries.any():
-            return _Requests(
-                self._requests.read(
-                    slots, np.arange(len(slots)), np.zeros(len(slots), np.int64), _read_plain
-                ),
-                own,
-                None,
-            )
-        rows, others = np.flatnonzero(queries), np.flatnonzero(~queries)
-        read = self._queries.read(slots, rows if len(others) else slice(None))
+            return _Requests(self._read_others(slots, rows).take(alike), own[alike], None)
+        asking = rows[queries]
+        read = self._queries.read(slots, asking)
         plains = [_Plain(_QUERY, command, "", None) for command in read.commands.values]
-        own[rows] = np.arange(len(rows), dtype=np.int32)
-        if not len(others):
-            return _Requests(Coded(read.commands.codes, plains), own, read.texts)
-        rest = self._requests.read(slots, others, np.zeros(len(others), np.int64), _read_plain)
-        codes = np.empty(len(slots), np.int32)
-        codes[rows] = read.commands.codes
-        codes[others] = rest.codes + np.int32(len(plains))
-        return _Requests(Coded(codes, plains + rest.values), own, read.texts)
+        own[queries] = np.arange(len(asking), dtype=np.int32)
+        if len(asking) == len(rows):
+            return _Requests(Coded(read.commands.codes[alike], plains), own[alike], read.texts)
+        rest = self._read_others(slots, rows[~queries])
+        codes = np.empty(len(rows), np.int32)
+        codes[queries] = read.commands.codes
+        codes[~queries] = rest.codes + np.int32(len(plains))
+        return _Requests(Coded(codes[alike], plains + rest.values), own[alike], read.texts)
+
+    def _read_others(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Coded[_Plain]:
+        """Return the requests of `rows` (m,), which are no simple queries."""
+        return self._requests.read(slots, rows, np.zeros(len(rows), np.int64), _read_plain)
 
     def _learn(
         self,

@@ -28,23 +28,23 @@ class Read(NamedTuple):
     texts: Texts
 
 
-def are_queries(slots: np.ndarray) -> NDArray[np.bool_]:
-    """Return which requests of slots (n,) are one simple query: all of it, or all that was captured."""
-    payload, total = slots["request"], slots["request_bytes"]
-    lengths = np.minimum(slots["request_length"], payload.shape[1])
+def are_queries(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which requests of `rows` (k,) are one simple query: all of it, or all that was captured."""
+    payload, total = slots["request"], slots["request_bytes"][rows]
+    lengths = np.minimum(slots["request_length"][rows], payload.shape[1])
     # Type and length are the first five bytes, and nothing else is so long that the length fits the turn's.
-    framed = (prefix(payload, _WORD).byteswap() >> np.uint64(24)) == ((total - np.uint64(1)) ^ _QUERY)
-    queries: NDArray[np.bool_] = framed & (lengths > HEADER_BYTES)
-    rows = np.flatnonzero(queries)
-    if not len(rows):
+    begin = prefix(payload, _WORD)[rows].byteswap() >> np.uint64(24)
+    queries: NDArray[np.bool_] = (begin == ((total - np.uint64(1)) ^ _QUERY)) & (lengths > HEADER_BYTES)
+    framed = np.flatnonzero(queries)
+    if not len(framed):
         return queries
-    lengths = lengths[rows]
-    whole = lengths == total[rows]
+    rows, lengths, total = rows[framed], lengths[framed], total[framed]
+    whole = lengths == total
     fits = payload[rows, lengths - 1] == 0
     if not whole.all():
         cut = np.flatnonzero(~whole)
         fits[cut] = ~_have_zeros(payload[rows[cut]], lengths[cut])
-    queries[rows] = fits
+    queries[framed] = fits
     return queries
 
 
@@ -63,7 +63,7 @@ class Queries:
         """Start with nothing remembered."""
         self._statements = Statements(HEADER_BYTES, statement_text)
 
-    def read(self, slots: np.ndarray, rows: NDArray[np.intp] | slice) -> Read:
+    def read(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Read:
         """Return what the requests of `rows` (k,) show, for which `are_queries` holds."""
         payload, total = slots["request"], slots["request_bytes"][rows]
         lengths = np.minimum(slots["request_length"][rows], payload.shape[1]).astype(np.int64)

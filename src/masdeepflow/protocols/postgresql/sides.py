@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Side"]
+__all__ = ["Side", "keys_of"]
 
 T = TypeVar("T", bound="Hashable")
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that nothing is lost when it is multiplied: keeps what is mixed into a hash apart."""
+
+
+def keys_of(slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+    """Return a hash (m,), uint64, of one side of `rows` (m,): of the bytes, and of how many there are."""
+    keys = slots[f"{side}_hash"][rows]
+    if not keys.all():
+        none = np.flatnonzero(keys == 0)
+        keys[none] = row_hash(slots[side][rows[none]], slots[f"{side}_length"][rows[none]])
+    keys += slots[f"{side}_bytes"][rows] * _SPREAD
+    return keys
 
 
 class Side(Generic[T]):
@@ -53,7 +63,7 @@ class Side(Generic[T]):
         kinds: int64 (m,), what it depends on beside the bytes. parse: from captured bytes, how many were
         sent, and kind.
         """
-        keys = _keys(slots, self._side, rows) ^ ((kinds + 1).view(np.uint64) * _SPREAD)
+        keys = keys_of(slots, self._side, rows) ^ ((kinds + 1).view(np.uint64) * _SPREAD)
 
         def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[T]]:
             return self._compare(slots, rows[missing], kinds[missing], keys[missing], parse)
@@ -109,13 +119,3 @@ class Side(Generic[T]):
             return codes.astype(np.int32), list(map(parse, data, totals, kinds[some].tolist()))
 
         return Coded(*self._built.encode(hashes, read))
-
-
-def _keys(slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
-    """Return a hash (m,), uint64, of one side of `rows` (m,): of the bytes, and of how many there are."""
-    keys = slots[f"{side}_hash"][rows]
-    if not keys.all():
-        none = np.flatnonzero(keys == 0)
-        keys[none] = row_hash(slots[side][rows[none]], slots[f"{side}_length"][rows[none]])
-    keys += slots[f"{side}_bytes"][rows] * _SPREAD
-    return keys
