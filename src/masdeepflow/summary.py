@@ -67,7 +67,8 @@ def render(summary: Summary) -> str:
         lines.append(f"read  {_covered(summary.coverage)}")
     if summary.failures:
         named = ", ".join(f"{escape(name)} {count}" for name, count in summary.failures.items())
-        lines.append(f"parsers failed at {sum(summary.failures.values())} batches ({named})")
+        count = sum(summary.failures.values())
+        lines.append(f"parsers failed at {count} batch{'es' * (count > 1)} ({named})")
     if summary.services:
         rows = [_HEADINGS, *map(_row, summary.services)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -67,3 +67,4 @@ def test_summary_tells_of_parsers_that_failed() -> None:
     """A defect that somebody should hear of."""
     lines = render(Summary(1, failures={"redis": 2, "x\x1b[m": 1})).splitlines()
     assert lines[2] == r"parsers failed at 3 batches (redis 2, x\x1b[m 1)"
+    assert render(Summary(1, failures={"redis": 1})).splitlines()[2] == "parsers failed at 1 batch (redis 1)"

@@ -44,16 +44,20 @@ class _RefusedError(ValueError):
 def load(directory: Path, others: Sequence[Protocol]) -> tuple[list[Protocol], list[str]]:
     """Return an instance of each file's protocol, by file name, and why those of other files are not used.
 
-    Files end in `.py` and do not start with a dot or an underscore. others: protocols whose names are taken.
-    Each reason is one sentence, safe to print. Raises PluginsError with one if the directory is none, or not
-    safe: whoever can write to what root runs is root, so it and the files belong to root or to the user who
-    runs this, and nobody else may write to them.
+    Files end in `.py` and do not start with a dot or an underscore; that there are none is a reason, too.
+    others: protocols whose names are taken. Each reason is one sentence, safe to print.
+
+    Raises PluginsError with one if the directory is none, or not safe: whoever can write to what root runs is
+    root, so it and the files belong to root or to the user who runs this, and nobody else may write to them.
     """
     found: list[Protocol] = []
     reasons = []
     with _opened(directory) as fd:
         files = sorted(os.listdir(fd))  # noqa: PTH208  # a descriptor
         names = [name for name in files if name.endswith(".py") and name[0] not in "._"]
+        if not names:
+            shown = escape(str(directory))
+            reasons.append(f"there is no plugin in {shown}: names end in .py and start with neither . nor _")
         for name in names:
             try:
                 found.append(_plugin(directory / name, _read(fd, name), [*others, *found]))

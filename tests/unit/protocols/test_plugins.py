@@ -306,3 +306,13 @@ def test_being_told_to_stop_is_no_defect(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path, [])
+
+
+@pytest.mark.parametrize("names", [[], ["README", "_shared.py", ".hidden.py", "toy.py.txt"]])
+def test_a_directory_without_plugins_is_told(tmp_path: Path, names: list[str]) -> None:
+    """It is most likely another one than was meant."""
+    for name in names:
+        (tmp_path / name).write_text(WHOLE)
+    found, (reason,) = _load(tmp_path)
+    assert found == []
+    assert reason.startswith(f"there is no plugin in {tmp_path}: ")
