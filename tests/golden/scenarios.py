@@ -12,6 +12,7 @@ import http.client
 import io
 import random
 import socket
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -963,6 +964,24 @@ def _nats_refused(directory: Path) -> Iterator[Where]:
             read_until(client, b"\r\n")
             client.sendall(b'CONNECT {"verbose":false,"user":"alice","pass":"guess"}\r\nPING\r\n')
             read_until(client, b"\r\n")
+        yield _NATS
+
+
+async def _ask_nats_by_tls() -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    client = await nats.connect(_nats_url(), tls=context)
+    await client.publish("orders.secret", b"a secret")
+    await client.flush()
+    await client.close()
+
+
+@_scenario("nats/tls")
+def _nats_tls(directory: Path) -> Iterator[Where]:
+    certificate, key = servers.tls_files(directory)
+    with servers.nats(directory, _NATS, "--tls", "--tlscert", str(certificate), "--tlskey", str(key)):
+        yield _NATS
+        asyncio.run(_ask_nats_by_tls())
         yield _NATS
 
 

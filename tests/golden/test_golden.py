@@ -29,7 +29,7 @@ _SAME_ON_BOTH_SIDES = (
     "messaging.destination.template",
     "error.type",
 )
-_ONE_SIDED = {"mysql/tls", "dns/unanswered"}
+_ONE_SIDED = {"mysql/tls", "nats/tls", "dns/unanswered"}
 
 
 def _transactions(name: str) -> list[dict[str, Any]]:
@@ -79,7 +79,9 @@ def test_a_port_says_nothing_about_the_protocol(name: str) -> None:
     assert {found["protocol"] for found in _transactions(name)} == {expected}
 
 
-@pytest.mark.parametrize("name", ["http/tls-on-80", "mysql/tls", "mysql/compressed", "postgresql/tls"])
+@pytest.mark.parametrize(
+    "name", ["http/tls-on-80", "mysql/tls", "mysql/compressed", "nats/tls", "postgresql/tls"]
+)
 def test_what_cannot_be_read_does_not_leak(name: str) -> None:
     """Neither the recording nor the lines hold what went over TLS or compressed."""
     assert "secret" not in lines_of(name).read_text()

@@ -224,6 +224,14 @@ def test_contents_that_look_like_commands_are_none() -> None:
     assert shown(rows) == [("PUB real", None), ("PING", "PONG")]
 
 
+def test_tls_is_not_read() -> None:
+    """What begins with its handshake is nobody's from then on; nothing of it is a transaction."""
+    slots = make_slots(turn(b"", INFO), turn(b"\x16\x03\x01\x02\x00\x01\x00", b"\x16\x03\x03\x00\x7a"))
+    parsed = PROTOCOL().parse(slots)
+    assert (len(parsed.rows), parsed.opaque) == (0, [1])
+    assert PROTOCOL().parse(make_slots(turn(ask(b"a", 1), reply(1)))).opaque == []
+
+
 SCORES: dict[str, tuple[bytes, bytes, int]] = {
     "greeting": (b"", INFO * 2, CERTAIN),
     "login": (CONNECT + PING, PONG, LIKELY),

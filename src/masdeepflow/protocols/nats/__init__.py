@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masdeepflow.columns import Memo, cut_out
+from masdeepflow.columns import Memo, cut_out, prefix
 from masdeepflow.keys import mask_variable
 from masdeepflow.pipelined import BATCH_MOST
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
@@ -134,9 +134,10 @@ class Nats:
             plain &= ~np.isin(slots["cookie"], odd)
         followed = np.flatnonzero(turns & ~plain)
         exchanges = self._follow(slots, followed, asked, told) if len(followed) else []
-        return parsed_of(
-            slots, transactions(slots, asked.seen, told.seen, plain, partner), asked, told, exchanges
-        )
+        columns = transactions(slots, asked.seen, told.seen, plain, partner)
+        parsed = parsed_of(slots, columns, asked, told, exchanges)
+        parsed.opaque = _encrypted(slots, turns)
+        return parsed
 
     def _read(
         self, slots: np.ndarray, asked_from: int = 0, told_from: int = 0
@@ -214,10 +215,18 @@ class Nats:
             self.evicted += 1 + len(oldest.waiting)
 
 
+_TLS_HANDSHAKE = int.from_bytes(b"\x16\x03", "little")
 _LINE_END = len(b"\r\n")
 _IS_PRINTABLE = (np.arange(256) >= ord(" ")) & (np.arange(256) <= ord("~"))
 _IS_ASKED = np.isin(np.arange(256), list(b"CPSUHcpsuh"))
 _IS_TOLD = np.isin(np.arange(256), list(b"IMHP+-imhp"))
+
+
+def _encrypted(slots: np.ndarray, turns: NDArray[np.bool_]) -> list[int]:
+    """Return the connections of slots (n,) that go on as TLS, as the server's INFO may ask for."""
+    hello = turns & (prefix(slots["request"], 2) == _TLS_HANDSHAKE) & (slots["request_length"] > 1)
+    cookies: list[int] = np.unique(slots["cookie"][hello]).tolist() if hello.any() else []
+    return cookies
 
 
 def _begins(payload: NDArray[np.uint8], lengths: NDArray[np.integer], head: bytes) -> NDArray[np.bool_]:
