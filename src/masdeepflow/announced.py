@@ -62,8 +62,8 @@ class Announced:
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of closed connections."""
-        for cookie in cookies:
-            self._texts.pop(cookie, None)
+        for cookie in self._texts.keys() & cookies:
+            del self._texts[cookie]
 
     def _was_announced(self, cookie: int, text: int) -> bool:
         texts = self._texts.setdefault(cookie, [])

@@ -55,7 +55,11 @@ class Slots(np.ndarray):
     def __getitem__(self, key: Any) -> Any:  # noqa: ANN401  # as that of ndarray
         """Return a column, or rows as a plain array."""
         if type(key) is not str:
-            return self.view(np.ndarray)[key]
+            plain = self.view(np.ndarray)
+            if not isinstance(key, np.ndarray):
+                return plain[key]
+            # An index would copy the rows field by field.
+            return plain.take(np.flatnonzero(key) if key.dtype == bool else key)
         column = self._columns.get(key)
         if column is None:
             column = self._columns[key] = self._column(key)

@@ -242,10 +242,10 @@ class Pipeline:
             return self.registry.choose(slots)
         chosen = np.full(len(slots), self.registry.unrecognised, np.int16)
         sticky = np.zeros(len(slots), bool)
-        chosen[firsts], sticky[firsts] = self.registry.choose(slots[firsts])
+        chosen[firsts], sticky[firsts] = self.registry.choose(slots.take(firsts))
         left = np.flatnonzero(~sticky[firsts][connections])
         if len(left):
-            chosen[left], sticky[left] = self.registry.choose(slots[left])
+            chosen[left], sticky[left] = self.registry.choose(slots.take(left))
         return chosen, sticky
 
     def _follow_datagrams(self, slots: np.ndarray, protocols: NDArray[np.int16]) -> None:

@@ -468,8 +468,8 @@ class Ordered(Generic[Q, R, S]):
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""
-        for cookie in cookies:
-            self._connections.pop(cookie, None)
+        for cookie in self._connections.keys() & cookies:
+            del self._connections[cookie]
 
     def follow(
         self,

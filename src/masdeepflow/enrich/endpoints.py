@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,8 +110,10 @@ class Endpoints:
         self, keys: NDArray[np.uint64], rows: NDArray[np.intp], slots: np.ndarray, offset_ns: int
     ) -> None:
         distinct, first = np.unique(keys[rows], return_index=True)
-        self._evict(self._ends.facts["transport"][self._codes] != _TCP, _UNCLOSED_LIMIT)
-        self._evict(np.ones(len(self._codes), bool), _LIMIT - len(distinct))
+        if len(self._codes) > _UNCLOSED_LIMIT:
+            self._evict(self._ends.facts["transport"][self._codes] != _TCP, _UNCLOSED_LIMIT)
+        if len(self._codes) > _LIMIT - len(distinct):
+            self._evict(np.ones(len(self._codes), bool), _LIMIT - len(distinct))
         # In the order of the ring, so that a peer that came first is there already.
         order = np.argsort(first)
         found = FirstSeen(slots, rows[first[order]], offset_ns)
@@ -118,18 +121,16 @@ class Endpoints:
         if self._peers.meet(codes):
             self._changed()
         self._name_new_services(codes)
-        in_key_order = np.empty(len(codes), np.int32)
-        in_key_order[order] = codes
-        places = np.searchsorted(self._keys, distinct)
-        self._keys = np.insert(self._keys, places, distinct)
-        self._codes = np.insert(self._codes, places, in_key_order)
+        keys = np.concatenate((self._keys, distinct[order]))
+        sorted_ = np.argsort(keys, kind="stable")
+        self._keys, self._codes = keys[sorted_], np.concatenate((self._codes, codes))[sorted_]
 
     def _evict(self, mask: NDArray[np.bool_], limit: int) -> None:
         """Drop half of `mask` (len,) if it has more than `limit`: not seen for longest, not in this batch."""
         if int(mask.sum()) > max(limit, 0):
             seen = self._seen[self._codes]
             codes = self._codes[mask & (seen <= np.median(seen[mask])) & (seen < self._batch)]
-            facts = self._ends.facts[codes]
+            facts = self._ends.facts.take(codes)
             self._sockets.remove(codes, facts)
             self._drop(codes)
             self._forget_protocols(facts["cookie"].tolist())
@@ -158,13 +159,15 @@ class Endpoints:
         """Let services of which nothing is known yet be named by the first of these ends (n,)."""
         keys, rows = self._service_keys(codes)
         new = [(key, row) for key, row in zip(keys, rows.tolist(), strict=True) if key not in self.services]
+        if not new:
+            return
         ends = self._ends.take(codes[[row for _, row in new]])
         for place, (key, _) in enumerate(new):
             self._name_service(key, ends.end(place), NO_PROTOCOL)
 
     def _service_keys(self, codes: NDArray[np.int32]) -> tuple[list[tuple[int, int, int]], NDArray[np.intp]]:
         """Return the distinct services of ends (n,) in order, and the first end of each."""
-        facts = self._ends.facts[codes]
+        facts = self._ends.facts.take(codes)
         pids, ports = facts["pid"].astype(np.int64), server_ports(facts).astype(np.int64)
         firsts = np.sort(
             np.unique((pids << _PORT_BITS | ports) << _ROLE_BITS | facts["role"], return_index=True)[1]
@@ -190,7 +193,7 @@ class Endpoints:
         if not subjects:
             return np.zeros(0, np.int32)
         codes = np.sort(self._codes)
-        facts = self._ends.facts[codes]
+        facts = self._ends.facts.take(codes)
         numbers, examples = np.unique(facts["party"], return_index=True)
         parties: list[Party] = self._ends.party[codes[examples]].tolist()
         concerned = [not subjects.isdisjoint(party.identity.subjects) for party in parties]
@@ -305,8 +308,7 @@ class Endpoints:
         self._forget_protocols(cookies)
 
     def _forget_protocols(self, cookies: list[int]) -> None:
-        for cookie in cookies:
-            self._by_cookie.pop(cookie, None)
+        deque(map(self._by_cookie.pop, cookies, repeat(None)), maxlen=0)
         self._unix_paths.forget(cookies)
 
     def _drop(self, codes: NDArray[np.int32]) -> None:

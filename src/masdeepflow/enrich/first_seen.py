@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from masdeepflow.enrich.end import FACTS, Party, mixed, owner_of
 from masdeepflow.schema import Kind, Role, Transport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from masdeepflow.enrich.directory import Directory
@@ -25,9 +28,9 @@ __all__ = ["FirstSeen", "Parties", "UnixPaths"]
 _PARTIES_LIMIT = 1024
 _AF_INET6 = int(socket.AF_INET6)
 _TCP, _UDP, _UNIX = (int(each) for each in (Transport.TCP, Transport.UDP, Transport.UNIX))
-_CLIENT, _SERVER = int(Role.CLIENT), int(Role.SERVER)
+_SERVER = int(Role.SERVER)
 _OPENING = (int(Kind.CONNECT), int(Kind.ACCEPT))
-_ROLES, _KINDS = 4, 16  # room for the numbers of roles, and of roles and transports
+_ROLES, _PIDS = np.uint64(4), np.uint64(16)  # room for the numbers of transports, and of roles and these
 
 
 class Parties:
@@ -91,70 +94,52 @@ class FirstSeen:
     def __init__(self, slots: np.ndarray, positions: NDArray[np.intp], offset_ns: int) -> None:
         self.positions = positions
         self._slots = slots
-        self._comms = _words(slots, positions, "comm")
-        self.facts = self._facts(offset_ns)
-
-    def _facts(self, offset_ns: int) -> np.ndarray:
-        slots, positions = self._slots, self.positions
-        facts = np.zeros(len(positions), FACTS)
-        for name in ("cookie", "pid", "netns", "local_port", "remote_port"):
-            facts[name] = slots[name][positions]
-        role, transport = slots["role"][positions], slots["transport"][positions]
-        facts["role"] = np.where(role <= _SERVER, role, 0)
-        facts["transport"] = np.where((transport == _UDP) | (transport == _UNIX), transport, _TCP)
-        opened = slots["request_first_ns"][positions].astype(np.int64)
-        answered = slots["response_first_ns"][positions].astype(np.int64)
-        facts["opened_ns"] = np.where(opened > 0, opened, answered) + offset_ns
-        ipv6 = slots["family"][positions] == _AF_INET6
-        local, remote = (_words(slots, positions, f"{side}_address") for side in ("local", "remote"))
-        facts["local"], facts["remote"] = canonical(local, ipv6), canonical(remote, ipv6)
-        unix = facts["transport"] == _UNIX
-        facts["peer_cookie"] = np.where(unix, remote[:, 0], 0)
-        # No call tells who sent a datagram to a socket that is not connected.
-        facts["nowhere"] = unix | ((facts["remote_port"] == 0) & ~remote.any(axis=1))
-        return facts
+        self._heads = _heads(slots, positions)
+        self.facts = _facts(self._heads, offset_ns)
 
     def parties(self, directory: Directory, parties: Parties) -> tuple[list[Party], NDArray[np.intp]]:
         """Return whose ends these are: parties, and which of them each end (n,) is of."""
-        examples, who = self._processes()
+        examples, whose = self._alike()
         settled = directory.processes.is_settled
         changing = [not settled(pid) for pid in self.facts["pid"][examples].tolist()]
         if any(changing):
             # What such a process is depends on the place in the batch: each of its ends is a question.
-            single = np.array(changing)[who]
-            who = np.where(single, len(examples) + np.arange(len(who)), who)
-            examples, who = _numbered(who)
-        names = self._named(directory, examples)
-        kinds = who * _KINDS + self.facts["role"] * np.intp(_ROLES) + self.facts["transport"]
-        firsts, whose = _numbered(kinds)
-        numbers = who[firsts].tolist()
-        roles, transports = (self.facts[name][firsts].tolist() for name in ("role", "transport"))
-        found = [
-            parties.of(names[number], role, transport)
-            for number, role, transport in zip(numbers, roles, transports, strict=True)
-        ]
-        return found, whose
+            single = np.array(changing)[whose]
+            examples, whose = _numbered(np.where(single, len(whose) + np.arange(len(whose)), whose))
+        return list(self._parties(examples, directory, parties)), whose
 
-    def _processes(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return an end (m,) of each process by its name, in order, and which of them each end (n,) is of."""
-        names = np.column_stack((self.facts["pid"].astype(np.uint64), self._comms))
-        examples, who = _numbered(mixed(names))
-        if not (names[examples][who] == names).all():  # of a name that was made for this hash
-            return np.arange(len(names)), np.arange(len(names))
-        return examples, who
+    def _alike(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return an end (m,) of each party, by what slots tell, and which of them each end (n,) is like."""
+        facts = self.facts
+        words = np.empty((len(facts), 3), np.uint64)
+        words[:, 0] = facts["pid"] * _PIDS + facts["role"] * _ROLES + facts["transport"]
+        words[:, 1:] = _words(self._heads, "comm")
+        examples, like = _numbered(mixed(words))
+        if not (words[examples][like] == words).all():  # of a name that was made for this hash
+            return np.arange(len(words)), np.arange(len(words))
+        return examples, like
 
-    def _named(self, directory: Directory, examples: NDArray[np.intp]) -> list[tuple[Identity, str]]:
-        positions = self.positions[examples]
-        pids, comms = self.facts["pid"][examples].tolist(), self._slots["comm"][positions].tolist()
-        named = []
-        for pid, raw, position in zip(pids, comms, positions.tolist(), strict=True):
-            comm = sys.intern(_decoded(raw))
-            named.append((directory.identity(pid, comm, position), comm))
-        return named
+    def _parties(self, examples: NDArray[np.intp], directory: Directory, parties: Parties) -> Iterator[Party]:
+        known: dict[tuple[int, bytes], tuple[Identity, str]] = {}
+        facts = self.facts.take(examples)
+        columns = facts["pid"], self._heads["comm"][examples], facts["role"], facts["transport"]
+        positions = self.positions[examples].tolist()
+        for position, (pid, raw, role, transport) in zip(
+            positions, zip(*(column.tolist() for column in columns), strict=True), strict=True
+        ):
+            named = known.get((pid, raw))
+            if named is None:
+                comm = sys.intern(_decoded(raw))
+                named = directory.identity(pid, comm, position), comm
+                if directory.processes.is_settled(pid):
+                    known[pid, raw] = named
+            yield parties.of(named, role, transport)
 
     def paths(self, known: UnixPaths) -> list[tuple[int, str]]:
         """Return the paths of Unix connections, each with which of the ends has it."""
         rows = np.flatnonzero(self.facts["transport"] == _UNIX)
+        if not len(rows):
+            return []
         found = (
             (row, known.of(slot))
             for row, slot in zip(rows.tolist(), self._slots[self.positions[rows]], strict=True)
@@ -171,11 +156,47 @@ def _numbered(values: NDArray[np.generic]) -> tuple[NDArray[np.intp], NDArray[np
     return firsts[order], places[numbers]
 
 
-def _words(slots: np.ndarray, positions: NDArray[np.intp], name: str) -> NDArray[np.uint64]:
-    """Return the two words (m, 2) of a 16-byte field of some slots."""
-    first = word_of(slots, name)
-    found: NDArray[np.uint64] = words(slots)[positions, first : first + 2].view(np.uint64)
+def _heads(slots: np.ndarray, positions: NDArray[np.intp]) -> np.ndarray:
+    """Return the fields of some slots (m,) that lie before their payloads."""
+    dtype = _head(slots.dtype)
+    rows = words(slots)[positions, : dtype.itemsize // 8]
+    return np.ascontiguousarray(rows).view(dtype)[:, 0]
+
+
+@lru_cache(maxsize=8)
+def _head(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
+    end = 8 * word_of(np.zeros(0, dtype), "request")
+    fields = {name: kind[:2] for name, kind in (dtype.fields or {}).items() if kind[1] < end}
+    names = [*fields]
+    formats, offsets = [fields[name][0] for name in names], [fields[name][1] for name in names]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": end})
+
+
+def _words(heads: np.ndarray, name: str) -> NDArray[np.uint64]:
+    """Return the two words (m, 2) of a 16-byte field."""
+    first = word_of(heads, name)
+    found: NDArray[np.uint64] = words(heads)[:, first : first + 2].view(np.uint64)
     return found
+
+
+def _facts(heads: np.ndarray, offset_ns: int) -> np.ndarray:
+    facts = np.zeros(len(heads), FACTS)
+    for name in ("cookie", "pid", "netns", "local_port", "remote_port"):
+        facts[name] = heads[name]
+    role, transport = heads["role"], heads["transport"]
+    facts["role"] = np.where(role <= _SERVER, role, 0)
+    unix = transport == _UNIX
+    facts["transport"] = np.where((transport == _UDP) | unix, transport, _TCP)
+    opened, answered = (heads[name].astype(np.int64) for name in ("request_first_ns", "response_first_ns"))
+    facts["opened_ns"] = np.where(opened > 0, opened, answered) + offset_ns
+    ipv6 = heads["family"] == _AF_INET6
+    remote = _words(heads, "remote_address")
+    facts["local"], facts["remote"] = canonical(_words(heads, "local_address"), ipv6), canonical(remote, ipv6)
+    if unix.any():
+        facts["peer_cookie"] = np.where(unix, remote[:, 0], 0)
+    # No call tells who sent a datagram to a socket that is not connected.
+    facts["nowhere"] = unix | ((facts["remote_port"] == 0) & ~remote.any(axis=1))
+    return facts
 
 
 def _decoded(raw: bytes) -> str:

@@ -26,6 +26,7 @@ _ROLES = (_CLIENT, _SERVER)
 _OTHER = {_CLIENT: _SERVER, _SERVER: _CLIENT}
 _CLIENT_WORDS, _WORDS = 3, 6
 _CLIENT_BYTES = 8 * _CLIENT_WORDS
+_CELLS = {words: np.dtype((np.void, 8 * words)) for words in (_CLIENT_WORDS, _WORDS)}
 _PORT, _TRANSPORT = np.uint64(32), np.uint64(48)
 
 
@@ -94,12 +95,13 @@ class Flows:
         be one that is no more.
         """
         self._keep(codes, keys, roles)
-        crowded = self._crowded(codes, keys, roles)
-        if not crowded.any():
-            return self._add_alone(codes, keys, roles)
-        alone = ~crowded
-        met = self._add_alone(codes[alone], keys[alone], roles[alone])
-        return _joined(met, self._add_crowded(codes[crowded].tolist()))
+        parts = _parts(codes, keys, roles)
+        crowded = self._crowded(parts)
+        if not crowded:
+            return self._add_alone(parts)
+        alone = np.array([client not in crowded for client in _cells(keys[:, :_CLIENT_WORDS])], bool)
+        met = self._add_alone(_parts(codes[alone], keys[alone], roles[alone]))
+        return _joined(met, self._add_crowded(codes[~alone].tolist()))
 
     def _keep(self, codes: NDArray[np.int32], keys: NDArray[np.uint64], roles: NDArray[np.uint8]) -> None:
         more = int(codes.max(initial=NO_END)) + 1 - len(self._roles)
@@ -109,12 +111,10 @@ class Flows:
             self._roles = np.concatenate((self._roles, np.zeros(more, np.uint8)))
         self._keys[codes], self._roles[codes] = keys, roles
 
-    def _crowded(
-        self, codes: NDArray[np.int32], keys: NDArray[np.uint64], roles: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
-        """Return which new ends (n,) have a client that another end of the same role has, too."""
+    def _crowded(self, parts: list[_Part]) -> set[bytes]:
+        """Return the clients that have several ends of one role, the new ones among them."""
         clients: set[bytes] = set()
-        for part in _parts(codes, keys, roles):
+        for part in parts:
             ends = self._ends[part.role]
             if not ends.keys().isdisjoint(part.clients):
                 clients |= ends.keys() & part.clients
@@ -122,18 +122,15 @@ class Flows:
                 clients.update(client for client, ends in Counter(part.clients).items() if ends > 1)
             if self._crowds:
                 clients |= self._crowds.keys() & part.clients
-        if not clients:
-            return np.zeros(len(codes), bool)
-        return np.array([client in clients for client in _cells(keys[:, :_CLIENT_WORDS])], bool)
+        return clients
 
-    def _add_alone(self, codes: NDArray[np.int32], keys: NDArray[np.uint64], roles: NDArray[np.uint8]) -> Met:
-        parts = _parts(codes, keys, roles)
+    def _add_alone(self, parts: list[_Part]) -> Met:
+        new = np.zeros(len(self._roles), bool)
         for part in parts:
             self._renew(part.role, part.flows)
             self._ends[part.role].update(zip(part.clients, part.codes, strict=True))
-        new = np.zeros(len(self._roles), bool)
-        new[codes] = True
-        return _joined(*(met for part in parts for met in self._meet(part, new)))
+            new[part.codes] = True
+        return _joined(*(self._meet(part, new) for part in parts))
 
     def _renew(self, role: int, flows: list[bytes]) -> None:
         """Forget the connections before these, of the same ports."""
@@ -143,7 +140,7 @@ class Flows:
                 del gone[flow]
                 self._gone[_OTHER[role]].pop(flow, None)
 
-    def _meet(self, part: _Part, new: NDArray[np.bool_]) -> tuple[Met, Met]:
+    def _meet(self, part: _Part, new: NDArray[np.bool_]) -> Met:
         """Return whom new ends meet, and those met who were there before; new: (c,), by code."""
         theirs = self._ends[_OTHER[part.role]]
         mine = np.array(part.codes, np.int32)
@@ -153,7 +150,10 @@ class Flows:
             for row in np.flatnonzero(others == NO_END).tolist():
                 gone[row] = self._gone[_OTHER[part.role]].get(part.flows[row])
         there = (others != NO_END) & ~new[others]
-        return Met(mine, others, gone), Met(others[there], mine[there], _nothing(int(there.sum())))
+        met = Met(mine, others, gone)
+        if not there.any():
+            return met
+        return _joined(met, Met(others[there], mine[there], _nothing(int(there.sum()))))
 
     def _add_crowded(self, codes: list[int]) -> Met:
         met: dict[int, tuple[int, Attributes | None]] = {}
@@ -226,8 +226,8 @@ class Flows:
         """
         roles = self._roles[codes]
         for role in _ROLES:
-            mine = np.flatnonzero(roles == role)
-            if len(mine):
+            mine = roles == role
+            if mine.any():
                 self._remove(_part(role, codes[mine], self._keys[codes[mine]]), as_peers[mine].tolist())
 
     def _remove(self, part: _Part, as_peers: list[Attributes]) -> None:
@@ -270,7 +270,9 @@ def _other(crowd: dict[int, _Servers], role: int, server: bytes) -> int:
 
 
 def _parts(codes: NDArray[np.int32], keys: NDArray[np.uint64], roles: NDArray[np.uint8]) -> list[_Part]:
-    return [_part(role, codes[roles == role], keys[roles == role]) for role in _ROLES]
+    """Return the parts of ends (n,) that have any."""
+    mine = ((role, roles == role) for role in _ROLES)
+    return [_part(role, codes[rows], keys[rows]) for role, rows in mine if rows.any()]
 
 
 def _part(role: int, codes: NDArray[np.int32], keys: NDArray[np.uint64]) -> _Part:
@@ -279,8 +281,7 @@ def _part(role: int, codes: NDArray[np.int32], keys: NDArray[np.uint64]) -> _Par
 
 def _cells(words: NDArray[np.uint64]) -> list[bytes]:
     """Return the bytes of each row of words (n, w)."""
-    rows = np.ascontiguousarray(words)
-    cells: list[bytes] = rows.view(np.dtype((np.void, 8 * rows.shape[1])))[:, 0].tolist()
+    cells: list[bytes] = np.ascontiguousarray(words).view(_CELLS[words.shape[1]])[:, 0].tolist()
     return cells
 
 
@@ -294,4 +295,6 @@ def _met(met: dict[int, tuple[int, Attributes | None]]) -> Met:
 
 
 def _joined(*mets: Met) -> Met:
+    if len(mets) < 2:  # noqa: PLR2004  # nothing to join
+        return mets[0] if mets else _met({})
     return Met(*map(np.concatenate, zip(*mets, strict=True)))

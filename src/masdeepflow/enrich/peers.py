@@ -45,14 +45,20 @@ class Peers:
         Two ends on this host are told by flow, those of a Unix connection by their cookies. Return whether an
         end that is not new has another peer than before.
         """
-        facts = self._ends.facts[codes]
+        facts = self._ends.facts.take(codes)
         new = np.zeros(len(self._ends), bool)
         new[codes] = True
         flows = have_flow(facts)
-        some = facts[flows]
+        some = facts.take(np.flatnonzero(flows))
         changed = self._set(self._flows.add(codes[flows], keys_of(some), some["role"]), new)
         unix = facts["transport"] == _UNIX
-        return bool(unix.any() and self._set(self._meet_by_cookie(codes[unix], facts[unix]), new)) or changed
+        return (
+            bool(
+                unix.any()
+                and self._set(self._meet_by_cookie(codes[unix], facts.take(np.flatnonzero(unix))), new)
+            )
+            or changed
+        )
 
     def _meet_by_cookie(self, codes: NDArray[np.int32], facts: np.ndarray) -> Met:
         """Return which Unix sockets (n,) are each other's peers."""
@@ -84,13 +90,13 @@ class Peers:
             if facts["transport"][code] == _UNIX and self._by_socket.get(own) == code:
                 self._introduce(code, own, int(facts["peer_cookie"][code]), met)
         new = np.zeros(len(facts), bool)
-        flows = have_flow(facts[codes]).tolist()
+        flows = have_flow(facts.take(codes)).tolist()
         changed = self._set(self._flows.again(list(compress(codes, flows))), new)
         return self._set(_met(met), new) or changed
 
     def leave(self, codes: NDArray[np.int32]) -> None:
         """Forget ends (n,); what they were is kept for a while, for the other sides' last records."""
-        facts = self._ends.facts[codes]
+        facts = self._ends.facts.take(codes)
         flows = codes[have_flow(facts)]
         self._flows.remove(flows, self._ends.as_peer[flows])
         unix = facts["transport"] == _UNIX
@@ -120,9 +126,9 @@ class Peers:
         remotes = np.full(len(codes), None, np.object_)
         if not self._directory.knows_addresses or not len(codes):
             return remotes
-        facts = self._ends.facts[codes]
+        facts = self._ends.facts.take(codes)
         rows = np.flatnonzero(have_flow(facts))
-        some = facts[rows]
+        some = facts.take(rows)
         columns = (some[name].tolist() for name in ("remote", "remote_port", "transport", "opened_ns"))
         for row, (words, port, transport, opened_ns) in zip(
             rows.tolist(), zip(*columns, strict=True), strict=True

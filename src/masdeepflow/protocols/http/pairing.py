@@ -121,8 +121,8 @@ class Pairing:
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""
-        for cookie in cookies:
-            self._connections.pop(cookie, None)
+        for cookie in self._connections.keys() & cookies:
+            del self._connections[cookie]
 
     def follow(self, turns: Iterable[Turn]) -> tuple[list[Exchange], list[int]]:
         """Return the exchanges that `turns` end, or show while in flight, and the cookies that left HTTP."""

@@ -393,10 +393,8 @@ class Connections:
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""
-        for cookie in cookies:
-            connection = self._known.pop(cookie, None)
-            if connection is not None:
-                self._statements -= len(connection.statements)
+        for cookie in self._known.keys() & cookies:
+            self._statements -= len(self._known.pop(cookie).statements)
 
     def follow(self, turns: Iterable[Turn]) -> tuple[list[Transaction], list[int]]:
         """Return the transactions of turns, and the cookies of connections that became opaque with them."""

@@ -406,11 +406,10 @@ class Connections:
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""
-        for cookie in cookies:
-            connection = self._known.pop(cookie, None)
-            if connection is not None:
-                self._size -= connection.size
-                self.evicted += sum(asked.command is not None for asked in connection.waiting)
+        for cookie in self._known.keys() & cookies:
+            connection = self._known.pop(cookie)
+            self._size -= connection.size
+            self.evicted += sum(asked.command is not None for asked in connection.waiting)
 
     def follow(self, turns: Iterable[Turn]) -> tuple[list[Transaction], list[int]]:
         """Return the transactions of turns, and the cookies of connections that became opaque with them."""
