@@ -155,8 +155,8 @@ ATTRIBUTES = _by_name(
     Column(
         ERROR_TYPE,
         "string",
-        "Why the request was never answered: `timeout`, or `closed` (the connection was, before it); "
-        "or what messaging was refused with",
+        "Why the request was never answered: `timeout`, `closed` (the connection was, before it), "
+        "`retried` (it was asked again); or what messaging was refused with",
     ),
     Column(
         WAITED,

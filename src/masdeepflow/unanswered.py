@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from masdeepflow.table import Attribute
 
-__all__ = ["CLOSED", "TIMEOUT", "Ends", "explain"]
+__all__ = ["CLOSED", "RETRIED", "TIMEOUT", "Ends", "explain"]
 
 CLOSED = "closed"
 """`error.type` of a request whose connection was closed before its response came."""
+RETRIED = "retried"
+"""`error.type` of a request that was asked again before its response came."""
 TIMEOUT = "timeout"
 """`error.type` of a request that nothing came for in time."""
 

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.server("nginx", "curl", "dig", "psql", "redis-cli")]
 
-_SILENT = "127.0.53.57"
+_SILENT, _RESOLVER = "127.0.53.57", "127.0.53.58"
 _WAIT_S = 20
 _MILLISECOND, _SECOND = 1_000_000, 1_000_000_000
 _LINE = re.compile(
     r"\S+Z \[INFO\] \[(?:TCP|UDP)\] Type: (TX|RX), PID: (\d+), Comm: .*?, \S+ -> \S+, "
     r"(.+) Response: none \((.+)\), , Waited: (.+)ms"
 )
-_WORDS = {"timeout": "timed out", "closed": "connection closed"}
+_WORDS = {"timeout": "timed out", "closed": "connection closed", "retried": "retried"}
 
 
 class _Told(NamedTuple):
@@ -61,18 +62,29 @@ class _Logs(NamedTuple):
         return [one for one in self.objects if "event" not in one and "error.type" in one]
 
 
-def _logs(tmp_path: Path, port: int, traffic: Callable[[], object], expected: int) -> _Logs:
-    """Record what `traffic` does until `expected` requests went unanswered; return both logs of it."""
+def _logs(
+    tmp_path: Path, port: int, traffic: Callable[[], object], expected: int, host: str = LOOPBACK
+) -> _Logs:
+    """Record what `traffic` does until `expected` requests went unanswered; return both logs of it.
+
+    host, port: of the server.
+    """
+
+    def mine(lines: list[str]) -> list[str]:
+        return [line for line in lines if f"{host}:{port}" in line]
+
     file = tmp_path / "recording"
     with Agent(tmp_path, ports=[port], command=(MASDEEPFLOW, "record", "-o", file)) as agent:
         traffic()
-        agent.wait_for(lambda lines: sum("Response: none" in line for line in lines) >= expected, _WAIT_S)
+        agent.wait_for(
+            lambda lines: sum("Response: none" in line for line in mine(lines)) >= expected, _WAIT_S
+        )
         live = agent.settle().stop()
     options = ("--include", f"port={port}")
     again = [run(MASDEEPFLOW, "replay", file, "--log", log, *options).lines for log in ("text", "json")]
-    mine = [line for line in live.lines if f":{port}" in line]
-    assert again[0] == mine
-    logs = _Logs(mine, [json.loads(line) for line in again[1][:-1]])
+    assert mine(again[0]) == mine(live.lines)
+    objects = [json.loads(line) for line in again[1][:-1]]
+    logs = _Logs(mine(live.lines), [one for one in objects if one["server.address"] == host])
     for found in logs.objects:
         json_log.check_line(found)
     _check_the_same(logs)
@@ -119,11 +131,39 @@ def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
         deaf.bind((_SILENT, 0))
         port = deaf.getsockname()[1]
         command = ("dig", f"@{_SILENT}", "-p", port, "+tries=3", "+timeout=1", "dead.golden.test")
-        logs = _logs(tmp_path, port, lambda: run(*command), 3)
+        logs = _logs(tmp_path, port, lambda: run(*command), 3, _SILENT)
     assert [(one.role, one.protocol, one.why, one.waited_ms) for one in logs.told] == [
         ("client", "DNS", "timed out", "5000")
     ] * 3
     assert sum("DNS Query: A dead.golden.test" in line for line in logs.lines) == 3
+
+
+def test_a_resolver_that_asks_again(tmp_path: Path) -> None:
+    """The C library repeats both of its questions on the same socket: the first of each ends there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind((_RESOLVER, 53))
+        command = servers.resolving_at(tmp_path, _RESOLVER, "getent", "ahosts", "dead.golden.test")
+        logs = _logs(tmp_path, 53, lambda: run(*command), 4, _RESOLVER)
+    assert Counter(one.why for one in logs.told) == {"retried": 2, "timed out": 2}
+    assert sum("DNS Query: " in line for line in logs.lines) == 4, "each try has a line"
+    for kind in ("A", "AAAA"):
+        first, second = (one for one in logs.lost if one["dns.question.type"] == kind)
+        again = json_log.nanoseconds(first) + first["masdeepflow.waited_ns"]
+        assert abs(again - json_log.nanoseconds(second)) < _MILLISECOND
+        assert (first["error.type"], second["error.type"]) == ("retried", "timeout")
+
+
+def test_a_name_server_that_hangs_up(tmp_path: Path) -> None:
+    """Over TCP the close tells at once that no answer will come."""
+    with servers.scripted(lambda client: client.recv(100)) as port:
+        command = ("dig", f"@{LOOPBACK}", "-p", port, "+tcp", "+tries=1", "dead.golden.test")
+        logs = _logs(tmp_path, port, lambda: run(*command), 2)
+    assert {(one.role, one.protocol, one.why) for one in logs.told} == {
+        ("client", "DNS", "connection closed"),
+        ("server", "DNS", "connection closed"),
+    }
+    for request in logs.lost:
+        _check_ends_with_its_connection(logs, request)
 
 
 def test_a_web_server_that_hangs_up(nginx: Nginx, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from masdeepflow.sinks.line_log import LineLog
 from masdeepflow.sinks.per_endpoint import PerEndpoint
 from masdeepflow.sinks.stamps import latencies, micros
 from masdeepflow.table import Encoded
-from masdeepflow.unanswered import CLOSED, TIMEOUT
+from masdeepflow.unanswered import CLOSED, RETRIED, TIMEOUT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ __all__ = ["TextLog"]
 
 _UNRECOGNISED = "tcp"
 _NAME_LIMIT = 256  # bytes of a name or an address: a Unix path has 108, a Kubernetes name 253
-_REASONS = {TIMEOUT: "timed out", CLOSED: "connection closed"}
+_REASONS = {TIMEOUT: "timed out", CLOSED: "connection closed", RETRIED: "retried"}
 _TYPES = {Kind.CONNECT: "CONNECT", Kind.CONNECT_FAILED: "CONNECT", Kind.ACCEPT: "ACCEPT", Kind.CLOSE: "CLOSE"}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from masdeepflow.protocols.dns import PROTOCOL, TIMEOUT_NS
 from masdeepflow.protocols.dns.reading import FEW
-from masdeepflow.schema import Kind, Transport
+from masdeepflow.schema import Flag, Kind, Role, Transport
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ class Shown:
     response_last_ns: int = 0
     response_bytes: int = 0
     still_open: bool = False
+    lost: bool = False
+    retried: bool = False
 
 
 class Reference:
@@ -229,6 +231,9 @@ class Reference:
         ended = sorted(
             (part for part in parts if part.slot["kind"] != Kind.OPEN), key=lambda part: part.order
         )
+        queries = [part for part in ended if not part.message.response]
+        queries.sort(key=lambda part: (part.slot["kind"] != Kind.DATAGRAM, part.row, part.place))
+        old = [query.part for query in self.waiting]
         bare = []
         for part in ended:
             if not part.message.response:
@@ -239,12 +244,38 @@ class Reference:
                 shown += self._answer(part)
         for part in bare:
             shown += self._answer(part)
+        shown += self._retried(old, queries) + self._closed()
         for query in self.waiting:
             if query.row is not None and query.part.slot["remote_port"]:
                 shown.append(_in_flight(query.part, int(query.part.slot["queue_ns"])))
             query.row = None
         del self.waiting[:-LIMIT]
         return shown
+
+    def _retried(self, old: list[Part], queries: list[Part]) -> list[Shown]:
+        """Return what waits and was asked again, by one of a batch's `queries`. old: what waited before."""
+        found = []
+        for query in self.waiting:
+            same = [part for part in old + queries if _alike(query.part, part)]
+            same.sort(key=lambda part: part.first_ns)
+            later = same[same.index(query.part) + 1 :]
+            if later and later[0] in queries and _is_retry(query.part, later[0]):
+                found.append((query, later[0]))
+        for query, _ in found:
+            self.waiting.remove(query)
+        return [_lost(query.part, retry.row, retried=True) for query, retry in found]
+
+    def _closed(self) -> list[Shown]:
+        """Return what came in this batch on connections that were closed without an answer."""
+        found = [
+            query
+            for query in self.waiting
+            if query.row is not None
+            and query.part.slot["flags"] & Flag.CLOSED
+            and not query.part.slot["response_bytes"]
+        ]
+        self.waiting = [query for query in self.waiting if query not in found]
+        return [_lost(query.part, query.part.row) for query in found if query.part.slot["remote_port"]]
 
     def _answer(self, part: Part) -> list[Shown]:
         candidates = [query for query in self.waiting if _belong(query.part, part)]
@@ -267,6 +298,31 @@ class Reference:
 
 def _in_flight(part: Part, queue_ns: int = 0) -> Shown:
     return Shown(part.row, part.message, None, part.first_ns, queue_ns, part.size, still_open=True)
+
+
+def _lost(part: Part, row: int, *, retried: bool = False) -> Shown:
+    queue_ns = int(part.slot["queue_ns"])
+    return Shown(row, part.message, None, part.first_ns, queue_ns, part.size, lost=True, retried=retried)
+
+
+def _alike(query: Part, other: Part) -> bool:
+    return (
+        query.slot["cookie"] == other.slot["cookie"]
+        and query.data[:2] == other.data[:2]
+        and _question(query.message) == _question(other.message)
+    )
+
+
+def _is_retry(query: Part, retry: Part) -> bool:
+    peers = [
+        (int(part.slot["remote_port"]), part.slot["remote_address"].tobytes()) for part in (query, retry)
+    ]
+    return bool(
+        query.slot["role"] == Role.CLIENT
+        and peers[0] == peers[1]
+        and peers[0][0]
+        and query.first_ns < retry.first_ns
+    )
 
 
 def _belong(query: Part, response: Part) -> bool:
@@ -338,9 +394,10 @@ def _shown_row(found: Shown) -> Row:
         kind,
         None if response is None else _code(response),
         -1 if response is None else response.answers,
-        response is not None and response.rcode not in {0, 3},
+        found.lost or (response is not None and response.rcode not in {0, 3}),
         message.name is None,
         found.still_open,
+        "retried" if found.retried else None,
         found.request_first_ns,
         found.queue_ns,
         found.request_bytes,
@@ -379,6 +436,7 @@ def _parsed_rows(parsed: Parsed) -> list[Row]:
         parsed.error.tolist(),
         parsed.truncated.tolist(),
         parsed.still_open.tolist(),
+        _texts(attributes["error.type"]),
         *(
             parsed.base[name].tolist()
             for name in (

@@ -128,17 +128,66 @@ def test_a_query_from_nobody_known_waits_in_silence() -> None:
 
 
 def test_a_query_asked_again_is_a_query_of_its_own() -> None:
-    """Of a retry and the one before, the response belongs to the retry; the first was never answered."""
+    """Of a retry and the one before, the response belongs to the retry; the first ends there, unanswered."""
     protocol = PROTOCOL()
     parsed = protocol.parse(
         make_slots(asked(QUERY, START), asked(QUERY, START + 1000), answered(RESPONSE, START + 1500))
     )
-    assert parsed.rows.tolist() == [0, 2]
+    assert parsed.rows.tolist() == [1, 2]
     assert parsed.base["request_first_ns"].tolist() == [START, START + 1000]
+    assert parsed.base["request_last_ns"].tolist() == [START + 1000] * 2
     assert parsed.still_open is not None
-    assert parsed.still_open.tolist() == [True, False]
-    due = protocol.overdue(LATER)
-    assert due["request_first_ns"].tolist() == [START]
+    assert not parsed.still_open.any()
+    assert parsed.error.tolist() == [True, False]
+    assert _column(parsed, "error.type") == ["retried", None]
+    assert not len(protocol.overdue(LATER * 2))
+
+
+def test_what_was_asked_again_ends_before_it_is_asked_again() -> None:
+    """In a later batch too: the first of the two is over, the second waits, and both are of one slot."""
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(asked(QUERY, START)))
+    parsed = protocol.parse(make_slots(asked(query(b"a.test", number=9), START), asked(QUERY, START + 1000)))
+    assert _column(parsed, "error.type") == [None, "retried", None]
+    assert parsed.rows.tolist() == [0, 1, 1]
+    assert parsed.base["request_first_ns"].tolist() == [START, START, START + 1000]
+    assert parsed.still_open is not None
+    assert parsed.still_open.tolist() == [True, False, True]
+    assert protocol.overdue(LATER * 2)["request_first_ns"].tolist() == [START, START + 1000]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"remote_port": 54},
+        {"remote_address": np.full(16, 9, np.uint8)},
+        {"cookie": 2},
+        {"role": Role.SERVER},
+    ],
+    ids=["another port", "another server", "another socket", "a server's peers"],
+)
+def test_what_looks_like_a_retry_is_none(fields: dict[str, Any]) -> None:
+    """Resolvers ask several servers at once; of the clients of a server two may have one id."""
+    protocol = PROTOCOL()
+    both = {"role": Role.SERVER} if "role" in fields else {}
+    parsed = protocol.parse(make_slots(asked(QUERY, START, **both), asked(QUERY, START + 1000, **fields)))
+    assert not parsed.error.any()
+    assert len(protocol.overdue(LATER * 2)) == 2
+
+
+def test_the_close_of_a_stream_ends_what_was_asked_on_it() -> None:
+    """At once, as an error; not if bytes of a response came: the answer may be among those not captured."""
+    protocol = PROTOCOL()
+    closed: dict[str, Any] = {"flags": Flag.CLOSED, "remote_port": 53}
+    parsed = protocol.parse(
+        make_slots(
+            turn(_framed(QUERY), **closed), turn(_framed(QUERY), _framed(RESPONSE)[:5], cookie=2, **closed)
+        )
+    )
+    assert parsed.error.tolist() == [True, False]
+    assert parsed.still_open is not None
+    assert parsed.still_open.tolist() == [False, True]
+    assert protocol.overdue(LATER * 2)["cookie"].tolist() == [2]
 
 
 def test_a_query_never_answered_is_an_error_once() -> None:
@@ -470,6 +519,7 @@ def _slots(draw: st.DrawFn) -> dict[str, object]:
     stamps |= {name: at + 9 + step for step, name in enumerate(("response_first_ns", "response_last_ns"))}
     transport = Transport.UDP if what == "udp" else Transport.TCP
     role = draw(st.sampled_from([Role.CLIENT, Role.SERVER]))
+    fields["flags"] = draw(st.sampled_from([0, 0, Flag.CLOSED]))
     fields |= {**stamps, "kind": kind, "transport": transport, "role": role, "queue_ns": draw(_NUMBERS)}
     return turn(sides[0], sides[1], **fields)
 

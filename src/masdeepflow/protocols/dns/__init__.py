@@ -2,7 +2,8 @@
 
 Queries and responses belong together by socket, transaction id and question, not by order: a resolver asks
 for A and AAAA back to back, a server has thousands of peers. What is not answered within `TIMEOUT_NS` of the
-slots' clock is reported as an error, once.
+slots' clock is reported as an error, once; so is, sooner, what its client asks again, and what the close of
+its connection leaves without an answer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from masdeepflow.protocols.dns.parsed import Transactions, no_responses, timed_o
 from masdeepflow.protocols.dns.reading import FEW, Batch, Reader, turn_messages
 from masdeepflow.protocols.dns.recognition import Recognition
 from masdeepflow.protocols.dns.waiting import OVERDUE_TURN, Queries
-from masdeepflow.schema import Kind
+from masdeepflow.schema import Flag, Kind, Role
 from masdeepflow.table import ABSENT
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ TIMEOUT_NS = 5_000_000_000
 _NAMES = 4096
 _NOBODYS = 2  # no message's key
 _SECOND_NS = 1_000_000_000
+_CLOSED = int(Flag.CLOSED)
 
 
 class Dns:
@@ -86,15 +88,38 @@ class Dns:
         # Not in the order of keys, which are other ones in every run.
         order = np.lexsort((pairs.queries, pairs.responses))
         queries, responses = pairs.queries[order], messages.take(pairs.responses[order])
-        fresh, left = pairs.waiting[pairs.waiting >= count], pairs.waiting[pairs.waiting < count]
         self._learn(batch, responses)
-        self._waiting.keep(left, slots, batch, fresh - count)
+        retried, retries = self._retried(slots, messages, pairs)
+        waiting = np.setdiff1d(pairs.waiting, retried) if len(retried) else pairs.waiting
+        fresh, left = waiting[waiting >= count], waiting[waiting < count]
+        rows = messages["row"].take(fresh)
+        closed = _closed(slots, rows)
+        self._waiting.keep(left, slots, batch, fresh[~closed] - count)
+        # What was asked before is over before it is asked again, in the same slot.
         return Transactions(
-            np.concatenate((responses["row"], messages["row"].take(fresh))),
-            messages.take(np.concatenate((queries, fresh))),
-            joined(responses, no_responses(len(fresh))),
+            np.concatenate((responses["row"], messages["row"].take(retries), rows)),
+            messages.take(np.concatenate((queries, retried, fresh))),
+            joined(responses, no_responses(len(retried) + len(fresh))),
             names,
+            _ended(len(responses), messages["first_ns"].take(retries), closed),
         )
+
+    def _retried(
+        self, slots: np.ndarray, messages: np.ndarray, pairs: Pairs
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the clients' queries (m,) that go unanswered because they were asked again, and by which.
+
+        Only of the same server: some ask several at once. A server's peers can't be told apart.
+        """
+        if not len(pairs.earlier):
+            return pairs.earlier, pairs.later
+        mine = (pairs.later >= len(self._waiting)) & np.isin(pairs.earlier, pairs.waiting)
+        earlier, later = pairs.earlier[mine], pairs.later[mine]
+        before, after = self._waiting.ends(earlier, slots, messages), slots[messages["row"][later]]
+        same = (before["role"] == Role.CLIENT) & (before["remote_port"] == after["remote_port"])
+        same &= (before["remote_address"] == after["remote_address"]).all(axis=1)
+        same &= (before["remote_port"] > 0) & (messages["first_ns"][earlier] < messages["first_ns"][later])
+        return earlier[same], later[same]
 
     def _learn(self, batch: Batch, responses: np.ndarray) -> None:
         """Note the addresses in responses (m,) of a batch, the latest of each."""
@@ -132,6 +157,22 @@ def _address(packed: bytes, *, six: bool) -> str:
     return socket.inet_ntop(socket.AF_INET6, packed) if six else socket.inet_ntop(socket.AF_INET, packed[:4])
 
 
+def _closed(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which of `rows` (m,) of slots (n,) the connection's close ended, with no byte of a response."""
+    closed: NDArray[np.bool_] = (slots["flags"][rows] & _CLOSED) > 0
+    closed &= slots["response_bytes"][rows] == 0
+    return closed
+
+
+def _ended(
+    answered: int, retries_ns: NDArray[np.int64], closed: NDArray[np.bool_]
+) -> NDArray[np.int64] | None:
+    """Return `Transactions.ended_ns`: of those answered, those asked again, and those left, closed or not."""
+    if not len(retries_ns) and not closed.any():
+        return None
+    return np.concatenate((np.full(answered, ABSENT), retries_ns, np.where(closed, 0, ABSENT)))
+
+
 def _last_of_each(addresses: np.ndarray) -> np.ndarray:
     """Return those of addresses (a,) that do not come again further behind, in their order."""
     words = addresses["packed"].copy().view(np.uint64)
@@ -154,6 +195,7 @@ def _with_open(found: Transactions, slots: np.ndarray, rows: NDArray[np.intp]) -
         joined(found.asked, messages),
         joined(found.answered, no_responses(len(asking))),
         found.names.joined(as_objects([one.message.name for one in asking])),
+        None if found.ended_ns is None else np.pad(found.ended_ns, (0, len(asking)), constant_values=ABSENT),
     )
 
 
@@ -168,10 +210,10 @@ def _pair(messages: np.ndarray) -> Pairs:
         return pairs
     left = np.concatenate((pairs.waiting, np.flatnonzero(bare)))
     more = pair(mixed(cookies[left], ids[left]), stamps[left], queries[left])
-    return Pairs(
-        np.concatenate((pairs.queries, left[more.queries])),
-        np.concatenate((pairs.responses, left[more.responses])),
-        np.sort(left[more.waiting]),
+    return pairs._replace(
+        queries=np.concatenate((pairs.queries, left[more.queries])),
+        responses=np.concatenate((pairs.responses, left[more.responses])),
+        waiting=np.sort(left[more.waiting]),
     )
 
 

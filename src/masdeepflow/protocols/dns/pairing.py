@@ -16,11 +16,16 @@ _MIXERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB],
 
 
 class Pairs(NamedTuple):
-    """queries, responses: intp (m,), what belongs together. waiting: intp (k,), queries left, in order."""
+    """queries, responses: intp (m,), what belongs together. waiting: intp (k,), queries left, in order.
+
+    earlier, later: intp (j,), queries and those of the same key that come next, with no response between.
+    """
 
     queries: NDArray[np.intp]
     responses: NDArray[np.intp]
     waiting: NDArray[np.intp]
+    earlier: NDArray[np.intp]
+    later: NDArray[np.intp]
 
 
 def mixed(*columns: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -40,10 +45,15 @@ def pair(keys: NDArray[np.uint64], stamps: NDArray[np.int64], queries: NDArray[n
     """
     left = np.lexsort((~queries, stamps, keys))
     asked, answered = [], []
+    earlier = later = left[:0]
     # Each round pairs neighbours; only retries that are all answered take more than one.
-    for _ in range(_ROUNDS):
+    for number in range(_ROUNDS):
         same, query = keys[left], queries[left]
-        found = np.flatnonzero((same[1:] == same[:-1]) & query[:-1] & ~query[1:])
+        follows = (same[1:] == same[:-1]) & query[:-1]
+        found = np.flatnonzero(follows & ~query[1:])
+        if not number:
+            again = np.flatnonzero(follows & query[1:])
+            earlier, later = left[again], left[again + 1]
         if not len(found):
             break
         asked.append(left[found])
@@ -53,5 +63,9 @@ def pair(keys: NDArray[np.uint64], stamps: NDArray[np.int64], queries: NDArray[n
         left = left[rest]
     none = [np.zeros(0, np.intp)]
     return Pairs(
-        np.concatenate(asked or none), np.concatenate(answered or none), np.sort(left[queries[left]])
+        np.concatenate(asked or none),
+        np.concatenate(answered or none),
+        np.sort(left[queries[left]]),
+        earlier,
+        later,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from masdeepflow.protocols.dns.words import (
 )
 from masdeepflow.recall import renumber
 from masdeepflow.table import ABSENT, Encoded, Parsed
-from masdeepflow.unanswered import TIMEOUT
+from masdeepflow.unanswered import RETRIED, TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +40,16 @@ class Transactions(NamedTuple):
     """m queries with their responses, if any.
 
     rows: intp, the slot of the response, or that of the query while it waits. asked, answered: messages (m,),
-    of dtype `MESSAGE`; of `no_responses` without one. names: of the queries' places.
+    of dtype `MESSAGE`; of `no_responses` without one. names: of the queries' places. ended_ns: int64, when a
+    query without a response was asked again, 0 where its connection's close ended it, else `ABSENT`; None if
+    it is that everywhere.
     """
 
     rows: NDArray[np.intp]
     asked: np.ndarray
     answered: np.ndarray
     names: Names
+    ended_ns: NDArray[np.int64] | None
 
 
 def no_responses(count: int) -> np.ndarray:
@@ -73,7 +77,7 @@ def to_parsed(slots: np.ndarray, found: Transactions) -> Parsed:
     }
     code = answered["code"].copy()
     text, name = _asked(asked, found.names)
-    return Parsed(
+    parsed = Parsed(
         found.rows[order],
         text,
         _response_text(answered),
@@ -82,6 +86,20 @@ def to_parsed(slots: np.ndarray, found: Transactions) -> Parsed:
         _attributes(name, asked["kind"], code, answered["answers"], Encoded.absent(len(order))),
         {name: column.copy() for name, column in base.items()},
         still_open=~answered["valid"],
+    )
+    return parsed if found.ended_ns is None else _with_ended(parsed, found.ended_ns[order], asked["last_ns"])
+
+
+def _with_ended(parsed: Parsed, ended_ns: NDArray[np.int64], last_ns: NDArray[np.int64]) -> Parsed:
+    """Mark the transactions that are over without a response. last_ns: int64 (m,), of the queries' bytes."""
+    retried, over = ended_ns > 0, ended_ns != ABSENT
+    reasons = Encoded(np.where(retried, 0, ABSENT).astype(np.int32), [RETRIED])
+    return replace(
+        parsed,
+        error=parsed.error | over,
+        still_open=parsed.still_open & ~over,
+        attributes=parsed.attributes | {"error.type": reasons},
+        base=parsed.base | {"request_last_ns": np.where(retried, ended_ns, last_ns)},
     )
 
 

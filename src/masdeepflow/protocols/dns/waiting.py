@@ -41,6 +41,14 @@ class Queries:
     def __len__(self) -> int:
         return len(self.messages)
 
+    def ends(self, places: NDArray[np.intp], slots: np.ndarray, messages: np.ndarray) -> np.ndarray:
+        """Return the slots (m,) of queries at `places` (m,) of messages (n,), of which these come first."""
+        old = places < len(self)
+        found: np.ndarray = slots[np.where(old, 0, messages["row"][places])]
+        if self._slots is not None:
+            found[old] = self._slots[places[old]]
+        return found
+
     def keep(self, left: NDArray[np.intp], slots: np.ndarray, batch: Batch, fresh: NDArray[np.intp]) -> None:
         """Keep of the old ones those `left` (m,), and of the messages (n,) of a batch the `fresh` (k,)."""
         if not len(fresh) and len(left) == len(self):
