@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LARGE = 3 << 20
+_LONG_S = 5.0
+"""A slow machine takes half a second to make up what is sent, and other behaviours run meanwhile."""
 
 
 @behaviour("byte order")
@@ -53,13 +55,16 @@ def _server_speaks_first(client: socket.socket, server: socket.socket) -> object
 
 @behaviour("both directions at once")
 def _both_directions_at_once(client: socket.socket, server: socket.socket) -> object:
-    def send(sock: socket.socket, seed: int) -> None:
-        sock.sendall(pattern(seed, _LARGE))
+    def send(sock: socket.socket, data: bytes) -> None:
+        sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
 
+    for sock in client, server:
+        sock.settimeout(_LONG_S)
+    forth, back = pattern(1, _LARGE), pattern(2, _LARGE)
     with (
-        beside(lambda: send(client, 1)),
-        beside(lambda: send(server, 2)),
+        beside(lambda: send(client, forth)),
+        beside(lambda: send(server, back)),
         beside(lambda: to_end(client)) as seen,
     ):
         at_server = to_end(server)
