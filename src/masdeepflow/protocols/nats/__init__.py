@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masdeepflow.columns import Memo, cut_out, prefix
+from masdeepflow.columns import Memo, prefix
 from masdeepflow.keys import mask_variable
 from masdeepflow.pipelined import BATCH_MOST
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
@@ -153,7 +153,7 @@ class Nats:
         for memo, chosen in ((self._commands, ~cut), (self._cut_commands, cut)):
             rows = np.flatnonzero(chosen)
             if len(rows):
-                texts = cut_out(slots["request"], asked.row[rows], asked.start[rows], size[rows])
+                texts = asked.cut(rows, asked.start[rows], size[rows])
                 subject = np.where(asked.subject > 0, asked.subject - asked.start, size)[rows]
                 mask_variable(texts, subject, size[rows])
                 found, values_of = memo.encode(texts, size[rows])
@@ -174,7 +174,7 @@ class Nats:
         rows = np.flatnonzero(told.verb == ERR)
         if len(rows):
             size = told.line_end[rows] - told.start[rows]
-            texts = cut_out(slots["response"], told.row[rows], told.start[rows], size)
+            texts = told.cut(rows, told.start[rows], size)
             refusals, values_of = self._errors.encode(texts, size)
             codes[rows] = refusals + len(values)
             values += values_of

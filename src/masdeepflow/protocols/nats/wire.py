@@ -90,6 +90,7 @@ class Seen(NamedTuple):
     0 without one. word_end: where it ends, or the verb where there is none. line_end: behind the line.
     key: uint64 (m,), what ties a reply to its request, 0 for none. ended: int64 (n,), end of the last message
     whose end is known. good: bool (n,), nothing that is no message was seen.
+    bytes, width: the rows, one behind the other.
     """
 
     row: NDArray[np.intp]
@@ -102,6 +103,17 @@ class Seen(NamedTuple):
     key: NDArray[np.uint64]
     ended: NDArray[np.int64]
     good: NDArray[np.bool_]
+    bytes: NDArray[np.uint8]
+    width: int
+
+    def cut(
+        self, chosen: NDArray[np.intp], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Return `lengths` (m,) bytes from `starts` (m,) on in the rows of messages `chosen` (m,).
+
+        (m, v), v a multiple of 8; bytes behind the length are stale.
+        """
+        return _cut(self.bytes, self.row[chosen] * self.width + starts, lengths)
 
 
 class _Walk:
@@ -115,18 +127,16 @@ class _Walk:
         start: int = 0,
     ) -> None:
         count, width = len(payload), min(int(lengths.max(initial=0)), payload.shape[1])
-        self._side, self._payload, self._width = side, payload, width + 1
+        self._side, self._width = side, width + 1
         lengths = np.minimum(lengths, width).astype(np.int64)
         rows = np.arange(count)
-        self._flat = np.zeros(count * self._width + _VERB_MOST, np.uint8)
+        self._flat = np.zeros((count + 1) * self._width + _VERB_MOST, np.uint8)
         body = self._flat[: count * self._width].reshape(count, self._width)
         body[:, start:width] = payload[:, start:width]
         # What is stale is behind the end of a line; what is before `start` is space.
         self._flat[rows * self._width + lengths] = _LF
-        space, end = self._flat <= _SPACE, len(self._flat)
-        self._feeds = np.flatnonzero(self._flat == _LF)
-        edges = np.flatnonzero(space[1:] != space[:-1]) + 1
-        edges = edges if not end or space[0] else np.append(0, edges)
+        self._feeds, edges = _edges(self._flat)
+        end = len(self._flat)
         # Words begin and end in turn; behind the last come as many that are beyond everything.
         self._begins = np.append(edges[::2], [end] * 8)
         self._ends = np.append(edges[1::2], [end] * 8)
@@ -142,18 +152,9 @@ class _Walk:
         found = np.concatenate([np.zeros((8, 0), np.int64), *self._found], axis=1)
         found = found[:, np.argsort(found[0], kind="stable")]
         row, verb, start, end, subject, word_end, line_end, tie = found
-        return Seen(
-            row,
-            verb,
-            start,
-            end,
-            subject,
-            word_end,
-            line_end,
-            self._keys(row, tie),
-            self.ended,
-            self.good,
-        )
+        keys = self._keys(row, tie)
+        sides = (self.ended, self.good, self._flat, self._width)
+        return Seen(row, verb, start, end, subject, word_end, line_end, keys, *sides)
 
     def _keys(self, row: NDArray[np.int64], tie: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return hashes (m,) of words from `tie // 1024` on, `tie % 1024` long; below that it is the key."""
@@ -161,7 +162,8 @@ class _Walk:
         rows = np.flatnonzero(tie >= _TIE)
         if len(rows):
             at, lengths = tie[rows] // _TIE - 1, tie[rows] % _TIE
-            keys[rows] = row_hash(cut_out(self._payload, row[rows], at, lengths), lengths) | np.uint64(4)
+            texts = _cut(self._flat, row[rows] * self._width + at, lengths)
+            keys[rows] = row_hash(texts, lengths) | np.uint64(4)
         return keys
 
     def _step(self) -> None:
@@ -251,7 +253,26 @@ class _Walk:
         return np.where(fine, number, 0), fine
 
 
+_BLOCK = 1 << 17  # larger temporary arrays are given back to the system, and faulted in again
 _TIE = 1 << 13  # more than a payload prefix holds
+
+
+def _edges(flat: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return where line feeds are, and where words begin and end in turn, with small temporary arrays."""
+    feeds, edges = [], [np.zeros(int(flat[0] > _SPACE), np.intp)]
+    for first in range(0, len(flat), _BLOCK):
+        block = flat[first : first + _BLOCK + 1]
+        space = block <= _SPACE
+        feeds.append(np.flatnonzero(block[:_BLOCK] == _LF) + first)
+        edges.append(np.flatnonzero(space[1:] != space[:-1]) + first + 1)
+    return np.concatenate(feeds), np.concatenate(edges)
+
+
+def _cut(flat: NDArray[np.uint8], at: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
+    width = (int(lengths.max(initial=0)) + 7) // 8 * 8
+    windows = np.lib.stride_tricks.as_strided(flat, (len(flat) - width, width), (1, 1), writeable=False)
+    texts: NDArray[np.uint8] = windows[at]
+    return texts
 
 
 def _tie(begin: NDArray[np.int64], stop: NDArray[np.int64], width: int) -> NDArray[np.int64]:
