@@ -1,4 +1,4 @@
-"""What the agent costs by being there: `memory`, `start` and `idle`.
+"""What the agent costs by being there: `memory`, `start` and `idle`, which has modest loads too.
 
 The ring counts as resident, although its pages belong to the kernel: they are mapped into the agent.
 """
@@ -14,16 +14,20 @@ from bench.agent import agent
 from bench.load import wrk
 from bench.report import Goal, Outcome, Row, row_of
 from bench.servers import nginx
+from bench.tools import fill, pgbench
+from tests.support import servers
 
 if TYPE_CHECKING:
     from bench.agent import Agent
     from bench.plan import Plan
+    from tests.support.servers import PostgreSql
 
 __all__ = ["measure_idle", "measure_memory", "measure_start"]
 
 _RESIDENT = Goal(64)
 _START = Goal(1.5)
 _KIB_A_MIB = 1024
+_RATES, _CLIENTS = (100, 1000, 10_000), 8
 
 
 def measure_memory(plan: Plan) -> Outcome:
@@ -80,4 +84,23 @@ def measure_idle(plan: Plan) -> Outcome:
         share = (running.cpu_ns() - before) / (time.monotonic_ns() - start)
         seen = running.stop().seen
     remark = f"{seen:,} records came meanwhile"
-    return Outcome([Row("idle", "CPU of the idle agent", 100 * share, "% of a core", remark=remark)])
+    rows = [Row("idle", "CPU of the idle agent", 100 * share, "% of a core", remark=remark)]
+    with servers.postgresql() as server:
+        fill(server)
+        rows += [
+            _modest(server, rate, log, plan.seconds) for log in ("off", "text", "json") for rate in _RATES
+        ]
+    return Outcome(rows)
+
+
+def _modest(server: PostgreSql, rate: int, log: str, seconds: int) -> Row:
+    """Measure the agent's CPU time under a load that keeps a pace, as most services do all day."""
+    with agent("--log", log) as running:
+        time.sleep(1)
+        before, start = running.cpu_ns(), time.monotonic_ns()
+        pgbench(server, None, _CLIENTS, ["--select-only", f"--rate={rate}", f"--time={seconds}"])
+        share = (running.cpu_ns() - before) / (time.monotonic_ns() - start)
+        found = running.stop()
+    what = f"CPU at {rate:,} requests/s, both ends, `--log {log}`"
+    remark = f"{found.seen:,} records, {found.lost:,} lost"
+    return Row("idle", what, 100 * share, "% of a core", remark=remark)
