@@ -158,11 +158,11 @@ static __always_inline __u64 departed_ns(const struct connection *c, struct sock
  * the socket had bytes to send since the other side's last bytes were read. In jiffies: what takes less is not worth the
  * while.
  */
-static __always_inline void long_send(struct connection *c, struct sock *sk, __u64 now)
+static __always_inline void long_send(struct connection *c, struct sock *sk, __u64 now, __u64 answered)
 {
 	bool request = is_request(c, true);
 	__u64 *first = request ? &c->slot.request_first_ns : &c->slot.response_first_ns;
-	__u64 earliest = request ? c->opened_ns : c->slot.request_last_ns;
+	__u64 earliest = !request ? c->slot.request_last_ns : answered ? answered + 1 : c->opened_ns;
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
 	if (!tp || !earliest || *first)
 		return;
@@ -207,9 +207,10 @@ static __always_inline int tcp_io(struct sock *sk, bool send, int length, bool d
 	} else if (!accelerated) {
 		now = departed_ns(c, sk, now);
 	}
+	__u64 answered = c->slot.response_last_ns; /* of the turn before, if a new one begins */
 	turn_next(c, send);
 	if (send && length >= LONG_SEND && !accelerated)
-		long_send(c, sk, now);
+		long_send(c, sk, now, answered);
 	if (accelerated)
 		c->slot.flags |= FLAG_ACCELERATED;
 	set_process(c, pid, task);
