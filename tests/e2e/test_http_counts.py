@@ -178,7 +178,7 @@ def test_counts_survive_a_ring_that_is_far_too_small(nginx: Nginx, start_agent: 
     before = nginx.requests()
     run("wrk", "-t1", "-c16", "-d2s", nginx.url)
     counted = nginx.requests() - before - 1
-    summary = json_log.summary(shown.settle().stop().lines)
+    summary = json_log.summary(shown.settle(marks=5).stop().lines)
     assert summary["lost"]["ring_full"] > 0
     assert _requests(summary, "nginx", "server") == counted
     assert json_log.summary(hidden.stop().lines)["services"] == []

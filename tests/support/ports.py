@@ -32,10 +32,13 @@ def _is_free(family: socket.AddressFamily, port: int) -> bool:
     return True
 
 
-def refuse(port: int) -> None:
-    """Make a connection to a port where nothing listens."""
+def refuse(port: int) -> int:
+    """Make a connection to a port where nothing listens; return its own port."""
     with socket.socket() as client:
+        client.bind((LOOPBACK, 0))
+        own: int = client.getsockname()[1]
         assert client.connect_ex((LOOPBACK, port)), f"something listens on {port}"
+    return own
 
 
 def wait_listening(port: int, host: str = LOOPBACK) -> None:

@@ -29,7 +29,7 @@ MASDEEPFLOW = str(Path(sys.executable).with_name("masdeepflow"))
 TRAFFIC_GEN = str(Path(sys.executable).with_name("traffic_gen"))
 WAIT_S = 20.0
 _ROLES = ("client", "server")
-_PAUSE_S = 0.01
+_PAUSE_S, _APART_S = 0.01, 0.05
 _RING_MIB = 64
 """Room for what others do on the same host: what a test counts must not be lost to that."""
 
@@ -190,7 +190,6 @@ class Agent(Program):
         **more: Any,  # noqa: ANN401  # handed on to Program
     ) -> None:
         self._marker = free_port()
-        self._settled = 0
         shown = [] if ports is None else [*ports, self._marker]
         include = [word for port in shown for word in ("--include", f"port={port}")]
         listen = [] if "--listen" in args else ["--listen", "off"]
@@ -220,12 +219,23 @@ class Agent(Program):
         """Options that show what `settle` does, for a replay that is to equal this run."""
         return ["--include", f"port={self._marker}"]
 
-    def settle(self) -> Self:
-        """Wait until all that has happened up to now is in the log."""
-        refuse(self._marker)
-        self._settled += 1
-        marks = (f"127.0.0.1:{self._marker},", f'"server.port":{self._marker},')
-        self.wait_for(lambda lines: sum(any(m in line for m in marks) for line in lines) >= self._settled)
+    def settle(self, marks: int = 1) -> Self:
+        """Wait until all that has happened up to now is in the log.
+
+        marks: how many are made, a while apart, of which one will do: where the ring is full one may be lost.
+        """
+        text, server = f" -> 127.0.0.1:{self._marker},", f'"server.port":{self._marker},'
+        clients = []
+        for _ in range(marks):
+            clients.append(refuse(self._marker))
+            time.sleep(_APART_S if marks > 1 else 0)
+        json_clients = [f'"client.port":{client},' for client in clients]
+        text_ends = [f"127.0.0.1:{client}{text}" for client in clients]
+
+        def is_mark(line: str) -> bool:
+            return any(end in line for end in (json_clients if server in line else text_ends))
+
+        self.wait_for(lambda lines: any(map(is_mark, lines)))
         return self
 
     def wait_counted(self, found: Callable[[dict[str, Any]], bool], expected: int) -> list[dict[str, Any]]:
