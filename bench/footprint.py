@@ -102,5 +102,5 @@ def _modest(server: PostgreSql, rate: int, log: str, seconds: int) -> Row:
         share = (running.cpu_ns() - before) / (time.monotonic_ns() - start)
         found = running.stop()
     what = f"CPU at {rate:,} requests/s, both ends, `--log {log}`"
-    remark = f"{found.seen:,} records, {found.lost:,} lost"
+    remark = f"{found.seen:,} records, {sum(found.lost.values()):,} lost"
     return Row("idle", what, 100 * share, "% of a core", remark=remark)
