@@ -43,24 +43,33 @@ class Pace:
     def wait(self, stopped: Callable[[], bool]) -> None:
         """Return when it is time for the next poll, or soon after `stopped` says so."""
         end_s = time.monotonic() + self._patience_s
-        nap_s = max(_LEAST_S, self.nap_s(end_s))
+        before = self._rate
+        begins = self._look()
+        # During the poll the ring may have been full: then nothing was written, however much came.
+        self._rate = max(self._rate, before)
+        nap_s = max(_LEAST_S, self._nap_s(end_s, begins=begins))
         while nap_s > 0 and not stopped():
             time.sleep(nap_s)
-            nap_s = self.nap_s(end_s)
+            nap_s = self._nap_s(end_s, begins=self._look())
 
-    def nap_s(self, end_s: float) -> float:
+    def _look(self) -> bool:
+        """Measure how fast the ring fills; return whether that is much faster than before."""
+        now_s, before = time.monotonic(), self._rate
+        if now_s - self._looked_s < _LEAST_S:  # in so short a time it is not known
+            return False
+        written = self._ring.written()
+        self._rate = (written - self._written) / (now_s - self._looked_s)
+        self._looked_s, self._written = now_s, written
+        return self._rate > _BEGINS * before
+
+    def _nap_s(self, end_s: float, *, begins: bool) -> float:
         """Return for how many seconds nothing needs to be looked at; 0 or less when it is time for a poll.
 
         end_s: when the patience ends, by the monotonic clock.
         """
-        now_s, before = time.monotonic(), self._rate
-        if now_s - self._looked_s >= _LEAST_S:  # in less it is not known
-            written = self._ring.written()
-            self._rate = (written - self._written) / (now_s - self._looked_s)
-            self._looked_s, self._written = now_s, written
-        left_s = end_s - now_s
+        left_s = end_s - time.monotonic()
         if self._rate < _BUSY_RATE:
             return min(left_s, _LOOK_S)
         # How fast it fills is not known yet when a load begins: that may have been just now.
-        most_s = _BEGIN_S if self._rate > _BEGINS * before else _LOOK_S
+        most_s = _BEGIN_S if begins else _LOOK_S
         return min(left_s, most_s, (self._ring.capacity / 3 - self._ring.pending()) / self._rate)

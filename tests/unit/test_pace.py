@@ -17,13 +17,14 @@ PATIENCE_S = 0.1
 
 
 class Simulated:
-    """A clock that only sleeping moves, and a ring that a load fills meanwhile."""
+    """A clock that only waiting moves, and a ring that a load fills meanwhile; what finds it full is lost."""
 
     def __init__(self, filled: Callable[[float], float]) -> None:
         self.capacity = CAPACITY
         self.now_s = 1000.0
         self.naps: list[float] = []
-        self.taken = 0
+        self.lost = 0
+        self._taken = self._arrived = 0
         self._filled = filled
 
     def monotonic(self) -> float:
@@ -33,20 +34,27 @@ class Simulated:
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
         self.naps.append(seconds)
+        self.work(seconds)
+
+    def work(self, seconds: float) -> None:
+        """Let time pass with no nap."""
         self.now_s += seconds
+        self._arrived = int(self._filled(self.now_s - 1000.0))
+        self.lost += max(0, self.pending() - self.capacity)
 
     def written(self) -> int:
         """Return how many slots were written."""
-        return int(self._filled(self.now_s - 1000.0))
+        return self._arrived - self.lost
 
     def pending(self) -> int:
         """Return how many of them were not taken."""
-        return self.written() - self.taken
+        return self.written() - self._taken
 
-    def take(self) -> int:
-        """Empty the ring, in no time; return how many slots were in it."""
+    def take(self, seconds: float = 0) -> int:
+        """Read the ring for so long, and give back what was in it at first; return how many that was."""
         taken = self.pending()
-        self.taken += taken
+        self.work(seconds)
+        self._taken += taken
         return taken
 
 
@@ -116,9 +124,25 @@ def test_a_ring_that_fills_faster_than_it_is_read_is_read_at_once(
     """Whoever was at work for long finds more than a third of it full: a usual pause would lose turns."""
     ring = simulate(lambda at: 100_000 * at)
     paced = Pace(ring, PATIENCE_S)
-    ring.now_s += CAPACITY / 2 / 100_000
+    ring.work(CAPACITY / 2 / 100_000)
     paced.wait(going)
     assert ring.naps == [pace._LEAST_S]
+
+
+def test_a_ring_that_was_full_is_read_in_time_again(
+    simulate: Callable[[Callable[[float], float]], Simulated],
+) -> None:
+    """While it is full nothing is written to it, which does not mean that nothing comes."""
+    ring = simulate(lambda at: 300_000 * at)
+    ring.capacity = 2048
+    paced = Pace(ring, PATIENCE_S)
+    ring.work(0.1)
+    found = []
+    for _ in range(50):
+        found.append(ring.take(0.0013))
+        paced.wait(going)
+    assert max(found) == ring.capacity
+    assert max(found[10:]) < ring.capacity
 
 
 def test_who_is_told_to_stop_does_not_wait_for_long(
