@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache, partial
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     _Some = Callable[[NDArray[np.integer]], list[str | None]]
 
 __all__ = ["ABSENT", "Attribute", "Encoded", "Events", "Output", "Parsed", "Table"]
+
+T = TypeVar("T")
 
 ABSENT = -1
 """Code of an absent value in an `Encoded` column, and absent value of every integer column."""
@@ -108,7 +110,7 @@ class Encoded:
         def few(rows: NDArray[np.integer]) -> list[str | None]:
             return [text if text is None else change(text) for text in some(rows)] if some else []
 
-        return Encoded._unmade(self._index, make, few if some else None, cache(changed), self._codes)
+        return Encoded._unmade(self._index, make, few if some else None, _Once(changed), self._codes)
 
     def check(self, size: int) -> None:
         """Raise ValueError, with a reason, if this is no column of `size` rows."""
@@ -144,16 +146,16 @@ class Encoded:
         return cls(np.fromiter(map(places.__getitem__, items), np.int32, len(items)), values)
 
 
-class _Once:
+class _Once(Generic[T]):
     """What `make` returns, made when it is needed first. `functools.cache` takes ten times as long."""
 
     __slots__ = ("_made", "_make")
 
-    def __init__(self, make: _Make) -> None:
+    def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._made: tuple[NDArray[np.int32], list[str]] | None = None
+        self._made: T | None = None
 
-    def __call__(self) -> tuple[NDArray[np.int32], list[str]]:
+    def __call__(self) -> T:
         if self._made is None:
             self._made = self._make()
         return self._made

@@ -27,6 +27,15 @@ def make_slots(*turns: dict[str, object]) -> np.ndarray:
     return slots
 
 
+def random_turns(count: int) -> np.ndarray:
+    """Return turns (count,) of random bytes, the same each time."""
+    generator = np.random.default_rng(1)
+    slots = make_slots(*[turn(b"x" * 200, b"y" * 100)] * count)
+    for side in ("request", "response"):
+        slots[side] = generator.integers(0, 256, slots[side].shape, np.uint8)
+    return slots
+
+
 def _fill(slot: np.void, number: int, fields: dict[str, Any]) -> None:
     request, response = bytes(fields.pop("request")), bytes(fields.pop("response"))
     start = START + 10 * MILLISECOND * number

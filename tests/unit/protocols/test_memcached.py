@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from masdeepflow.protocols.memcached import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from tests.fuzz.fuzz_memcached import FRAGMENTS, check, check_again, packet
 from tests.support.named_rows import Row, named_rows, shown_as
-from tests.support.slots import MILLISECOND, START, make_slots, turn
+from tests.support.slots import MILLISECOND, START, make_slots, random_turns, turn
 
 GET, HIT, MISS = b"get user:1\r\n", b"VALUE user:1 0 5\r\nhello\r\nEND\r\n", b"END\r\n"
 
@@ -215,8 +214,4 @@ def test_holds_its_ground(data: bytes) -> None:
 
 def test_random_bytes_are_not_taken_for_memcached() -> None:
     """Of 20,000 random turns, none."""
-    generator = np.random.default_rng(1)
-    slots = make_slots(*[turn(b"x" * 200, b"y" * 100)] * 20_000)
-    slots["request"] = generator.integers(0, 256, slots["request"].shape, np.uint8)
-    slots["response"] = generator.integers(0, 256, slots["response"].shape, np.uint8)
-    assert not PROTOCOL().recognise(slots).any()
+    assert not PROTOCOL().recognise(random_turns(20_000)).any()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from masdeepflow.protocols.nats import PROTOCOL
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from tests.fuzz.fuzz_nats import FRAGMENTS, check, check_again
 from tests.support.named_rows import Row, named_rows, shown_as
-from tests.support.slots import MILLISECOND, START, make_slots, turn
+from tests.support.slots import MILLISECOND, START, make_slots, random_turns, turn
 
 INBOX = b"_INBOX.PgfPh2PB8mEiS44JYfm6z4."
 CONNECT, PING, PONG = b'CONNECT {"verbose":false,"pass":"private"}\r\n', b"PING\r\n", b"PONG\r\n"
@@ -296,8 +295,4 @@ def test_holds_its_ground(data: bytes) -> None:
 
 def test_random_bytes_are_not_taken_for_nats() -> None:
     """Of 20,000 random turns, none."""
-    generator = np.random.default_rng(1)
-    slots = make_slots(*[turn(b"x" * 200, b"y" * 100)] * 20_000)
-    slots["request"] = generator.integers(0, 256, slots["request"].shape, np.uint8)
-    slots["response"] = generator.integers(0, 256, slots["response"].shape, np.uint8)
-    assert not PROTOCOL().recognise(slots).any()
+    assert not PROTOCOL().recognise(random_turns(20_000)).any()

@@ -14,7 +14,7 @@ from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from masdeepflow.table import Encoded
 from tests.fuzz.fuzz_redis import FRAGMENTS, check, check_again, command
 from tests.support.named_rows import Row, named_rows, shown_as
-from tests.support.slots import make_slots, turn
+from tests.support.slots import make_slots, random_turns, turn
 
 OK, NIL = b"+OK\r\n", b"$-1\r\n"
 
@@ -414,8 +414,4 @@ def test_holds_its_ground(data: bytes) -> None:
 
 def test_random_bytes_are_not_taken_for_redis() -> None:
     """Of 20,000 random turns, none."""
-    generator = np.random.default_rng(1)
-    slots = make_slots(*[turn(b"x" * 200, b"y" * 100)] * 20_000)
-    slots["request"] = generator.integers(0, 256, slots["request"].shape, np.uint8)
-    slots["response"] = generator.integers(0, 256, slots["response"].shape, np.uint8)
-    assert not PROTOCOL().recognise(slots).any()
+    assert not PROTOCOL().recognise(random_turns(20_000)).any()
