@@ -15,7 +15,7 @@ from masdeepflow.recording import End, Frame, LostTurns, Moved
 from masdeepflow.schema import Role
 from masdeepflow.sinks.metrics import Resource, Service
 from masdeepflow.summary import Summary
-from masdeepflow.table import Events, Output
+from masdeepflow.table import Events, Output, never_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,8 +41,10 @@ _NO_SLOTS = np.zeros(0, np.uint8)
 _NO_EVENTS = Events.none()
 
 
-def _tick(watermark_ns: int, records: int, offset_ns: int) -> Output:
-    return Output([], _NO_EVENTS, watermark_ns, records, offset_ns=offset_ns)
+def _tick(
+    watermark_ns: int, records: int, offset_ns: int, behind: Callable[[], bool] = never_behind
+) -> Output:
+    return Output([], _NO_EVENTS, watermark_ns, records, behind, offset_ns)
 
 
 class Ledger:
@@ -246,7 +248,7 @@ class Agent:
         settled = now - (_IDLE_NS + _SLACK_NS if swept else _SLACK_NS)
         self._settled_ns = max(self._settled_ns, settled)
         offset = self._clock.offset_ns()
-        self._write(_tick(self._settled_ns + offset, self._pipeline.records, offset))
+        self._write(_tick(self._settled_ns + offset, self._pipeline.records, offset, self._is_behind))
         if now - self._updated_ns > _SECOND_NS:
             self._updated_ns = now
             self.ledger.update(self._probes)
@@ -277,7 +279,6 @@ class Agent:
         count = len(slots)
         if not count:
             return 0
-        behind = ring.pending() > ring.capacity // 2
         offset = self._clock.offset_ns()
         watermark = self._settled_ns + offset
         tables, events = self._pipeline.process(slots, offset)
@@ -289,8 +290,13 @@ class Agent:
         self._tell_kernel()
         del slots
         ring.release(count)
-        self._write(Output(tables, events, watermark, self._pipeline.records, behind, offset))
+        self._write(Output(tables, events, watermark, self._pipeline.records, self._is_behind, offset))
         return count
+
+    def _is_behind(self) -> bool:
+        """Tell whether the ring is more than half full: what has been read is given back by now."""
+        ring = self._probes.ring
+        return ring.pending() > ring.capacity // 2
 
     def _tell_kernel(self) -> None:
         ports, cookies = self._pipeline.datagrams.take()
@@ -308,7 +314,11 @@ class Agent:
         self.ledger.look(self._probes)
         self._drain()
         self.ledger.update(self._probes, final=final)
-        return _summary(self._pipeline, self.ledger.lost(), self._metrics)
+        return _summary(self._pipeline, self.lost(), self._metrics)
+
+    def lost(self) -> dict[str, int]:
+        """Return reason -> count: records that did not fit, and lines left out for others to fit."""
+        return {**self.ledger.lost(), "log_behind": sum(sink.left_out for sink in self._sinks)}
 
     def close(self) -> Summary:
         """Flush and close the sinks and the recording; return the summary."""

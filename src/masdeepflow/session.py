@@ -239,7 +239,7 @@ def run_live(
                 undo.callback(recorder.abandon)
                 agent.record(recorder)
             told = _Told(
-                lambda: {**agent.ledger.lost(), "log": log_lost()},
+                lambda: {**agent.lost(), "log": log_lost()},
                 pipeline.registry.failures,
                 pipeline.registry.evictions,
                 lookups.problems,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     _Make = Callable[[], tuple[NDArray[np.int32], list[str]]]
     _Some = Callable[[NDArray[np.integer]], list[str | None]]
 
-__all__ = ["ABSENT", "Attribute", "Encoded", "Events", "Output", "Parsed", "Table"]
+__all__ = ["ABSENT", "Attribute", "Encoded", "Events", "Output", "Parsed", "Table", "never_behind"]
 
 T = TypeVar("T")
 
@@ -351,14 +351,19 @@ class Events:
         return cls(kind, none, none, error, none, none, none, none, error, [])
 
 
+def never_behind() -> bool:
+    """Return False: where nothing is lost, however long sinks take."""
+    return False
+
+
 @dataclass(slots=True)
 class Output:
     """One batch as sinks get it.
 
     tables: transactions, one table a protocol, never empty ones.
     watermark_ns: Unix time; no later batch holds a row whose line belongs before it.
-    records: slots read so far. behind: True while the ring fills faster than it is read: sinks should save
-        effort.
+    records: slots read so far. behind: tells whether the ring fills faster than it is read, now: then sinks
+        should save effort, or turns will be lost. To be asked again and again.
     offset_ns: Unix time minus the clock of the stamps, in all times of the batch and in the watermark. It
         changes a little all the time, and much when somebody sets the wall clock.
     """
@@ -367,5 +372,5 @@ class Output:
     events: Events
     watermark_ns: int
     records: int
-    behind: bool = False
+    behind: Callable[[], bool] = never_behind
     offset_ns: int = 0

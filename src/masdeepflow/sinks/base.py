@@ -16,6 +16,8 @@ class Sink(typing.Protocol):
 
     patience_s: float
     """How long a batch may be waited for. Fewer batches cost less: each has a millisecond of its own."""
+    left_out: int
+    """Lines that were not made, to save effort while the ring filled faster than it was read."""
 
     def write(self, output: Output) -> None:
         """Take one batch; also called with empty tables as time passes, so that held lines come out."""

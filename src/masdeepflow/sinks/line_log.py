@@ -1,4 +1,4 @@
-"""What the line logs share: lines in order of time to a writer, none formatted while the writer is full."""
+"""What the line logs share: lines in order of time to a writer, none formatted that would cost records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from masdeepflow.sinks.reorder import Reorder
+from masdeepflow.table import never_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -32,18 +33,20 @@ class LineLog(ABC):
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
         self._held = Reorder()
+        self.left_out = 0
         self._offset_ns = self._steps_ns = 0
 
     def write(self, output: Output) -> None:
-        """Hold the batch; write what is due, or only count it while the writer is full."""
+        """Hold the batch; write what is due, or only count it: the writer is full, or the agent behind."""
         self._follow_clock(output.offset_ns)
         self._hold(output)
         watermark = output.watermark_ns - self._steps_ns
-        self._emit(self._held.due(max(_FIRST, min(watermark, _LAST))))  # recordings may hold anything
+        # Recordings may hold anything.
+        self._emit(self._held.due(max(_FIRST, min(watermark, _LAST))), output.behind)
 
     def close(self, summary: Summary) -> None:
         """Write what is held and whatever ends the log."""
-        self._emit(self._held.rest())
+        self._emit(self._held.rest(), never_behind)
         self._finish(summary)
 
     def _add(self, times: NDArray[np.int64], rows: NDArray[np.intp], render: Render) -> None:
@@ -59,10 +62,13 @@ class LineLog(ABC):
             self._steps_ns += offset_ns - self._offset_ns
         self._offset_ns = offset_ns
 
-    def _emit(self, slices: Iterator[Due]) -> None:
+    def _emit(self, slices: Iterator[Due], behind: Callable[[], bool]) -> None:
         for due in slices:
             if self._writer.full():
                 self._writer.skip(len(due))
+            elif behind():
+                # A line is what can be done without: a lost record is missing everywhere.
+                self.left_out += len(due)
             else:
                 self._writer.offer(due.render())
 

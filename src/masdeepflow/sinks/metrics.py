@@ -156,6 +156,7 @@ class Metrics:
     series_limit, service_limit: distinct series and services; the rest is counted under `OTHER`.
     """
 
+    left_out = 0
     patience_s = 0.1  # nobody sees it; what is looked up in /proc and at container runtimes may be gone later
 
     def __init__(self, series_limit: int = SERIES_LIMIT, service_limit: int = SERVICE_LIMIT) -> None:
