@@ -20,8 +20,9 @@ from masdeepflow.protocols.dns.pairing import Pairs, mixed, pair
 from masdeepflow.protocols.dns.parsed import Transactions, no_responses, timed_out, to_parsed
 from masdeepflow.protocols.dns.reading import FEW, Batch, Reader, turn_messages
 from masdeepflow.protocols.dns.recognition import Recognition
-from masdeepflow.protocols.dns.waiting import OVERDUE_TURN, Queries
-from masdeepflow.schema import Flag, Kind, Role
+from masdeepflow.protocols.dns.unseen import match_unseen
+from masdeepflow.protocols.dns.waiting import OVERDUE_TURN, Queries, is_doubtful
+from masdeepflow.schema import Flag, Kind, Role, Transport
 from masdeepflow.table import ABSENT
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Dns:
     def __init__(self, few: int = FEW) -> None:
         """Start with nothing asked. few: datagrams at a time that are read one by one."""
         self._reader = Reader(few)
-        self._recognition = Recognition(self._reader)
+        self._recognition = Recognition(self._reader, self.datagram_ports)
         self._waiting = Queries(TIMEOUT_NS)
         self._names: deque[tuple[bytes, bool, str | None, int]] = deque(maxlen=_NAMES)
 
@@ -67,13 +68,15 @@ class Dns:
         """Return the transactions of slots that are this protocol's, or of those that were `overdue`."""
         if len(slots) and (slots["turn"] == OVERDUE_TURN).all():
             due = self._reader.datagrams(slots)
-            return timed_out(due.messages, due.names, TIMEOUT_NS)
+            return timed_out(due.messages, due.names, is_doubtful(slots), TIMEOUT_NS)
         in_flight = slots["kind"] == Kind.OPEN
         if not in_flight.any():
             return to_parsed(slots, self._follow(slots, self._reader.read(slots)))
         ended = np.flatnonzero(~in_flight)
         batch = self._reader.read(slots[ended])
         batch.messages["row"] = ended[batch.messages["row"]]
+        unseen = [one._replace(row=int(ended[one.row])) for one in batch.unseen]
+        batch = batch._replace(unseen=unseen)
         transactions = self._follow(slots, batch)
         return to_parsed(slots, _with_open(transactions, slots, np.flatnonzero(in_flight)))
 
@@ -85,6 +88,13 @@ class Dns:
         old["place"] = places + np.arange(count)
         messages = joined(old, batch.messages)
         pairs = _pair(messages)
+        hidden, pairs = match_unseen(slots, batch.unseen, messages, pairs)
+        if batch.streamed:
+            self._leave_datagrams(slots, messages, pairs.waiting, len(batch.streamed))
+            old["doubtful"], batch.messages["doubtful"] = np.split(messages["doubtful"], [count])
+        if len(hidden.rows):
+            hidden.asked["place"][hidden.asked["key"] == 0] = len(names)
+            names = names.joined(as_objects([None]))
         # Not in the order of keys, which are other ones in every run.
         order = np.lexsort((pairs.queries, pairs.responses))
         queries, responses = pairs.queries[order], messages.take(pairs.responses[order])
@@ -97,11 +107,11 @@ class Dns:
         self._waiting.keep(left, slots, batch, fresh[~closed] - count)
         # What was asked before is over before it is asked again, in the same slot.
         return Transactions(
-            np.concatenate((responses["row"], messages["row"].take(retries), rows)),
-            messages.take(np.concatenate((queries, retried, fresh))),
-            joined(responses, no_responses(len(retried) + len(fresh))),
+            np.concatenate((responses["row"], hidden.rows, messages["row"].take(retries), rows)),
+            joined(messages.take(queries), hidden.asked, messages.take(np.concatenate((retried, fresh)))),
+            joined(responses, hidden.answered, no_responses(len(retried) + len(fresh))),
             names,
-            _ended(len(responses), messages["first_ns"].take(retries), closed),
+            _ended(len(responses) + len(hidden.rows), messages["first_ns"].take(retries), closed),
         )
 
     def _retried(
@@ -120,6 +130,31 @@ class Dns:
         same &= (before["remote_address"] == after["remote_address"]).all(axis=1)
         same &= (before["remote_port"] > 0) & (messages["first_ns"][earlier] < messages["first_ns"][later])
         return earlier[same], later[same]
+
+    def _leave_datagrams(
+        self, slots: np.ndarray, messages: np.ndarray, waiting: NDArray[np.intp], streamed: int
+    ) -> None:
+        """Mark of `waiting` (k,) what the last of messages (n,), as many as are `streamed`, ask again.
+
+        One of a client's responses was truncated: it goes on by a stream, and reads no other datagram.
+        """
+        streams = np.arange(len(messages) - streamed, len(messages))
+        streams = streams[slots["transport"][messages["row"][streams]] == Transport.TCP]
+        again = streams[~messages["response"][streams] & (messages["key"][streams] > 0)]
+        if not len(again):
+            return
+        keys = mixed(messages["id"], messages["key"])
+        for place in waiting[np.isin(keys[waiting], keys[again])].tolist():
+            (before,) = self._waiting.ends(np.array([place]), slots, messages)
+            if before["transport"] != Transport.UDP or before["role"] != Role.CLIENT:
+                continue
+            later = again[
+                (keys[again] == keys[place]) & (messages["first_ns"][again] > messages["first_ns"][place])
+            ]
+            after = slots[messages["row"][later]]
+            same = (after["pid"] == before["pid"]) & (after["remote_port"] == before["remote_port"])
+            same &= (after["remote_address"] == before["remote_address"]).all(axis=1)
+            messages["doubtful"][place] |= same.any()
 
     def _learn(self, batch: Batch, responses: np.ndarray) -> None:
         """Note the addresses in responses (m,) of a batch, the latest of each."""

@@ -16,6 +16,7 @@ from masdeepflow.protocols.dns.message import (
     AAAA,
     ADDRESSES,
     ALLOWED_ADDITIONAL,
+    ANYWHERE,
     CLASSES,
     CNAME,
     CUT,
@@ -23,6 +24,8 @@ from masdeepflow.protocols.dns.message import (
     IXFR,
     LAST_CODE,
     NAME_BYTES,
+    NOWHERE,
+    ON_ITS_PORT,
     OPT,
     POINTER,
     QUESTION_BYTES,
@@ -32,7 +35,9 @@ from masdeepflow.protocols.dns.message import (
     RESERVED_BIT,
     RESPONSE_BIT,
     RESPONSE_BITS,
+    SOA,
     TRUNCATED_BIT,
+    UPDATE,
     A,
 )
 from masdeepflow.protocols.dns.pairing import mixed
@@ -53,14 +58,15 @@ MESSAGE = np.dtype(
         *((name, np.uint64) for name in ("key", "cookie", "id")),
         *((name, np.int64) for name in ("row", "first_ns", "last_ns", "size", "queue_ns")),
         *((name, np.int32) for name in ("place", "end", "kind", "code", "answers")),
-        ("opcode", np.uint8),
-        *((name, np.bool_) for name in ("valid", "response", "truncated", "strict")),
+        *((name, np.uint8) for name in ("opcode", "fits")),
+        *((name, np.bool_) for name in ("valid", "response", "truncated", "doubtful")),
     ],
     align=True,
 )
 """What is known of a message: what a `Message` shows but its name, and what its slot tells.
 
-key: hash of `Message.question`, 0 without a name. valid: it is a message. row: of its slot. place: in the
+key: hash of `Message.question`, 0 without a name. valid: it is a message. doubtful: a query that may have
+been answered by what was not captured, or not read. row: of its slot. place: in the
 `Names` and among the addresses. Stamps are in ns, size is in bytes. To choose rows, `take` is thirty times as
 quick as an index, and so is `joined`.
 """
@@ -84,7 +90,8 @@ def _among(numbers: Sequence[int] | frozenset[int] | dict[int, str], size: int) 
     return table
 
 
-_TYPES, _CLASSES, _OPCODES = _among(TYPES, 1 << 16), _among(CLASSES, 1 << 16), _among(RECOGNISED, 16)
+_TYPES, _CLASSES = _among(TYPES, 1 << 16), _among(CLASSES, 1 << 16)
+_OPCODES = np.array([RECOGNISED.get(opcode, NOWHERE) for opcode in range(16)], np.uint8)
 
 
 def joined(*parts: np.ndarray) -> np.ndarray:
@@ -153,7 +160,11 @@ def glance(block: Block, messages: np.ndarray) -> Glance:
     messages["key"] = _keys(texts, lengths, kind)
     messages["end"] = records.ends
     group = block.numbers(np.where(fits, question + 2, 0), 2)
-    messages["strict"] = _TYPES[kind] & _CLASSES[group] & _strict(flags, messages, counts)
+    rare = ~_TYPES[kind]
+    rare |= _OPCODES[messages["opcode"]] == ON_ITS_PORT
+    messages["fits"] = np.where(
+        _CLASSES[group] & _usual(flags, messages, counts), np.where(rare, ON_ITS_PORT, ANYWHERE), NOWHERE
+    )
     return Glance(fits, texts, lengths, records.addresses)
 
 
@@ -231,17 +242,14 @@ def question_keys(questions: Sequence[tuple[str, int] | None]) -> NDArray[np.uin
     return keys
 
 
-def _strict(flags: NDArray[np.uint16], messages: np.ndarray, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _usual(flags: NDArray[np.uint16], messages: np.ndarray, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return where header (n,) and counts (n, 4) have values that are sent: see `message`."""
-    opcode = messages["opcode"]
-    usual: NDArray[np.bool_] = _OPCODES[opcode] & (flags & np.uint16(RESERVED_BIT) == 0)
+    opcode, kind = messages["opcode"], messages["kind"]
+    usual: NDArray[np.bool_] = (_OPCODES[opcode] > NOWHERE) & (flags & np.uint16(RESERVED_BIT) == 0)
     answer = flags & np.uint16(15) <= LAST_CODE
-    ask = (
-        (flags & np.uint16(RESPONSE_BITS) == 0)
-        & (counts[:, 3] <= ALLOWED_ADDITIONAL)
-        & (counts[:, 1] <= (opcode > 0))
-    )
-    ask &= counts[:, 2] <= (messages["kind"] == IXFR)
+    ask = (counts[:, 3] <= ALLOWED_ADDITIONAL) & (counts[:, 1] <= (opcode > 0))
+    ask &= counts[:, 2] <= (kind == IXFR)
+    ask = np.where(opcode == UPDATE, kind == SOA, ask) & (flags & np.uint16(RESPONSE_BITS) == 0)
     return usual & np.where(messages["response"], answer, ask)
 
 
@@ -319,7 +327,7 @@ def told(found: Sequence[Message | None]) -> np.ndarray:
     """Return what messages that were read show (k,), of dtype `MESSAGE`."""
     messages = np.zeros(len(found), MESSAGE)
     messages["valid"] = [message is not None for message in found]
-    for name in ("response", "opcode", "kind", "code", "answers", "truncated", "end", "strict"):
+    for name in ("response", "opcode", "kind", "code", "answers", "truncated", "end", "fits"):
         messages[name] = [0 if message is None else getattr(message, name) for message in found]
     messages["key"] = question_keys([None if message is None else message.question for message in found])
     return messages

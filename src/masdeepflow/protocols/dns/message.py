@@ -24,6 +24,8 @@ __all__ = [
     "IXFR",
     "LAST_CODE",
     "NAME_BYTES",
+    "NOWHERE",
+    "ON_ITS_PORT",
     "OPT",
     "POINTER",
     "QUESTION_BYTES",
@@ -33,7 +35,9 @@ __all__ = [
     "RESERVED_BIT",
     "RESPONSE_BIT",
     "RESPONSE_BITS",
+    "SOA",
     "TRUNCATED_BIT",
+    "UPDATE",
     "A",
     "Message",
     "read_message",
@@ -47,15 +51,18 @@ QUESTION_BYTES, RECORD_BYTES = 4, 10
 NAME_BYTES, POINTER = 255, 0xC0
 ADDRESSES, RECORDS = 64, 256
 """Addresses that are noted of one message, and records of a section that are looked at."""
-CLASSES, RECOGNISED = frozenset({1, 3, 4, 254, 255}), frozenset({0, 4})
-"""Classes and opcodes of what is recognised."""
-A, CNAME, AAAA, OPT, IXFR = 1, 5, 28, 41, 251
+NOWHERE, ON_ITS_PORT, ANYWHERE = range(3)
+"""Where a message is recognised. No field may have a value that nobody sends; anywhere none that is rare."""
+UPDATE = 5
+CLASSES, RECOGNISED = frozenset({1, 3, 4, 254, 255}), {0: ANYWHERE, 4: ANYWHERE, UPDATE: ON_ITS_PORT}
+"""Classes and opcodes of what is recognised, and where."""
+A, CNAME, SOA, AAAA, OPT, IXFR = 1, 5, 6, 28, 41, 251
 RESPONSE_BIT, TRUNCATED_BIT, RESERVED_BIT, RESPONSE_BITS = 0x80, 0x02, 0x40, 0x8F
 """Of the third byte, and of the fourth; the last: RA and the code."""
 LAST_CODE = 10
 """In a header."""
 ALLOWED_ADDITIONAL = 2
-"""Of a query that is recognised: EDNS and a signature."""
+"""Of a query that is recognised: EDNS and a signature. An update may have any number."""
 
 _LABEL_BYTES, _POINTERS = 63, 32
 _ADDRESS_BYTES = {A: 4, AAAA: 16}
@@ -70,7 +77,7 @@ class Message(NamedTuple):
     cut. kind: type of the question. code: of a response, with the upper bits that EDNS gives it. answers:
     count of records in the answer section of a response. truncated: the TC bit. addresses: (packed address,
     TTL in s) of the answers. end: length of the message, `CUT` if it goes on behind the bytes that there
-    are. strict: no field has a value that nobody sends.
+    are. fits: where it is recognised: `NOWHERE`, `ON_ITS_PORT` or `ANYWHERE`.
     """
 
     response: bool
@@ -82,7 +89,7 @@ class Message(NamedTuple):
     truncated: bool
     addresses: tuple[tuple[bytes, int], ...]
     end: int
-    strict: bool
+    fits: int
 
     @property
     def question(self) -> tuple[str, int] | None:
@@ -119,7 +126,8 @@ def _read(data: bytes) -> Message:
     except _CutOffError:
         pass
     name, kind = question.name, question.kind
-    strict = questions == 1 and question.strict and opcode in RECOGNISED and not second & RESERVED_BIT
+    fits = questions == 1 and opcode in RECOGNISED and not second & RESERVED_BIT
+    fits = fits and (_fits_response(second) if response else _fits_query(opcode, second, kind, counts))
     rcode = (second & 15) | records.extended_code << 4
     return Message(
         response,
@@ -131,17 +139,17 @@ def _read(data: bytes) -> Message:
         bool(first & TRUNCATED_BIT),
         tuple(records.addresses),
         end,
-        strict and (_fits_response(second) if response else _fits_query(opcode, second, kind, counts)),
+        min(question.fits, RECOGNISED[opcode]) if fits else NOWHERE,
     )
 
 
 class _Question(NamedTuple):
     name: str | None
     kind: int
-    strict: bool
+    fits: int
 
 
-_NO_QUESTION = _Question(None, ABSENT, False)  # noqa: FBT003  # nothing was read
+_NO_QUESTION = _Question(None, ABSENT, NOWHERE)
 
 
 def _read_questions(data: bytes, count: int) -> tuple[_Question, int]:
@@ -162,7 +170,9 @@ def _read_question(data: bytes, at: int) -> tuple[_Question, int]:
     if end > len(data):
         raise _CutOffError
     kind, group = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : end], "big")
-    return _Question(name, kind, kind in TYPES and group in CLASSES and "\\" not in name), end
+    if group not in CLASSES:
+        return _Question(name, kind, NOWHERE), end
+    return _Question(name, kind, ANYWHERE if kind in TYPES and "\\" not in name else ON_ITS_PORT), end
 
 
 def _fits_response(second: int) -> bool:
@@ -171,6 +181,8 @@ def _fits_response(second: int) -> bool:
 
 def _fits_query(opcode: int, second: int, kind: int, counts: list[int]) -> bool:
     answers, authority, additional = counts
+    if opcode == UPDATE:
+        return not second & RESPONSE_BITS and kind == SOA
     return (
         not second & RESPONSE_BITS
         and additional <= ALLOWED_ADDITIONAL

@@ -40,9 +40,9 @@ class Transactions(NamedTuple):
     """m queries with their responses, if any.
 
     rows: intp, the slot of the response, or that of the query while it waits. asked, answered: messages (m,),
-    of dtype `MESSAGE`; of `no_responses` without one. names: of the queries' places. ended_ns: int64, when a
-    query without a response was asked again, 0 where its connection's close ended it, else `ABSENT`; None if
-    it is that everywhere.
+    of dtype `MESSAGE`; of `no_responses` without a response, its code `ABSENT` if it was not captured. names:
+    of the queries' places. ended_ns: int64, when a query without a response was asked again, 0 where its
+    connection's close ended it, else `ABSENT`; None if it is that everywhere.
     """
 
     rows: NDArray[np.intp]
@@ -82,7 +82,7 @@ def to_parsed(slots: np.ndarray, found: Transactions) -> Parsed:
         text,
         _response_text(answered),
         (code != ABSENT) & (code != NO_ERROR) & (code != NO_SUCH_NAME),
-        asked["key"] == 0,
+        (asked["key"] == 0) | (answered["valid"] & (code == ABSENT)),
         _attributes(name, asked["kind"], code, answered["answers"], Encoded.absent(len(order))),
         {name: column.copy() for name, column in base.items()},
         still_open=~answered["valid"],
@@ -157,15 +157,16 @@ def _lines(opcodes: NDArray[np.int64], kinds: NDArray[np.int32], names: list[str
 
 
 def _response_text(answered: np.ndarray) -> Encoded:
-    code, answers, truncated = (answered[name].copy() for name in ("code", "answers", "truncated"))
+    names = ("code", "answers", "truncated", "valid")
+    code, answers, truncated, valid = (answered[name].copy() for name in names)
 
     def make() -> tuple[NDArray[np.int32], list[str]]:
-        numbers = (code.astype(np.int64) << _ANSWERS_BITS | answers) << 1 | truncated
+        numbers = ((code.astype(np.int64) << _ANSWERS_BITS | answers) << 1 | truncated) << 1 | valid
         first, inverse = np.unique(numbers, return_index=True, return_inverse=True)[1:]
-        chosen = zip(code[first].tolist(), answers[first].tolist(), truncated[first].tolist(), strict=True)
+        chosen = zip(*(column[first].tolist() for column in (code, answers, truncated, valid)), strict=True)
         lines = [
-            None if number == ABSENT else response_line(number, count, truncated=cut)
-            for number, count, cut in chosen
+            response_line(number, count, truncated=cut) if there else None
+            for number, count, cut, there in chosen
         ]
         shown = Encoded.from_list(lines)
         return shown.codes[inverse], shown.values
@@ -173,17 +174,20 @@ def _response_text(answered: np.ndarray) -> Encoded:
     return Encoded.later(np.arange(len(code)), make)
 
 
-def timed_out(messages: np.ndarray, names: Names, timeout_ns: int) -> Parsed:
-    """Return a transaction for each query (n,), as nobody has answered it for `timeout_ns`."""
+def timed_out(messages: np.ndarray, names: Names, doubtful: NDArray[np.bool_], timeout_ns: int) -> Parsed:
+    """Return a transaction for each query (n,), as nobody was seen to answer it for `timeout_ns`.
+
+    doubtful: bool (n,), which may have been answered, and so are no errors.
+    """
     size = len(messages)
     text, name = _asked(messages, names)
-    nothing, same = np.full(size, ABSENT, np.int32), np.zeros(size, np.int32)
+    nothing, reason = np.full(size, ABSENT, np.int32), np.where(doubtful, ABSENT, 0).astype(np.int32)
     return Parsed(
         messages["row"].copy(),
         text,
         Encoded.absent(size),
-        np.ones(size, bool),
-        messages["key"] == 0,
-        _attributes(name, messages["kind"], nothing, nothing, Encoded(same, [TIMEOUT])),
+        ~doubtful,
+        (messages["key"] == 0) | doubtful,
+        _attributes(name, messages["kind"], nothing, nothing, Encoded(reason, [TIMEOUT])),
         {"request_last_ns": messages["first_ns"] + timeout_ns},
     )

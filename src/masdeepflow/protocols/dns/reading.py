@@ -10,7 +10,7 @@ import numpy as np
 from masdeepflow.protocols.dns.glances import ADDRESS, MESSAGE, Block, glance, joined, told
 from masdeepflow.protocols.dns.message import HEADER_BYTES, Message, read_message
 from masdeepflow.protocols.dns.names import READ, Names, as_objects
-from masdeepflow.schema import Kind, Transport
+from masdeepflow.schema import Flag, Kind, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEW",
+    "LEAST_BYTES",
     "Batch",
     "Found",
     "Reader",
+    "Unseen",
     "put_payload",
     "split_datagrams",
     "split_stream",
@@ -30,7 +32,11 @@ __all__ = [
 
 _LENGTH_BYTES, _ID_BYTES = 2, 2
 _WORD, _SIX = 8, 16
+_CONTINUED = int(Flag.CONTINUED)
 _LIMIT = 4096
+_QUERIES, _ALL_QUERIES = 2048, 1 << 16  # of a turn, and of a batch, that were not captured
+LEAST_BYTES = _LENGTH_BYTES + HEADER_BYTES
+"""Of a message in a stream."""
 FEW = 64
 """Datagrams at a time that are sooner read one by one than as columns."""
 _NO_ADDRESSES = np.zeros(0, ADDRESS)
@@ -45,19 +51,32 @@ class Found(NamedTuple):
     first_ns: int
     last_ns: int
     size: int
+    asked: bool
+
+
+class Unseen(NamedTuple):
+    """What a turn of a stream, slot `row`, holds behind the messages that were captured.
+
+    queries: as many as there is room for at the mean size of those before. bytes: of responses.
+    """
+
+    row: int
+    queries: int
+    bytes: int
 
 
 class Batch(NamedTuple):
     """messages: (n,), of dtype `MESSAGE`, those that are datagrams by themselves first; all are valid.
 
     names, addresses: of their places. addresses: (a,), of dtype `ADDRESS`. streamed: the bytes of those that
-    are no datagrams, whose places are the last ones.
+    are no datagrams, whose places are the last ones. unseen: by row.
     """
 
     messages: np.ndarray
     names: Names
     addresses: np.ndarray
     streamed: list[bytes]
+    unseen: Sequence[Unseen] = ()
 
     def data(self, place: int) -> bytes | None:
         """Return the bytes of the message of this place, None if it is a datagram by itself."""
@@ -90,7 +109,7 @@ def put_payload(slots: np.ndarray, data: bytes) -> None:
 def split_stream(data: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield the messages of a stream (RFC 1035 section 4.2.2), as far as captured, and their sizes."""
     at = 0
-    while at + _LENGTH_BYTES + HEADER_BYTES <= len(data):
+    while at + LEAST_BYTES <= len(data):
         start = at + _LENGTH_BYTES
         length = int.from_bytes(data[at:start], "big")
         yield data[start : start + length], length + _LENGTH_BYTES
@@ -133,7 +152,8 @@ class Reader:
             return self.datagrams(slots)
         whole = self.datagrams(slots[single])
         whole.messages["row"] = np.flatnonzero(single)[whole.messages["row"]]
-        return _joined(whole, slots, turn_messages(slots, np.flatnonzero(~single)))
+        found = turn_messages(slots, np.flatnonzero(~single))
+        return _joined(whole, slots, found)._replace(unseen=_unseen(slots, found))
 
     def datagrams(self, slots: np.ndarray) -> Batch:
         """Return the messages of slots (n,) that are a datagram each."""
@@ -231,7 +251,7 @@ def _addresses(places: NDArray[np.integer], found: Sequence[Message | None]) -> 
 def _joined(whole: Batch, slots: np.ndarray, found: list[Found]) -> Batch:
     if not found:
         return whole
-    rows, data, values, *stamps = zip(*found, strict=True)
+    rows, data, values, *stamps, _ = zip(*found, strict=True)
     messages = told(values)
     messages["place"] = len(whole.names) + np.arange(len(found))
     messages["row"], messages["id"] = rows, [int.from_bytes(one[:_ID_BYTES], "big") for one in data]
@@ -259,7 +279,34 @@ def _of_turn(slot: np.void, row: int) -> Iterator[Found]:
         datagrams = slot["transport"] == Transport.UDP
         split = split_datagrams(data, int(slot[f"{side}_bytes"])) if datagrams else split_stream(data)
         first, last = int(slot[f"{side}_first_ns"]), int(slot[f"{side}_last_ns"])
+        if slot["flags"] & _CONTINUED:
+            first = last  # that was another message's
         for number, (part, size) in enumerate(split):
             message = _read_without_id(part)
             if message is not None:
-                yield Found(row, part, message, last if number else first, last, size)
+                yield Found(row, part, message, last if number else first, last, size, side == "request")
+
+
+def _unseen(slots: np.ndarray, found: Sequence[Found]) -> list[Unseen]:
+    """Return what turns (n,) of streams hold behind these messages, of those that hold more, by row."""
+    streams = (slots["transport"] != Transport.UDP) & (slots["kind"] != Kind.DATAGRAM)
+    cut = [streams & (slots[f"{side}_bytes"] > slots[f"{side}_length"]) for side in ("request", "response")]
+    either = cut[0] | cut[1]
+    if not either.any():
+        return []
+    seen: dict[int, list[Found]] = {}
+    for one in found:
+        seen.setdefault(one.row, []).append(one)
+    left, unseen = _ALL_QUERIES, []
+    for row in np.flatnonzero(either).tolist():
+        asked = [one.size for one in seen.get(row, ()) if one.asked]
+        told = sum(one.size for one in seen.get(row, ()) if not one.asked)
+        rest = int(slots["request_bytes"][row]) - sum(asked)
+        queries = 0
+        if cut[0][row] and asked and rest >= LEAST_BYTES:
+            queries = min(max(rest * len(asked) // sum(asked), 1), _QUERIES, left)
+        left -= queries
+        behind = max(int(slots["response_bytes"][row]) - told, 0) if cut[1][row] else 0
+        if queries or behind:
+            unseen.append(Unseen(row, queries, behind))
+    return unseen

@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
     from masdeepflow.protocols.dns.reading import Batch
 
-__all__ = ["OVERDUE_TURN", "Queries"]
+__all__ = ["OVERDUE_TURN", "Queries", "is_doubtful"]
 
 _LIMIT = 8192
 _COUNTED = 0xFFFFFFFF  # no service: its bytes were counted when the query came
 OVERDUE_TURN = 0
 """Number of the turns that `Queries.overdue` returns; the kernel counts from 1."""
+
+
+_DOUBTFUL = np.uint32(Flag.NO_PAYLOAD)
+
+
+def is_doubtful(due: np.ndarray) -> NDArray[np.bool_]:
+    """Return which of the slots (n,) that `Queries.overdue` gave may have been answered out of sight."""
+    doubtful: NDArray[np.bool_] = due["flags"] & _DOUBTFUL > 0
+    return doubtful
 
 
 class Queries:
@@ -90,5 +99,6 @@ class Queries:
         if not late.any():
             return self._slots[:0]
         due, left = self._slots[late], np.flatnonzero(~late)
+        due["flags"][self.messages["doubtful"][late]] |= _DOUBTFUL
         self._set(self._slots[left], self.messages.take(left), self.names[left])
         return due

@@ -102,7 +102,9 @@ def _asked(kind: int) -> str:
 
 
 def response_line(code: int, answers: int, *, truncated: bool) -> str:
-    """Return a response's line."""
+    """Return a response's line. code: `ABSENT` of one of which no byte was captured."""
+    if code == ABSENT:
+        return "DNS Response: …"
     text = f"DNS Response: {code_name(code)}"
     if answers or code == NO_ERROR:
         text += f" {answers} answer{'' if answers == 1 else 's'}"
