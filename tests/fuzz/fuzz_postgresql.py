@@ -148,6 +148,12 @@ FRAGMENTS = [
     BOUND + row(b"1") + tag(b"SELECT 1") + READY,
     BOUND + tag(b"UPDATE 1"),
     notice(b"no") + READY,
+    (bind(b"s1") + execute()) * 5,
+    (bind(b"s1") + execute() + SYNC) * 5,
+    (parse(b"SELECT 1") + bind() + execute()) * 4,
+    bind(b"s1", b"", b"x" * 100) + execute(),
+    (BOUND + tag(b"INSERT 0 1")) * 5,
+    (BOUND + tag(b"INSERT 0 1") + READY) * 4,
 ]
 """One byte of input stands for each, so that the fuzzer gets deep; other bytes announce literal ones."""
 

@@ -1,16 +1,18 @@
 """PostgreSQL turn by turn in obvious code: what the column parser must equal.
 
-No caches, no columns, no memory of distinct payloads. Below, what holds the two equal.
+No caches, no columns, no memory of distinct payloads. Below, what holds the two equal. What sizes
+tell of hidden statements (`hidden.py`) is arithmetic, and held by rules of its own.
 """
 
 from __future__ import annotations
 
 import re
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from masdeepflow.protocols.postgresql import PROTOCOL
+from masdeepflow.protocols.postgresql import PROTOCOL, replies, requests
+from masdeepflow.protocols.postgresql.hidden import Repeated, answered, begin, going_on, repeated
 from masdeepflow.redact import summarize_sql
 from masdeepflow.schema import Flag, Kind
 from tests.unit.protocols.mysql_reference import BASE, rows_of, strings
@@ -75,6 +77,8 @@ class Question:
     notices: list[str] = field(default_factory=list)
     result: str = ""
     cut: bool = False
+    more: int = 0
+    alike: Repeated | None = None
 
     def is_startup(self) -> bool:
         """Whether it comes before everything else."""
@@ -104,6 +108,8 @@ class Known:
     opaque: bool = False
     turn: int = 0
     idle: bool = False
+    astray: bool = False
+    alike: tuple[int, Shown, bool | None] | None = None
 
 
 def text_of(data: bytes, *, unfinished: bool = False) -> str:
@@ -146,9 +152,17 @@ def split(data: bytes, total: int, types: str) -> tuple[list[Part], int, bool]:
         end = at + 1 + length
         if chr(data[at]) not in types or length < 4 or end > total:
             return found, total - at, True
+        if types == REQUESTS and len(data) < end and half_named(chr(data[at]), data[at + 5 :]):
+            break
         found.append((chr(data[at]), data[at + 5 : end], end > len(data), end))
         at = end
     return found, total - at, False
+
+
+def half_named(kind: str, body: bytes) -> bool:
+    """Whether a message is cut within the names that it begins with."""
+    names = 2 if kind == "B" else 1 if kind in "PECD" else 0
+    return body.count(b"\0") < names
 
 
 def statement(data: bytes, *, unfinished: bool) -> Shown:
@@ -219,8 +233,11 @@ class Asking:
             return [Question("Q", total, Shown(cut=True), request_bytes=total), Question("S")]
         for kind, body, is_cut, end in messages:
             getattr(self, f"on_{kind}", self.on_other)(kind, body, end, is_cut=is_cut)
+            if kind == "X":
+                break
         if rest and not odd:
-            self.hidden(rest, total)
+            self.hidden(rest, repeated(requests.read_request(data, total).messages, total), total)
+        self.known.astray = odd
         for _, question, shown in self.fresh:
             question.shown = shown.labelled("Prepare")
         if all(question.shown is None for question in self.questions):
@@ -298,22 +315,38 @@ class Asking:
         name = text_of(until_zero(body[1:])[0])
         (self.known.portals if body[:1] == b"P" else self.known.statements).pop(name, None)
 
-    def hidden(self, rest: int, total: int) -> None:
+    def hidden(self, rest: int, alike: Repeated | None, total: int) -> None:
         """What may be beyond the prefix."""
+        markable: list[Question] = []
         if self.bound and rest >= 10:
-            self.execute(self.bound[-1][0], total)
+            self.execute(self.bound[-1][0], total - (alike.number * alike.size if alike else 0))
+            if alike and alike.synced:
+                self.questions.append(Question("S"))
             if rest >= 33:
-                self.mark(self.questions[-1])
+                markable = self.questions[-1:]
         elif self.fresh and rest >= 23 + len(self.fresh[-1][0]):
             _, _, shown = self.fresh.pop()
             self.questions.append(Question("E", total, shown, maybe=True))
-            self.mark(self.questions[-1])
+            markable = self.questions[-1:]
         elif rest >= 23:
-            shown_ones = [question for question in self.questions if question.shown]
-            if shown_ones:
-                self.mark(shown_ones[-1])
+            markable = [question for question in self.questions if question.shown][-1:]
+        if alike:
+            shown = self.like_the_last()
+            self.questions.append(Question("E", total, shown, more=min(alike.number, 16384), alike=alike))
+            self.known.alike = alike.size, shown, alike.synced
+        elif markable:
+            self.mark(markable[0])
         self.questions.append(Question("S"))
         self.known.portals.pop("", None)
+
+    def like_the_last(self) -> Shown:
+        """Return what is taken to be executed again: what two were, or the only one was."""
+        shown = [question.shown for question in self.questions if question.kind == "E" and question.shown]
+        if not shown or shown[-1].text != shown[-2:][0].text:
+            return Shown("PostgreSQL Query: …", cut=True)
+        last = deepcopy(shown[-1])
+        last.text, last.cut = f"{last.text}".rstrip("…") + "…", True
+        return last
 
     def mark(self, question: Question) -> None:
         """Something of it may be hidden."""
@@ -374,6 +407,7 @@ class Follower:
         if self.slot["response_bytes"]:
             self.take_response()
         if self.slot["kind"] == Kind.OPEN:
+            known.questions = [question for question in known.questions if not question.alike]
             self.end_all(Reply())
             return [row for row in self.rows if row["shown"]]
         if self.has(Flag.CLOSED):
@@ -412,11 +446,13 @@ class Follower:
     def ask(self) -> Question | None:
         """Add the request's questions; return one that has no answer."""
         known, total = self.known, self.slot["request_bytes"]
-        if known.questions:
+        start = begin(self.request, total) if known.astray else 0
+        request = self.request[start or 0 :]
+        if known.questions and start is not None:
             first = known.questions[0]
-            found = [] if self.request[:1] == b"\0" else split(self.request, total, REQUESTS)[0]
+            found = [] if request[:1] == b"\0" else split(request, total - start, REQUESTS)[0]
             kind = found[0][0] if found else ""
-            no_start = self.request[:1] != b"\0" or startup(self.request, total) is None
+            no_start = request[:1] != b"\0" or startup(request, total) is None
             if (first.kind == "login" and kind == "p") or (
                 first.kind != "login" and first.copying and no_start and kind in ("", *"dcfHS")
             ):
@@ -424,13 +460,35 @@ class Follower:
                 return None
             if first.copying or first.is_startup():
                 self.give_up()
-        questions = Asking(known).read(self.request, total)
+        questions = self.more(total) if start is None else Asking(known).read(request, total - start)
+        known.astray |= start is None or any(question.alike for question in questions)
         for question in questions:
             question.request_first_ns = self.slot["request_first_ns"]
             question.queue_ns = self.slot["queue_ns"]
         farewell = questions.pop() if questions and questions[-1].kind in ("X", "cancel") else None
         known.questions += questions
         return farewell
+
+    def more(self, total: int) -> list[Question]:
+        """Return what a request holds that begins and ends in the midst of what is repeated."""
+        if not self.known.alike or total <= len(self.request):
+            return []
+        size, shown, synced = self.known.alike
+        alike = going_on(size, total, synced=synced)
+        if not alike:
+            return []
+        number = min(alike.number, 16384)
+        return [Question("E", total, shown, request_bytes=total, more=number, alike=alike), Question("S")]
+
+    def recount(self, messages: tuple[replies.Message, ...]) -> None:
+        """Take the number of hidden statements from their answers."""
+        estimates = [one for one in self.known.questions if one.alike and not one.alike.exact]
+        count = answered(messages, self.slot["response_bytes"])
+        if len(estimates) != 1 or count is None:
+            return
+        count -= len([one for one in self.known.questions if one.kind == "E" and not one.alike])
+        if estimates[0].more // 2 <= count <= 2 * estimates[0].more + 1:
+            estimates[0].more = min(count, 16384)
 
     def take_response(self) -> None:
         """Go over the response."""
@@ -447,6 +505,7 @@ class Follower:
         for kind, body, is_cut, end in messages:
             self.take(kind, body, end, is_cut=is_cut, odd=odd)
         if rest:
+            self.recount(replies.read_response(self.response, total).messages)
             self.take_hidden()
         left = total - self.given
         if self.given:
@@ -503,6 +562,9 @@ class Follower:
     ) -> None:
         """Take a message that answers the first question, if it does."""
         first = self.known.questions[0]
+        if first.alike:
+            first = one_of(first)
+            self.known.questions.insert(0, first)
         if first.kind not in ("Q", "E", "F"):
             if kind in {"P": "1", "B": "2", "C": "3", "D": "Tn"}.get(first.kind, ""):
                 self.known.failed = False
@@ -562,6 +624,12 @@ class Follower:
             if first.kind == "S":
                 del self.known.questions[0]
                 break
+            if first.alike:
+                if first.alike.synced is not False and first.more and end < self.slot["response_bytes"]:
+                    break
+                if first.alike.synced or not failed:
+                    del self.known.questions[0]
+                    continue
             if failed:
                 self.restore([first])
                 reply = skipped()
@@ -582,6 +650,14 @@ class Follower:
         failed = []
         while self.known.questions and self.known.questions[0].kind != "S":
             failed.append(self.known.questions.pop(0))
+        if failed and failed[-1].alike:
+            others = failed.pop()
+            if not any(question.shown for question in failed):
+                failed.append(one_of(others))
+            if others.alike and others.alike.synced:
+                self.known.questions.insert(0, others)
+            else:
+                failed.append(others)
         self.known.failed = bool(failed) and not failed[0].is_startup()
         self.restore(failed)
         shown = [question for question in failed if question.shown]
@@ -625,8 +701,14 @@ class Follower:
         database = question.database if question.kind == "login" else self.known.database
         slot = self.slot
         stamps = (slot["response_first_ns"], slot["response_last_ns"]) if answered else (0, 0)
-        self.add(question.shown, reply, database, (question.request_first_ns, question.queue_ns, *stamps))
-        self.rows[-1] |= {"request_bytes": question.request_bytes, "response_bytes": response_bytes}
+        count = question.more if question.alike else 1
+        for number in range(count):
+            self.add(question.shown, reply, database, (question.request_first_ns, question.queue_ns, *stamps))
+            rest = number == count - 1
+            self.rows[-1] |= {
+                "request_bytes": share_of(question.request_bytes, count, rest=rest),
+                "response_bytes": share_of(response_bytes, count, rest=rest),
+            }
 
     def unasked(self, reply: Reply, end: int) -> None:
         """Add a row of what a server says by itself."""
@@ -644,6 +726,19 @@ class Follower:
             {"row": self.slot["row"], "shown": shown, "reply": reply, "database": database}
             | dict(zip(names, stamps, strict=True))
         )
+
+
+def share_of(size: int, count: int, *, rest: bool) -> int:
+    """Return an equal share of bytes; one has the rest."""
+    return size // count + (size % count if rest else 0)
+
+
+def one_of(others: Question) -> Question:
+    """Take one of those that a question stands for."""
+    more = max(others.more, 1)
+    one = replace(others, more=0, alike=None, tags=[], notices=[], request_bytes=others.request_bytes // more)
+    others.more, others.request_bytes = more - 1, others.request_bytes - one.request_bytes
+    return one
 
 
 def skipped() -> Reply:

@@ -499,8 +499,10 @@ def test_an_execution_behind_a_long_value() -> None:
     request = bind(b"s", value=b"x" * 300) + DESCRIBE + execute() + SYNC
     (found,) = rows(turn(request, BOUND + RESULT + READY))
     assert (found["request"], found["truncated"]) == ("PostgreSQL Query: EXECUTE s", False)
-    (found,) = rows(turn(request + request, (BOUND + RESULT + READY) * 2))
-    assert (found["request"], found["truncated"]) == ("PostgreSQL Query: EXECUTE s", True)
+    found, other = rows(turn(request + request, (BOUND + tag(b"A") + READY) * 2))
+    assert (found["request"], found["truncated"]) == ("PostgreSQL Query: EXECUTE s", False)
+    assert (other["request"], other["truncated"]) == ("PostgreSQL Query: EXECUTE s…", True)
+    assert [found["response"], other["response"]] == ["PostgreSQL Response: A"] * 2
 
 
 def test_a_request_without_payload() -> None:
@@ -516,6 +518,130 @@ def test_payloads_of_any_size(sizes: tuple[int, int]) -> None:
     wide = cut(cut(slots, 64, 64), 64, 64)
     assert PROTOCOL().parse(cut(slots, *(min(size, 104) for size in sizes))).rows.tolist() == [0]
     assert PROTOCOL().parse(wide).request_text.to_list()[0].startswith("PostgreSQL Query: SELECT")  # type: ignore[union-attr]
+
+
+# What is repeated beyond the prefix
+
+INSERT = b"INSERT INTO t VALUES ($1)"
+PREPARED = turn(parse(INSERT, b"s") + SYNC, PARSED + READY)
+AGAIN = bind(b"s") + execute()
+INSERTED = BOUND + tag(b"INSERT 0 1")
+
+
+def executions(*turns: dict[str, object], parser: PostgreSql | None = None) -> list[Row]:
+    """Parse turns behind one that prepares the statement; return the transactions of these."""
+    return rows(PREPARED, *turns, parser=parser)[1:]
+
+
+@pytest.mark.parametrize(
+    ("one", "answer", "end"), [(AGAIN, INSERTED, (SYNC, READY)), (AGAIN + SYNC, INSERTED + READY, (b"", b""))]
+)
+def test_a_batch_counts_each_execution(one: bytes, answer: bytes, end: tuple[bytes, bytes]) -> None:
+    """What is captured tells what each of the rest takes; their text is marked, and no answer is made up."""
+    request, response = one * 500 + end[0], answer * 500 + end[1]
+    found = executions(turn(request, response), turn(query("x"), tag(b"X") + READY))
+    assert [one["db.query.text"] for one in found] == [INSERT.decode()] * 500 + ["x"]
+    visible = len([one for one in found[:-1] if not one["truncated"]])
+    assert 2 < visible < 10
+    assert {one["request"] for one in found[:visible]} == {"PostgreSQL Query: INSERT INTO t VALUES ($1)"}
+    assert {one["request"] for one in found[10:-1]} == {"PostgreSQL Query: INSERT INTO t VALUES ($1)…"}
+    assert {one["response"] for one in found[10:-1]} == {None}
+    assert sum(one["request_bytes"] for one in found[:-1]) == len(request)
+    assert sum(one["response_bytes"] for one in found[:-1]) == len(response)
+    assert found[-1]["response"] == "PostgreSQL Response: X"
+
+
+def test_a_batch_that_a_server_reads_in_pieces() -> None:
+    """It answers when its buffer is full: turns begin and end within messages, each execution counts once."""
+    request, response = AGAIN * 3000 + SYNC, INSERTED * 3000 + READY
+    pieces = [request[at : at + 11 * 1024] for at in range(0, len(request), 11 * 1024)]
+    answers = [response[at : at + 8 * 1024] for at in range(0, len(response), 8 * 1024)]
+    turns = [turn(piece, answer) for piece, answer in zip(pieces, answers, strict=True)]
+    found = executions(*turns, turn(query("x"), tag(b"X") + READY))
+    assert len(found) == 3000 + 1
+    assert (found[-1]["request"], found[-1]["response"]) == ("PostgreSQL Query: x", "PostgreSQL Response: X")
+
+
+def test_a_batch_of_long_values_that_a_server_reads_in_pieces() -> None:
+    """Where no message begins in what was captured, what the last ones took tells how many there are."""
+    request = (bind(b"s", value=b"x" * 700) + execute()) * 200 + SYNC
+    pieces = [request[start : start + 8192] for start in range(0, len(request), 8192)]
+    found = executions(*(turn(piece, (INSERTED * 300)[:8192]) for piece in pieces))
+    assert 195 <= len(found) <= 205
+    assert {one["db.query.text"] for one in found} == {INSERT.decode()}
+
+
+def test_answers_tell_how_many_there_were() -> None:
+    """Where values differ in size, and their answers do not."""
+    values = [b"x" * (number % 40) for number in range(300)]
+    request = b"".join(bind(b"s", value=value) + execute() for value in values) + SYNC
+    assert len(executions(turn(request, INSERTED * 300 + READY))) == 300
+    (_, *others) = executions(turn(request, INSERTED + ERROR + READY))
+    assert [one["response"] for one in others[:2]] == [FAILED, SKIPPED]
+
+
+def test_an_error_ends_a_batch() -> None:
+    """The rest is skipped up to the Sync: none of it is taken for what comes later."""
+    after = turn(query("x"), tag(b"X") + READY)
+    found = executions(turn(AGAIN * 100 + SYNC, ERROR + READY), after)
+    assert [one["response"] for one in found] == [FAILED, *[SKIPPED] * 99, "PostgreSQL Response: X"]
+    found = executions(turn((AGAIN + SYNC) * 50, (ERROR + READY) + (INSERTED + READY) * 49), after)
+    assert [one["response"] for one in found[:2]] == [FAILED, "PostgreSQL Response: INSERT 0 1"]
+    assert len(found) == 51
+    assert found[-1]["response"] == "PostgreSQL Response: X"
+
+
+def test_a_statement_behind_a_begin_is_no_batch() -> None:
+    """JDBC sends both in one turn: however long the statement, it is one."""
+    begin = parse(b"BEGIN") + bind() + execute()
+    for size in range(100, 700, 7):
+        long = parse(b"SELECT '" + b"x" * size) + bind() + DESCRIBE + execute() + SYNC
+        answer = (PARSED + BOUND + tag(b"BEGIN")) + PARSED + BOUND + RESULT + READY
+        assert [one["db.operation.name"] for one in rows(turn(begin + long, answer))] == ["BEGIN", "SELECT"]
+
+
+def test_other_statements_are_not_taken_for_the_last() -> None:
+    """If those before differ, what follows is counted, and nothing is said of it."""
+    texts = [b"INSERT INTO a", b"INSERT INTO b", b"INSERT INTO c", b"INSERT INTO d", b"INSERT INTO e"] * 2
+    request = b"".join(parse(text) + bind() + execute() for text in texts) + SYNC
+    found = rows(turn(request, (PARSED + INSERTED) * 10 + READY))
+    assert len(found) == len(texts)
+    assert (found[-1]["request"], found[-1]["db.query.text"]) == ("PostgreSQL Query: …", None)
+
+
+def test_half_a_name_is_none() -> None:
+    """A Bind that is cut within its statement's name executes what those before it did."""
+    name = b"a_name_of_a_statement_that_is_long"
+    one = bind(name) + execute()
+    for count in range(2, 12):
+        answers = INSERTED * count + READY
+        found = rows(turn(parse(INSERT, name) + SYNC, PARSED + READY), turn(one * count + SYNC, answers))[1:]
+        shown = {str(execution["request"]).rstrip("…") for execution in found}
+        assert shown == {"PostgreSQL Query: INSERT INTO t VALUES ($1)"}
+        assert len(found) == count
+
+
+def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn stands for so many executions at most, and a batch of turns for so many."""
+    large = turn(AGAIN + AGAIN, INSERTED * 4, request_bytes=10**9, response_bytes=10**9)
+    assert len(executions(large)) < 16384 + 10
+    monkeypatch.setattr(connection, "BATCH_MOST", 20_000)
+    assert len(executions(large, large, large)) < 20_000 + 50
+
+
+def test_a_batch_in_flight_is_counted_when_it_ends() -> None:
+    """Only what was captured of it is shown before."""
+    request = AGAIN * 100 + SYNC
+    found = executions(turn(request, b"", kind=Kind.OPEN), turn(request, INSERTED * 100 + READY, turn=1))
+    assert len([one for one in found if one["row"] == 1]) < 10
+    assert len([one for one in found if one["row"] == 2]) == 100
+
+
+def test_a_second_goodbye_is_none() -> None:
+    """pg_basebackup says it twice."""
+    assert lines((message(b"X") * 2, b"")) == [("PostgreSQL Terminate", None)]
+    (found,) = rows(turn(message(b"X") * 2, b"", flags=Flag.CLOSED))
+    assert not found["error"]
 
 
 # COPY, notifications, replication

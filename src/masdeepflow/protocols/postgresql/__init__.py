@@ -52,6 +52,7 @@ class PostgreSql:
 
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's."""
+        self._connections.begin_batch()
         owner, cookies = self._cookies.encode(slots["cookie"])
         return to_parsed(slots, *self._common.read(slots, cookies, owner, self._connections))
 

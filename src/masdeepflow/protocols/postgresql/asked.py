@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from masdeepflow.protocols.postgresql.hidden import Repeated, repeated
 from masdeepflow.protocols.postgresql.replies import OK, UNSEEN, Reply
 from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, unknown_statement
 
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from masdeepflow.protocols.postgresql import replies, requests
     from masdeepflow.protocols.postgresql.requests import Request
 
-__all__ = ["Asked", "ask"]
+__all__ = ["TURN_MOST", "Asked", "ask", "more_of"]
+
+TURN_MOST = 16384
+"""Statements that one turn may stand for without being captured: sizes are the peer's."""
 
 _ANSWERS = {"P": "1", "B": "2", "C": "3", "D": "Tn"}
 """Type of a message -> types of the messages that answer it."""
@@ -25,6 +29,8 @@ _STARTUPS = frozenset({"login", "tls", "gss"})
 _EXECUTE_BYTES = 10
 _BIND_BYTES = 13
 _SECOND_BYTES = 2 * _EXECUTE_BYTES + _BIND_BYTES
+_OTHERS = Command("PostgreSQL Query: …", None, None, None, truncated=True)
+"""Statements of which it is not known that they are those before them."""
 
 
 @dataclass(slots=True)
@@ -37,6 +43,8 @@ class Asked:
     is known that it was asked. accepted: what a server says that lets it in, or has said.
     tags, notices, columns, rows: what came of the answer so far. cut: some of that is not whole.
     copying: it waits for the client's data. done: the answer is complete.
+    more: how many it stands for, of an Execute beyond the prefix that repeats, None of any other; `repeated`
+    tells of them.
     """
 
     kind: str
@@ -56,6 +64,16 @@ class Asked:
     cut: bool = False
     copying: bool = False
     done: bool = False
+    more: int | None = None
+    repeated: Repeated | None = None
+
+    def one(self) -> Asked:
+        """Return one of those that this stands for, which is left with the others."""
+        more = max(self.more or 0, 1)
+        share = self.request_bytes // more
+        first = replace(self, more=None, repeated=None, request_bytes=share, tags=[], notices=[])
+        self.more, self.request_bytes = more - 1, self.request_bytes - share
+        return first
 
     @property
     def startup(self) -> bool:
@@ -117,11 +135,15 @@ class Asked:
 
 
 def ask(
-    request: Request, total: int, statements: dict[str, Command], portals: dict[str, Command]
+    request: Request,
+    total: int,
+    statements: dict[str, Command],
+    portals: dict[str, Command],
+    most: int = TURN_MOST,
 ) -> list[Asked]:
     """Return what a request of `total` bytes asks, in order; a Sync closes what it closes.
 
-    statements, portals: of the connection, which the request changes.
+    statements, portals: of the connection, which the request changes. most: statements beyond the prefix.
     """
     if request.startup:
         startup = request.startup
@@ -129,7 +151,14 @@ def ask(
         return [_of(startup.kind, startup.command, total, name=startup.database, accepted=accepted)]
     if not request.messages:
         return [_of("Q", HIDDEN, total), Asked("S")]
-    return _Asking(statements, portals).ask(request, total)
+    return _Asking(statements, portals, most).ask(request, total)
+
+
+def more_of(found: Repeated, command: Command, total: int, most: int) -> Asked:
+    """Return what stands for repeated statements of a request of `total` bytes."""
+    asked = _of("E", command, total)
+    asked.more, asked.repeated = min(found.number, most), found
+    return asked
 
 
 def _of(
@@ -145,7 +174,8 @@ class _Asking:
     that were parsed and not executed yet, and what they show. _bound: portal to statement name, likewise.
     """
 
-    def __init__(self, statements: dict[str, Command], portals: dict[str, Command]) -> None:
+    def __init__(self, statements: dict[str, Command], portals: dict[str, Command], most: int) -> None:
+        self._most = most
         self._statements = statements
         self._portals = portals
         self._asked: list[Asked] = []
@@ -155,8 +185,10 @@ class _Asking:
     def ask(self, request: Request, total: int) -> list[Asked]:
         for message in request.messages:
             self._add(message)
+            if message.kind == "X":
+                break
         if request.rest and not request.broken:
-            self._add_hidden(request.rest, total)
+            self._add_hidden(request, total)
         for name in list(self._parsed):
             self._show_prepared(name)
         if not any(asked.command for asked in self._asked):
@@ -215,15 +247,17 @@ class _Asking:
             if message.portal is not None:
                 self._portals.pop(message.portal, None)
 
-    def _add_hidden(self, rest: int, total: int) -> None:
-        """Add what must be in `rest` bytes beyond the prefix: the Execute of what was bound or parsed last.
+    def _add_hidden(self, request: Request, total: int) -> None:
+        """Add what must be beyond the prefix: the Execute of what was bound or parsed last, and what repeats.
 
         Two Executes with a Bind between them take 33 bytes; so in less there is one.
         """
+        rest, found = request.rest, repeated(request.messages, total)
         shown = [asked for asked in self._asked if asked.command]
         if self._bound and rest >= _EXECUTE_BYTES:
-            self._execute(next(reversed(self._bound)), total)
-            shown = self._asked[-1:] if rest >= _SECOND_BYTES else []
+            self._execute(next(reversed(self._bound)), total - (found.number * found.size if found else 0))
+            self._asked += [Asked("S")] * bool(found and found.synced)
+            shown = self._asked[-1:] if rest >= _SECOND_BYTES and not found else []
         elif self._parsed and rest >= _EXECUTE_BYTES + _BIND_BYTES + len(next(reversed(self._parsed))):
             _, (_, command) = self._parsed.popitem()
             shown = [_of("E", command, total)]
@@ -231,10 +265,21 @@ class _Asking:
             self._asked += shown
         elif rest < _EXECUTE_BYTES + _BIND_BYTES:
             shown = []
-        for asked in shown[-1:]:
-            asked.command = asked.command and asked.command._replace(truncated=True)
+        if found:
+            self._asked.append(more_of(found, self._last_executed(), total, self._most))
+        else:
+            for asked in shown[-1:]:
+                asked.command = asked.command and asked.command._replace(truncated=True)
         self._asked.append(Asked("S"))
         self._portals.pop("", None)
+
+    def _last_executed(self) -> Command:
+        """Return what a repetition shows: the last statement, if that before it was the same."""
+        last = [asked.command for asked in self._asked if asked.kind == "E" and asked.command][-2:]
+        if not last or last[0].text != last[-1].text:
+            return _OTHERS
+        text = f"{last[-1].text}".removesuffix("…")
+        return last[-1]._replace(text=f"{text}…", truncated=True)
 
     def _show_something(self, messages: tuple[requests.Message, ...]) -> None:
         """Show the Bind, Describe or Close of a request in which there is nothing else."""

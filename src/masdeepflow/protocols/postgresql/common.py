@@ -100,9 +100,12 @@ def _read_plain(data: bytes, total: int, _kind: int) -> _Plain:
         return _ODD_ONE
     if bind and (bind.portal or (execute and execute.portal) or bool(bind.name) == bool(parse)):
         return _ODD_ONE
+    # How much is hidden behind a Bind matters, where that is more than its Execute.
+    if bind and shown[0].truncated:
+        return _ODD_ONE
     if kinds == "Q" or parse:
         return _Plain(_number(shape), shown[0], "", parse and parse.command)
-    return _ODD_ONE if shown[0].truncated or not bind else _Plain(_number(shape), None, bind.name or "", None)
+    return _ODD_ONE if not bind else _Plain(_number(shape), None, bind.name or "", None)
 
 
 def _read_reply(data: bytes, total: int, shape: int) -> Reply | None:

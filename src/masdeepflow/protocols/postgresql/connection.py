@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from masdeepflow.batch import payloads
-from masdeepflow.protocols.postgresql.asked import Asked, ask
+from masdeepflow.pipelined import BATCH_MOST
+from masdeepflow.protocols.postgresql.asked import TURN_MOST, Asked, ask, more_of
+from masdeepflow.protocols.postgresql.hidden import answered, begin, going_on
 from masdeepflow.protocols.postgresql.replies import (
     ACCEPTED,
     NO_REPLY,
@@ -89,6 +91,16 @@ class Transaction(NamedTuple):
     response_last_ns: int
     queue_ns: int
 
+    def shared(self, count: int) -> list[Transaction]:
+        """Return as many transactions as this stands for, of which each has its share of the bytes."""
+        if not count:
+            return []
+        asked, left = divmod(self.request_bytes, count)
+        answered, over = divmod(self.response_bytes, count)
+        each = self._replace(request_bytes=asked, response_bytes=answered)
+        last = self._replace(request_bytes=asked + left, response_bytes=answered + over)
+        return [*[each] * (count - 1), last]
+
 
 @dataclass(slots=True)
 class Connection:
@@ -98,7 +110,8 @@ class Connection:
     waiting: what was asked and not answered yet, in order. failed: nothing is done up to the next Sync.
     opaque: the rest of the connection is encrypted. turn, idle: of the last turn that was followed, and
     whether it was written because it was idle. dropped: statements, portals and questions forgotten, and not
-    counted yet.
+    counted yet. astray: the next request may begin within a message. unit: size and command of what the last
+    one repeated beyond the prefix, and whether each had a Sync.
     """
 
     namespace: str | None = None
@@ -110,11 +123,13 @@ class Connection:
     turn: int = 0
     idle: bool = False
     dropped: int = 0
+    astray: bool = False
+    unit: tuple[int, Command, bool | None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether the next turn is not to be read by itself."""
-        return bool(self.waiting) or self.failed or self.opaque or "" in self.portals
+        return bool(self.waiting) or self.failed or self.opaque or self.astray or "" in self.portals
 
     @property
     def known(self) -> bool:
@@ -131,9 +146,12 @@ class Connection:
         waiting = [replace(asked, tags=asked.tags[:], notices=asked.notices[:]) for asked in self.waiting]
         return replace(self, statements=dict(self.statements), portals=dict(self.portals), waiting=waiting)
 
-    def follow(self, turn: Turn) -> list[Transaction]:
-        """Return the transactions that a turn ends, and of one in flight what it shows so far."""
-        return _Exchange(self, turn).run()
+    def follow(self, turn: Turn, most: int = TURN_MOST) -> list[Transaction]:
+        """Return the transactions that a turn ends, and of one in flight what it shows so far.
+
+        most: statements beyond the prefix that it may stand for.
+        """
+        return _Exchange(self, turn, most).run()
 
     def bound(self) -> None:
         """Forget the oldest of what there is too much of."""
@@ -152,9 +170,10 @@ class _Exchange:
     _shared: bytes of the response that transactions have got their share of.
     """
 
-    def __init__(self, connection: Connection, turn: Turn) -> None:
+    def __init__(self, connection: Connection, turn: Turn, most: int) -> None:
         self._connection = connection
         self._turn = turn
+        self._most = most
         self._shared = 0
         self._transactions: list[Transaction] = []
 
@@ -165,6 +184,8 @@ class _Exchange:
         if turn.response_bytes:
             self._receive(read_response(turn.response, turn.response_bytes))
         if turn.kind == _OPEN:
+            # How many are behind the prefix is told when they have ended.
+            connection.waiting = [asked for asked in connection.waiting if asked.more is None]
             self._end_all(NO_REPLY)
             return [one for one in self._transactions if one.command]
         if turn.flags & _CLOSED:
@@ -198,16 +219,37 @@ class _Exchange:
     def _ask(self) -> Asked | None:
         """Add what the request asks; return what is asked and never answered."""
         turn, connection = self._turn, self._connection
-        request = read_request(turn.request, turn.request_bytes)
-        if connection.waiting and self._goes_on(connection.waiting[0], request):
-            connection.waiting[0].request_bytes += turn.request_bytes
-            return None
-        asked = ask(request, turn.request_bytes, connection.statements, connection.portals)
+        before = begin(turn.request, turn.request_bytes) if connection.astray else 0
+        if before is None:
+            asked = self._more()
+        else:
+            total = turn.request_bytes - before
+            request = read_request(turn.request[before:], total)
+            if connection.waiting and self._goes_on(connection.waiting[0], request):
+                connection.waiting[0].request_bytes += turn.request_bytes
+                return None
+            asked = ask(request, total, connection.statements, connection.portals, self._most)
+            connection.astray = request.broken and bool(request.messages)
+            self._note_repetition(asked)
         for one in asked:
             one.request_first_ns, one.queue_ns = turn.request_first_ns, turn.queue_ns
         last = asked.pop() if asked and asked[-1].kind in {"X", "cancel"} else None
         connection.waiting += asked
         return last
+
+    def _note_repetition(self, asked: list[Asked]) -> None:
+        """Remember what is repeated beyond the prefix: the next turn may begin in the midst of it."""
+        connection = self._connection
+        for one in asked:
+            if one.repeated and one.command:
+                connection.astray = True
+                connection.unit = one.repeated.size, one.command, one.repeated.synced
+
+    def _more(self) -> list[Asked]:
+        """Return what a request asks in which no statement is seen to begin."""
+        unit, total = self._connection.unit, self._turn.request_bytes
+        found = going_on(unit[0], total, synced=unit[2]) if unit and total > len(self._turn.request) else None
+        return [more_of(found, unit[1], total, self._most), Asked("S")] if unit and found else []
 
     def _goes_on(self, first: Asked, request: Request) -> bool:
         """Whether the request is a login's next message, or data for COPY."""
@@ -226,6 +268,7 @@ class _Exchange:
         for message in response.messages:
             self._take(message, sure=not response.broken)
         if response.rest:
+            self._count_answers(response)
             self._end_unseen()
         left = self._turn.response_bytes - self._shared
         if self._shared:
@@ -233,6 +276,19 @@ class _Exchange:
             self._transactions[-1] = last._replace(response_bytes=last.response_bytes + left)
         elif waiting:
             waiting[0].response_bytes += left
+
+    def _count_answers(self, response: Response) -> None:
+        """Take the number of statements beyond the prefix from their answers, where it was only likely."""
+        waiting = self._connection.waiting
+        likely = [one for one in waiting if one.repeated and not one.repeated.exact]
+        if len(likely) != 1:
+            return
+        count, estimate = answered(response.messages, self._turn.response_bytes), likely[0].more or 0
+        if count is None:
+            return
+        count -= sum(one.kind == "E" and one.more is None for one in waiting)
+        if estimate // 2 <= count <= 2 * estimate + 1:
+            likely[0].more = min(count, self._most)
 
     def _take(self, message: Message, *, sure: bool) -> None:
         """Take one message of the response. sure: all that was captured of it are messages."""
@@ -253,6 +309,9 @@ class _Exchange:
 
     def _answer(self, first: Asked, message: Message) -> None:
         connection = self._connection
+        if first.more is not None:
+            first = first.one()
+            connection.waiting.insert(0, first)
         if first.kind == "login":
             self._log_in(first, message)
         elif first.startup:
@@ -295,9 +354,20 @@ class _Exchange:
             if first.kind == "S":
                 del connection.waiting[0]
                 return
+            if first.repeated and self._is_not_the_end(first, end):
+                return
+            if first.repeated and (first.repeated.synced or not failed):
+                del connection.waiting[0]
+                continue
             if failed:
                 self._undo([first])
             self._finish(end, SKIPPED if failed else first.at_ready())
+
+    def _is_not_the_end(self, others: Asked, end: int) -> bool:
+        """Whether there are more that end with a ReadyForQuery each, behind that at `end`."""
+        if others.repeated is None or others.repeated.synced is False:
+            return False
+        return bool(others.more) and end < self._turn.response_bytes
 
     def _fail(self, message: Message, *, sure: bool) -> None:
         """Give the error to the first that is shown, up to the next Sync; what is behind it is skipped."""
@@ -306,17 +376,32 @@ class _Exchange:
             return
         reply = notice.reply()
         upto = next((at for at, one in enumerate(connection.waiting) if one.kind == "S"), None)
-        failed = connection.waiting[:upto]
+        failed = self._failing(upto)
         unasked = not any(asked.command for asked in failed)
         if unasked and sure and notice.severity in _SEVERITIES and notice.code:
             self._push(message, reply)
-        del connection.waiting[: len(failed)]
         connection.failed = bool(failed) and not failed[0].startup
         self._undo(failed)
         for asked in failed:
             if asked.command:
                 self._give(asked, reply, message.end)
                 reply = SKIPPED
+
+    def _failing(self, upto: int | None) -> list[Asked]:
+        """Take off what an error ends, of those that wait: one of repeated ones that have a Sync each."""
+        waiting = self._connection.waiting
+        failed = waiting[:upto]
+        del waiting[: len(failed)]
+        if not failed or failed[-1].repeated is None:
+            return failed
+        others = failed.pop()
+        if not any(asked.command for asked in failed):
+            failed.append(others.one())
+        if others.repeated and others.repeated.synced:
+            waiting.insert(0, others)
+        else:
+            failed.append(others)
+        return failed
 
     def _undo(self, failed: list[Asked]) -> None:
         """A statement that could not be parsed has not replaced another of its name."""
@@ -360,20 +445,19 @@ class _Exchange:
 
     def _show(self, asked: Asked, reply: Reply, response_bytes: int, *, answered: bool = True) -> None:
         turn = self._turn
-        self._transactions.append(
-            Transaction(
-                turn.row,
-                asked.command,
-                reply,
-                asked.name if asked.kind == "login" else self._connection.namespace,
-                asked.request_bytes,
-                response_bytes,
-                asked.request_first_ns,
-                turn.response_first_ns if answered else 0,
-                turn.response_last_ns if answered else 0,
-                asked.queue_ns,
-            )
+        shown = Transaction(
+            turn.row,
+            asked.command,
+            reply,
+            asked.name if asked.kind == "login" else self._connection.namespace,
+            asked.request_bytes,
+            response_bytes,
+            asked.request_first_ns,
+            turn.response_first_ns if answered else 0,
+            turn.response_last_ns if answered else 0,
+            asked.queue_ns,
         )
+        self._transactions += [shown] if asked.more is None else shown.shared(asked.more)
 
     def _push(self, message: Message, reply: Reply) -> None:
         """Show what nobody asked for."""
@@ -396,6 +480,11 @@ class Connections:
         self.evicted = 0
         self._known: dict[int, Connection] = {}
         self._size = 0
+        self._room = BATCH_MOST
+
+    def begin_batch(self) -> None:
+        """Make room for so many statements beyond the prefix as a batch may hold."""
+        self._room = BATCH_MOST
 
     def get(self, cookie: int) -> Connection | None:
         """Return what is known of a connection, and keep it longer than those that were not asked for."""
@@ -424,7 +513,9 @@ class Connections:
                 continue
             connection = known or Connection()
             before = connection.size
-            transactions += connection.follow(turn)
+            found = connection.follow(turn, min(TURN_MOST, self._room))
+            self._room = max(self._room - len(found), 1)
+            transactions += found
             if connection.opaque:
                 opaque.append(turn.cookie)
             self._keep(turn.cookie, connection, before)

@@ -36,6 +36,8 @@ _ELLIPSIS = "…"
 # The first bytes of a UTF-8 character whose rest is beyond the end.
 _CUT_CHARACTER = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z")
 
+_NAMES = {"B": 2, "E": 1, "C": 1, "D": 1, "P": 1}
+"""Type of a message -> names in it, each of which ends with a zero."""
 _TYPES = frozenset(b"BCDEFHPQSXcdfp")
 _STARTUP, _CANCEL, _TLS, _GSS = 3, (1234, 5678), (1234, 5679), (1234, 5680)
 
@@ -139,7 +141,10 @@ def read_request(data: bytes, total: int) -> Request:
         end = at + 1 + length
         if data[at] not in _TYPES or length < LENGTH_BYTES or end > total:
             return Request(tuple(messages), total - at, broken=True)
-        messages.append(_read_message(chr(data[at]), data[at + HEADER_BYTES : end], end, len(data)))
+        kind, body = chr(data[at]), data[at + HEADER_BYTES : end]
+        if end > len(data) and body.count(0) < _NAMES.get(kind, 0):
+            break  # Half a name is none.
+        messages.append(_read_message(kind, body, end, len(data)))
         at = end
     return Request(tuple(messages), total - at)
 
