@@ -46,7 +46,8 @@ _EVENTS = -1  # asks for endpoints as protocols do
 _NO_EVENTS = Events.none()
 # A member of an enum would have NumPy cast the whole column to int64 first.
 _TURN, _OPEN, _DATAGRAM, _SILENT = int(Kind.TURN), int(Kind.OPEN), int(Kind.DATAGRAM), int(Kind.SILENT)
-_ENDED = (int(Kind.CLOSE), int(Kind.CONNECT_FAILED))
+_CLOSE = int(Kind.CLOSE)
+_ENDED = (_CLOSE, int(Kind.CONNECT_FAILED))
 _CONTINUED, _CLOSED, _ACCELERATED = int(Flag.CONTINUED), int(Flag.CLOSED), int(Flag.ACCELERATED)
 _NO_ROWS = np.zeros(0, np.intp)
 _FEW = 4  # turns of a connection: of so few all are looked at, at once
@@ -113,6 +114,7 @@ class Pipeline:
         if not len(rows):
             return tables, _NO_EVENTS
         told = slots[rows]
+        tables += self._abandoned(told, codes[rows], offset_ns)
         events = self._events(told, codes[rows], offset_ns)
         self._forget(told)
         return tables, events
@@ -172,6 +174,21 @@ class Pipeline:
         """Return an endpoint of what the kernel counts by process, port and role; None if none was seen."""
         known = self.endpoints.services.get((pid, port, role))
         return known and known[0].endpoint()
+
+    def _abandoned(self, events: np.ndarray, codes: NDArray[np.int32], offset_ns: int) -> list[Table]:
+        """Return the transactions that waited when their connection was closed, behind its last turn.
+
+        codes: int32 (n,), the endpoints of events (n,).
+        """
+        closed = np.flatnonzero(events["kind"] == _CLOSE)
+        if not len(closed):
+            return []
+        tables = []
+        cookies = events["cookie"][closed]
+        for number, left in self.registry.left_waiting(cookies.tolist()):
+            rows = closed[np.isin(cookies, np.array(left, cookies.dtype))]
+            tables += self._transactions(number, _last_turns(events[rows]), codes[rows], offset_ns)
+        return tables
 
     def _forget(self, events: np.ndarray) -> None:
         ended = events["cookie"][np.isin(events["kind"], _ENDED)]
@@ -303,6 +320,17 @@ def _first_sticky(connections: NDArray[np.intp], sticky: NDArray[np.bool_]) -> N
     rows = np.flatnonzero(sticky)[::-1]
     first[connections[rows]] = rows
     return first[connections]
+
+
+def _last_turns(closes: np.ndarray) -> Slots:
+    """Return CLOSE slots (n,) as what is left of the turns that they end: no bytes, and when that was."""
+    turns = closes.copy()
+    turns["kind"], turns["flags"] = _TURN, closes["flags"] | _CONTINUED | _CLOSED
+    turns["turn"] -= 1
+    turns["request_first_ns"] = 0
+    for side in ("request", "response"):
+        turns[f"{side}_bytes"], turns[f"{side}_length"], turns[f"{side}_hash"] = 0, 0, 0
+    return Slots.of(turns)
 
 
 def _unrecognised(slots: np.ndarray) -> Parsed:

@@ -466,6 +466,10 @@ class Ordered(Generic[Q, R, S]):
         followed = np.isin(slots["cookie"], cookies)
         return alone & ~followed, np.flatnonzero(followed | in_flight)
 
+    def waiting(self, cookies: Iterable[int]) -> list[int]:
+        """Return those of these connections on which a request waits for its reply."""
+        return [cookie for cookie in self._connections.keys() & cookies if self._connections[cookie].waiting]
+
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""
         for cookie in self._connections.keys() & cookies:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,20 +26,22 @@ pytestmark = [pytest.mark.root, pytest.mark.server("nginx", "curl", "dig", "psql
 
 _SILENT, _RESOLVER = "127.0.53.57", "127.0.53.58"
 _WAIT_S = 20
+_PAUSE_S = 0.3  # longer than any answer waits to be taken for over
 _MILLISECOND, _SECOND = 1_000_000, 1_000_000_000
 _LINE = re.compile(
     r"\S+Z \[INFO\] \[(?:TCP|UDP)\] Type: (TX|RX), PID: (\d+), Comm: .*?, \S+ -> \S+, "
-    r"(.+) Response: none \((.+)\), , Waited: (.+)ms"
+    r"(.+) Response: (none|unfinished) \((.+)\), , Waited: (.+)ms"
 )
 _WORDS = {"timeout": "timed out", "closed": "connection closed", "retried": "retried"}
 
 
 class _Told(NamedTuple):
-    """A request that was never answered."""
+    """A request that was never answered, or not to the end."""
 
     role: str
     pid: int
     protocol: str
+    what: str
     why: str
     waited_ms: str
 
@@ -54,7 +57,7 @@ class _Logs(NamedTuple):
         """What the text log tells of requests that were never answered."""
         found = [match for line in self.lines if (match := _LINE.fullmatch(line))]
         roles = {"RX": "client", "TX": "server"}
-        return [_Told(roles[one[1]], int(one[2]), one[3], one[4], one[5]) for one in found]
+        return [_Told(roles[one[1]], int(one[2]), *one.groups()[2:]) for one in found]
 
     @property
     def lost(self) -> list[dict[str, Any]]:
@@ -77,7 +80,7 @@ def _logs(
     with Agent(tmp_path, ports=[port], command=(MASDEEPFLOW, "record", "-o", file)) as agent:
         traffic()
         agent.wait_for(
-            lambda lines: sum("Response: none" in line for line in mine(lines)) >= expected, _WAIT_S
+            lambda lines: sum(bool(_LINE.fullmatch(line)) for line in mine(lines)) >= expected, _WAIT_S
         )
         live = agent.settle().stop()
     options = ("--include", f"port={port}")
@@ -99,6 +102,7 @@ def _check_the_same(logs: _Logs) -> None:
             one["role"],
             one["process.pid"],
             words[one["protocol"]],
+            "unfinished" if one["response_bytes"] else "none",
             _WORDS[one["error.type"]],
             _milliseconds(one["masdeepflow.waited_ns"]),
         )
@@ -216,12 +220,37 @@ def test_a_database_client_that_is_killed(postgresql: PostgreSql, tmp_path: Path
     _check_ends_with_its_connection(logs, request)
 
 
-def test_what_is_pipelined_ends_together(tmp_path: Path) -> None:
+def test_an_answer_that_stops_halfway(postgresql: PostgreSql, tmp_path: Path) -> None:
+    """The server has sent a notice and goes on; psql dies long after that pause was seen."""
+    statement = "do $$ begin raise notice 'begun'; perform pg_sleep(2); end $$"
+
+    def kill() -> None:
+        command = [str(word) for word in postgresql.psql("-c", statement)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as client:
+            assert client.stderr is not None
+            assert b"begun" in client.stderr.readline()
+            time.sleep(_PAUSE_S)
+            client.kill()
+
+    logs = _logs(tmp_path, postgresql.port, kill, 1)
+    (told,) = logs.told
+    assert told[:1] + told[2:5] == ("client", "PostgreSQL", "unfinished", "connection closed")
+    (request,) = logs.lost
+    assert request["db.query.text"] == statement
+    assert request["masdeepflow.waited_ns"] > _PAUSE_S * _SECOND
+    _check_ends_with_its_connection(logs, request)
+    shown = [line for line in logs.lines if "PostgreSQL Query: do $$" in line]
+    assert len(shown) == 2, "each end shows it once"
+
+
+@pytest.mark.parametrize("pause_s", [0, _PAUSE_S])
+def test_what_is_pipelined_ends_together(tmp_path: Path, pause_s: float) -> None:
     """Of two commands of which a server answers one before it hangs up, the other one is told."""
 
     def answer_one(client: socket.socket) -> None:
         client.recv(1 << 16)
         client.sendall(b"$5\r\nhello\r\n")
+        time.sleep(pause_s)
 
     def ask_two(port: int) -> None:
         with socket.create_connection((LOOPBACK, port)) as client:

@@ -79,6 +79,29 @@ class Resolving(Toy):
         return [("127.0.0.1", "server.example", 10**12)]
 
 
+class Waiting(Toy):
+    """Waits for the answer to requests with a `w` behind the second letter; gives continuations, too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.asked: set[int] = set()
+
+    def parse(self, slots: np.ndarray) -> Parsed:
+        """Take in what asks."""
+        self.asked.update(slots["cookie"][slots["request"][:, 2] == ord("w")].tolist())
+        self.turns = [
+            (int(slot["turn"]), int(slot["flags"]), int(slot["request_bytes"]), int(slot["response_bytes"]))
+            for slot in slots
+        ]
+        slots = slots.view(np.ndarray).copy()
+        slots["flags"] = 0
+        return super().parse(slots)
+
+    def waiting(self, cookies: Sequence[int]) -> list[int]:
+        """Return what asked."""
+        return [cookie for cookie in cookies if cookie in self.asked]
+
+
 class Failing(Toy):
     """A protocol whose parser has a defect."""
 
@@ -315,6 +338,20 @@ def test_a_closed_connection_is_forgotten_everywhere() -> None:
         pipeline.process(make_slots(turn(kind=Kind.CLOSE)), OFFSET)
         toy.forgotten.clear()
     assert len(pipeline.endpoints) == 1  # the one that was only accepted
+
+
+def test_what_waits_ends_with_its_connection() -> None:
+    """A turn that was written when its answer paused is not written again: the close stands for it."""
+    toy = Waiting("a")
+    pipeline = _pipeline(toy)
+    _texts(turn(b"aLw", turn=7, flags=Flag.IDLE), turn(b"aL", cookie=2), pipeline=pipeline)
+    closes = [turn(kind=Kind.CLOSE, turn=8, request_bytes=3, response_bytes=5, cookie=one) for one in (1, 2)]
+    (table,), events = pipeline.process(make_slots(*closes), OFFSET)
+    assert toy.turns == [(7, Flag.CONTINUED | Flag.CLOSED, 0, 0)]
+    assert table.protocol == "a"
+    assert table.endpoint.tolist() == [0]
+    assert len(events) == 2
+    assert toy.forgotten == [1, 2]
 
 
 def test_turns_in_the_batch_of_their_close_are_still_the_protocols() -> None:

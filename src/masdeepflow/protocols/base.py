@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
 
     from masdeepflow.table import Parsed
 
-__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Bounded", "Naming", "Protocol", "Waiting"]
+__all__ = ["CERTAIN", "LIKELY", "POSSIBLE", "Bounded", "Naming", "Patient", "Protocol", "Waiting"]
 
 CERTAIN = 255
 """Score of bytes that no other protocol sends; the connection is this protocol's from then on."""
@@ -66,6 +66,21 @@ class Bounded(typing.Protocol):
     @property
     def evicted(self) -> int:
         """How much of it had to be forgotten before its time; never less than before."""
+
+
+@typing.runtime_checkable
+class Patient(typing.Protocol):
+    """What a protocol has beside that whose requests may wait for an answer beyond the turn they came in.
+
+    When a response begins and pauses, its turn is written; if nothing follows until the connection closes, no
+    turn tells of that.
+    """
+
+    def waiting(self, cookies: Sequence[int]) -> Sequence[int]:
+        """Return those of these connections, which were closed, on which a request waits.
+
+        For each, `parse` is given one more turn then, without bytes: `Flag.CONTINUED` and `Flag.CLOSED`.
+        """
 
 
 class Waiting(Protocol, typing.Protocol):

@@ -12,12 +12,12 @@ import numpy as np
 
 from masdeepflow import protocols as package
 from masdeepflow import schema
-from masdeepflow.protocols.base import LIKELY, Bounded, Naming
+from masdeepflow.protocols.base import LIKELY, Bounded, Naming, Patient
 from masdeepflow.schema import Kind
 from masdeepflow.table import Parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,11 @@ class Registry:
         """Number that stands for "no protocol"."""
         self._naming = {
             number: protocol for number, protocol in enumerate(self.protocols) if isinstance(protocol, Naming)
+        }
+        self._patient = {
+            number: protocol
+            for number, protocol in enumerate(self.protocols)
+            if isinstance(protocol, Patient)
         }
         self._strange = frozenset(protocol.name for protocol in self.protocols if _is_strange(protocol))
         self.errors: Counter[str] = Counter()
@@ -137,6 +142,17 @@ class Registry:
             self._broken(self.protocols[number])
             return None
         return due if len(due) else None
+
+    def left_waiting(self, cookies: list[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield the numbers of protocols with those of closed connections on which their requests wait."""
+        for number, protocol in self._patient.items():
+            try:
+                left = list(protocol.waiting(cookies))
+            except _ANYTHING:
+                self._broken(self.protocols[number])
+                continue
+            if left:
+                yield number, left
 
     def forget(self, cookies: list[int]) -> None:
         """Tell every protocol that connections are closed."""

@@ -1,7 +1,7 @@
 """The text log: one line per event, for people and for grep.
 
 A request that is never answered has a line in its response's place, at the time at which it ended:
-`HTTP Response: none (connection closed), {pod}, Waited: 1501ms`.
+`HTTP Response: none (connection closed), {pod}, Waited: 1501ms`; `unfinished` for `none` where it had begun.
 """
 
 from __future__ import annotations
@@ -111,12 +111,13 @@ class TextLog(LineLog):
             micros(table.end_ns[rows]),
             [fragments[index].unanswered for index in table.endpoint[rows].tolist()],
             [_label(text) or table.protocol for text in table.request_text.take(rows).to_list()],
+            ["unfinished" if size else "none" for size in table.response_bytes[rows].tolist()],
             map(_why, silent.reasons.take(rows).to_list()),
             latencies(silent.waited_ns[rows]),
         )
         return [
-            f"{stamp}{head}{label} Response: none ({why}){tail}{waited}"
-            for stamp, (head, tail), label, why, waited in zip(*columns, strict=True)
+            f"{stamp}{head}{label} Response: {what} ({why}){tail}{waited}"
+            for stamp, (head, tail), label, what, why, waited in zip(*columns, strict=True)
         ]
 
     def _event_lines(self, events: Events, rows: NDArray[np.intp]) -> list[str]:

@@ -417,6 +417,11 @@ class Follower:
         known.turn, known.idle = self.slot["turn"], self.has(Flag.IDLE)
         while len(known.questions) > MOST:
             del known.questions[0]
+        if known.idle:
+            questions, ended = known.questions, len(self.rows)
+            self.end_all(Reply())
+            known.questions = questions
+            self.rows[ended:] = [row | {"paused": True} for row in self.rows[ended:]]
         return self.rows
 
     def give_up_what_is_lost(self) -> None:
@@ -776,10 +781,11 @@ class Reference:
         self.known: dict[int, Known] = {}
         self.encrypted: set[int] = set()
         self.opaque: list[int] = []
+        self.paused: list[bool] = []
 
     def parse(self, slots: np.ndarray) -> list[tuple[object, ...]]:
         """Return rows in the order of `rows_of`."""
-        self.opaque = []
+        self.opaque, self.paused = [], []
         rows: list[tuple[object, ...]] = []
         for place, slot in enumerate(slots):
             cookie = int(slot["cookie"])
@@ -791,6 +797,7 @@ class Reference:
             used = deepcopy(known) if values["kind"] == Kind.OPEN else known
             found = Follower(used, values | {"row": place}, *sides).follow()
             rows += [visible(one) for one in found]
+            self.paused += [one.get("paused", values["kind"] == Kind.OPEN) for one in found]
             if used is known and used.opaque:
                 self.encrypted.add(cookie)
                 self.opaque.append(cookie)
@@ -823,4 +830,7 @@ def check_equal(batches: list[np.ndarray]) -> None:
     for slots in batches:
         parsed, expected = parser.parse(slots), reference.parse(slots)
         assert rows_of(slots, parsed) == expected
+        in_flight = (slots["kind"] == Kind.OPEN)[parsed.rows]
+        still_open = in_flight if parsed.still_open is None else parsed.still_open
+        assert still_open.tolist() == reference.paused
         assert sorted(parsed.opaque) == sorted(reference.opaque)

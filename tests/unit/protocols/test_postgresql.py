@@ -69,7 +69,10 @@ ROOM, RESPONSE_ROOM = 208, 104
 
 
 def rows(*turns: dict[str, object], parser: PostgreSql | None = None, size: int | None = None) -> list[Row]:
-    """Parse turns, as one batch or in batches of `size`; return each transaction as a dict."""
+    """Parse turns, as one batch or in batches of `size`; return each transaction as a dict.
+
+    What has not ended when its answer pauses is left out.
+    """
     parser = parser or PROTOCOL()
     slots = make_slots(*turns)
     found: list[Row] = []
@@ -85,7 +88,9 @@ def rows(*turns: dict[str, object], parser: PostgreSql | None = None, size: int 
         }
         columns |= {name: strings(column) for name, column in parsed.attributes.items()}
         columns |= {name: parsed.base.get(name, batch[name][parsed.rows]).tolist() for name in BASE}
-        found += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        paused = [False] * len(parsed.rows) if parsed.still_open is None else parsed.still_open.tolist()
+        every = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        found += [one for one, left in zip(every, paused, strict=True) if not left]
     return found
 
 
@@ -645,6 +650,31 @@ def test_a_second_goodbye_is_none() -> None:
 
 
 # COPY, notifications, replication
+
+
+def test_what_waits_is_shown_when_its_answer_pauses() -> None:
+    """How long it will take, nobody knows; what has ended before it has ended."""
+    begun = tag(b"A") + READY + described(b"a") + row(b"1")
+    slots = make_slots(turn(query("a") + query("b"), begun, flags=Flag.IDLE))
+    parsed = PROTOCOL().parse(slots)
+    assert parsed.request_text.to_list() == ["PostgreSQL Query: a", "PostgreSQL Query: b"]
+    assert parsed.still_open is not None
+    assert parsed.still_open.tolist() == [False, True]
+    assert not parsed.error.any()
+
+
+def test_what_waits_when_its_connection_is_closed_has_no_answer() -> None:
+    """An answer had begun and paused: no turn of its own tells of the end, which is an error."""
+    parser = PROTOCOL()
+    begun = rows(turn(query("a"), described(b"a") + row(b"1"), flags=Flag.IDLE), parser=parser)
+    assert begun == []
+    cookie = int(make_slots(turn())["cookie"][0])
+    assert list(parser.waiting([cookie, cookie + 1])) == [cookie]
+    (found,) = rows(turn(turn=1, flags=Flag.IDLE | Flag.CONTINUED | Flag.CLOSED), parser=parser)
+    assert (found["request"], found["response"], found["error"]) == ("PostgreSQL Query: a", None, True)
+    assert found["response_first_ns"] == found["response_last_ns"] == 0
+    assert found["request_first_ns"] == START
+    assert list(parser.waiting([cookie])) == []
 
 
 def test_copy_in_is_one_transaction() -> None:

@@ -119,6 +119,7 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
     """In the response's place and direction, at its end, with how long it waited, if that is known."""
     lost = {
         "response_text": None,
+        "response_bytes": 0,
         "error": True,
         "duration_ns": -1,
         "masdeepflow.waited_ns": 1501 * MILLISECOND,
@@ -128,7 +129,7 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
         {**lost, "error.type": "closed", "start_ns": START},
         {**lost, "error.type": "closed", "masdeepflow.waited_ns": None, "end": replace(SERVER, pod="web-0")},
         {**lost, "error.type": "timeout", "request_text": "DNS Query: A a.test"},
-        {**lost, "error.type": "odd\n", "request_text": "Toy Command: x"},
+        {**lost, "error.type": "odd\n", "request_text": "Toy Command: x", "response_bytes": 1},
     )
     stamp = "2026-01-02T03:04:07.179901Z [INFO] [TCP] Type:"
     lines = logged(TextLog, make_output(table))
@@ -136,7 +137,7 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
         f"{stamp} RX, {CLIENT_END}, HTTP Response: none (connection closed), , Waited: 1501ms",
         f"{stamp} TX, {SERVER_END}, HTTP Response: none (connection closed), web-0, Waited: unknown",
         f"{stamp} RX, {CLIENT_END}, DNS Response: none (timed out), , Waited: 1501ms",
-        f"{stamp} RX, {CLIENT_END}, Toy Response: none (odd\\x0a), , Waited: 1501ms",
+        f"{stamp} RX, {CLIENT_END}, Toy Response: unfinished (odd\\x0a), , Waited: 1501ms",
     ]
 
 

@@ -110,6 +110,10 @@ class Http:
             base = _base(slots, transactions.rows, exchanges, places)
         return _parsed(slots, transactions, base, opaque)
 
+    def waiting(self, cookies: Sequence[int]) -> list[int]:
+        """Return those of these connections on which a request waits for its response."""
+        return self._pairing.waiting(cookies)
+
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
         self._pairing.forget(cookies)

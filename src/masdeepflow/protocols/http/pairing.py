@@ -119,6 +119,10 @@ class Pairing:
         """Connections whose next turn is not to be understood without what is kept of them."""
         return list(self._connections)
 
+    def waiting(self, cookies: Iterable[int]) -> list[int]:
+        """Return those of these connections on which a request waits for its response."""
+        return [cookie for cookie in self._connections.keys() & cookies if self._connections[cookie].waiting]
+
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""
         for cookie in self._connections.keys() & cookies:

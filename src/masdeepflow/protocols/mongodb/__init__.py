@@ -119,6 +119,10 @@ class MongoDb:
         parsed.error[places] |= np.array([_failed(exchange) for exchange in exchanges], bool)
         return parsed
 
+    def waiting(self, cookies: Sequence[int]) -> list[int]:
+        """Return those of these connections on which a request waits for its reply."""
+        return self._ordered.waiting(cookies)
+
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
         self._ordered.forget(cookies)

@@ -50,6 +50,10 @@ class MySql:
         owner, cookies = self._cookies.encode(slots["cookie"])
         return to_parsed(slots, *self._common.read(slots, cookies, owner, self._connections))
 
+    def waiting(self, cookies: Sequence[int]) -> list[int]:
+        """Return those of these connections on which a command goes on."""
+        return self._connections.waiting(cookies)
+
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
         self._connections.forget(cookies)

@@ -184,6 +184,8 @@ class Connection:
             reply, _ = read_reply(Answer.LOGIN, turn.response, 0)
             if self.pending and self.pending.command.answer is Answer.LOGIN and reply is not MORE:
                 self._end(self.pending, reply)
+            if self.pending and turn.flags & _CLOSED:
+                return self._go_on(self.pending, turn, MORE)
             return []
         if not is_refusal(turn.response, turn.response_bytes):
             return []
@@ -390,6 +392,10 @@ class Connections:
         if connection is not None:
             self._known[cookie] = connection
         return connection
+
+    def waiting(self, cookies: Iterable[int]) -> list[int]:
+        """Return those of these connections on which a command goes on."""
+        return [cookie for cookie in self._known.keys() & cookies if self._known[cookie].pending]
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""

@@ -117,6 +117,10 @@ class Nats:
         score[greeting & (no_request | (first_asked == CONNECT))] = CERTAIN
         return score
 
+    def waiting(self, cookies: Sequence[int]) -> list[int]:
+        """Return those of these connections on which a request waits for its reply."""
+        return [cookie for cookie in self._connections.keys() & cookies if self._connections[cookie].waiting]
+
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
         for cookie in cookies:

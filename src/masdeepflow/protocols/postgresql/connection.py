@@ -77,7 +77,7 @@ class Transaction(NamedTuple):
 
     row: the turn that ended it. namespace: the database, None if unknown. request_bytes, response_bytes: its
     share of its turns' bytes. request_first_ns, queue_ns: of the turn that began it. response_first_ns,
-    response_last_ns: 0 without a response.
+    response_last_ns: 0 without a response. still_open: it has not ended, and comes again.
     """
 
     row: int
@@ -90,6 +90,7 @@ class Transaction(NamedTuple):
     response_first_ns: int
     response_last_ns: int
     queue_ns: int
+    still_open: bool = False
 
     def shared(self, count: int) -> list[Transaction]:
         """Return as many transactions as this stands for, of which each has its share of the bytes."""
@@ -194,7 +195,16 @@ class _Exchange:
             self._end(last, NO_REPLY)
         connection.turn, connection.idle = turn.turn, bool(turn.flags & _IDLE)
         connection.bound()
+        if connection.idle:
+            self._show_waiting()
         return self._transactions
+
+    def _show_waiting(self) -> None:
+        """Show what an answer has begun to and pauses: how long, nobody knows."""
+        ended = len(self._transactions)
+        for asked in self._connection.waiting:
+            self._end(asked, NO_REPLY)
+        self._transactions[ended:] = [one._replace(still_open=True) for one in self._transactions[ended:]]
 
     def _give_up_lost(self) -> None:
         """Wait no longer for an answer that was lost, or later answers would be taken for it.
@@ -492,6 +502,10 @@ class Connections:
         if connection is not None:
             self._known[cookie] = connection
         return connection
+
+    def waiting(self, cookies: Iterable[int]) -> list[int]:
+        """Return those of these connections on which a command waits for its answer."""
+        return [cookie for cookie in self._known.keys() & cookies if self._known[cookie].waiting]
 
     def forget(self, cookies: Iterable[int]) -> None:
         """Drop what is kept of these connections."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.protocols.postgresql.requests import NOTHING
+from masdeepflow.schema import Kind
 from masdeepflow.table import ABSENT, Encoded, Parsed
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ def to_parsed(
     slots: np.ndarray, commons: Commons, transactions: list[Transaction], opaque: list[int]
 ) -> Parsed:
     """Return the transactions of the common turns, and the others, in the order of their turns."""
-    base = {}
+    base, still_open = {}, None
     if transactions:
         commons, order = commons.joined(transactions)
         base = _base(slots, commons.rows, order, transactions)
+        still_open = _still_open(slots, commons.rows, order, transactions)
     rows, commands, replies, namespaces, own, texts = commons
     lines, queries = commands.strings(attrgetter("text")), commands.strings(attrgetter("query"))
     if texts is not None:
@@ -91,7 +93,20 @@ def to_parsed(
         },
         base,
         opaque,
+        still_open,
     )
+
+
+def _still_open(
+    slots: np.ndarray, rows: NDArray[np.intp], order: NDArray[np.intp], transactions: list[Transaction]
+) -> NDArray[np.bool_] | None:
+    """Return which transactions (n,) have not ended; None if turns in flight tell."""
+    if not any(one.still_open for one in transactions):
+        return None
+    paused = np.zeros(len(order), bool)
+    paused[len(order) - len(transactions) :] = [one.still_open for one in transactions]
+    in_flight: NDArray[np.bool_] = slots["kind"][rows] == int(Kind.OPEN)
+    return in_flight | paused[order]
 
 
 def _itself(name: str | None) -> str | None:

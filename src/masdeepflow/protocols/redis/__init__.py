@@ -208,6 +208,10 @@ class Redis:
             return [], {}
         return self._ordered.follow(slots, rows, alone, self._read(slots))
 
+    def waiting(self, cookies: Sequence[int]) -> list[int]:
+        """Return those of these connections on which a request waits for its reply."""
+        return self._ordered.waiting(cookies)
+
     def forget(self, cookies: Sequence[int]) -> None:
         """Drop what is kept for these closed connections."""
         self._ordered.forget(cookies)
