@@ -396,4 +396,5 @@ def _add_found(metrics: Metrics, pipeline: Pipeline, found: Frame | End) -> None
 
 def _summary(pipeline: Pipeline, lost: dict[str, int], metrics: Metrics) -> Summary:
     failures = dict(pipeline.registry.errors)
-    return Summary(pipeline.records, lost, metrics.services(), metrics.coverage(), failures)
+    forgotten = {**pipeline.evictions(), **pipeline.registry.evictions()}
+    return Summary(pipeline.records, lost, metrics.services(), metrics.coverage(), failures, forgotten)

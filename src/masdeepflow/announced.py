@@ -34,6 +34,8 @@ class Announced:
         self._limit = limit
         self._texts_limit = texts
         self._texts: dict[int, list[int]] = {}
+        self.evicted = 0
+        """Requests that were forgotten before they ended: a log shows them twice."""
 
     def mark(self, slots: np.ndarray, parsed: Parsed) -> NDArray[np.bool_]:
         """Return which transactions (m,) of slots (n,) need not be shown: they were, or are not whole yet."""
@@ -70,9 +72,10 @@ class Announced:
         if text in texts:
             return True
         texts.append(text)
+        self.evicted += max(len(texts) - self._texts_limit, 0)
         del texts[: -self._texts_limit]
         if len(self._texts) > self._limit:
-            del self._texts[next(iter(self._texts))]
+            self.evicted += len(self._texts.pop(next(iter(self._texts))))
         return False
 
     def _take(self, cookie: int, text: int) -> bool:

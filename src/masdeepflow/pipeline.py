@@ -133,6 +133,14 @@ class Pipeline:
             return slots, None, _NO_ROWS
         return slots, turns, np.flatnonzero(~turns & (kinds != _SILENT))
 
+    def evictions(self) -> dict[str, int]:
+        """Return how much had to be forgotten before its time, by table; never less than before.
+
+        What parsers keep is not among it: see `Registry.evictions`.
+        """
+        announced = {"announced": self._announced.evicted}
+        return {**self.endpoints.evictions(), **self._directory.evictions(), **announced}
+
     def take_parsed_bytes(self, index: int) -> int:
         """Return the bytes of turns that a protocol was recognised in since the last call.
 

@@ -145,6 +145,7 @@ class _Told(NamedTuple):
     lost: Callable[[], dict[str, int]]
     failures: Callable[[], dict[str, int]]
     evictions: Callable[[], dict[str, int]]
+    forgotten: Callable[[], dict[str, int]]
     lookups: Callable[[], dict[str, str]]
     lookup_counts: Callable[[], Mapping[str, Mapping[str, int]]]
 
@@ -242,6 +243,7 @@ def run_live(
                 lambda: {**agent.lost(), "log": log_lost()},
                 pipeline.registry.failures,
                 pipeline.registry.evictions,
+                pipeline.evictions,
                 lookups.problems,
                 lookups.counters,
             )

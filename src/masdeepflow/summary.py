@@ -51,6 +51,7 @@ class Summary:
     """records: slots read. lost: reason -> count, also of what never happened. services: busiest first.
 
     coverage: one of each service that has moved bytes. failures: protocol -> how often its parser failed.
+    forgotten: table or protocol -> how much had to go before its time, to stay within bounds.
     """
 
     records: int
@@ -58,17 +59,22 @@ class Summary:
     services: list[ServiceSummary] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
+    forgotten: dict[str, int] = field(default_factory=dict)
 
 
 def render(summary: Summary) -> str:
     """Return the summary for a terminal: what was seen, lost and why, understood, and a table of services."""
-    lines = [f"seen  {summary.records} records", f"lost  {_lost(summary.lost)}"]
+    lines = [f"seen  {summary.records} records", f"lost  {_counted(summary.lost)}"]
     if summary.coverage:
         lines.append(f"read  {_covered(summary.coverage)}")
     if summary.failures:
         named = ", ".join(f"{escape(name)} {count}" for name, count in summary.failures.items())
         count = sum(summary.failures.values())
         lines.append(f"parsers failed at {count} batch{'es' * (count > 1)} ({named})")
+    if any(summary.forgotten.values()):
+        lines.append(
+            f"forgot {_counted(summary.forgotten)}: later records may lack a name, a statement or an end"
+        )
     if summary.services:
         rows = [_HEADINGS, *map(_row, summary.services)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -76,9 +82,9 @@ def render(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lost(lost: dict[str, int]) -> str:
-    reasons = [f"{escape(reason)} {count}" for reason, count in lost.items() if count]
-    return f"{sum(lost.values())} ({', '.join(reasons)})" if reasons else "0"
+def _counted(counts: dict[str, int]) -> str:
+    named = [f"{escape(name)} {count}" for name, count in counts.items() if count]
+    return f"{sum(counts.values())} ({', '.join(named)})" if named else "0"
 
 
 def _covered(coverage: list[Coverage]) -> str:

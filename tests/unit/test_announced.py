@@ -77,6 +77,19 @@ def test_one_connection_takes_no_more_than_its_share() -> None:
     assert announced._texts == {}
 
 
+def test_what_will_be_shown_twice_is_counted() -> None:
+    """Requests beyond a connection's share, and all of a connection that there is no room for."""
+    announced = Announced(limit=2, texts=3)
+    for number in range(5):
+        _mark(announced, (1, Kind.OPEN, f"{number}", False, 9))
+    assert announced.evicted == 2
+    for cookie in (2, 3):
+        _mark(announced, (cookie, Kind.OPEN, "x", False, 9))
+    assert announced.evicted == 2 + 3
+    announced.forget([2, 3])
+    assert announced.evicted == 2 + 3, "closed ones are not missed"
+
+
 def test_what_is_remembered_does_not_grow_with_what_was_sent() -> None:
     """With many connections at once, long requests would else take gigabytes."""
     announced = Announced()

@@ -431,6 +431,11 @@ def test_memory_is_flat_over_processes_that_come_and_go() -> None:
     assert alive[-1] <= alive[len(alive) // 2] + 1024
 
 
+def test_what_had_to_be_forgotten_is_told_by_table() -> None:
+    """Whatever keeps something between batches, parsers aside."""
+    assert _pipeline().evictions() == dict.fromkeys(("connections", "containers", "names", "announced"), 0)
+
+
 def test_lost_turns_can_be_named() -> None:
     """What the kernel counts by process, port and role gets the service and protocol that were seen."""
     pipeline = _pipeline()

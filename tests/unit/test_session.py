@@ -234,6 +234,7 @@ def test_metrics_are_served_while_it_runs(probes: FakeProbes) -> None:
     assert "http_client_request_duration_seconds_count{" in bodies[0]
     assert 'masdeepflow_parser_errors_total{protocol="http"} 0.0' in bodies[0]
     assert 'masdeepflow_parser_evictions_total{protocol="mysql"} 0.0' in bodies[0]
+    assert 'masdeepflow_evictions_total{table="connections"} 0.0' in bodies[0]
     for reason, count in (("no_memory", 1.0), ("log", 0.0)):
         assert f'masdeepflow_lost_events_total{{reason="{reason}"}} {count}' in bodies[0]
     with socket.create_server(tuple(_split(address))):

@@ -28,6 +28,15 @@ def test_summary_of_a_run_without_losses_and_services() -> None:
     assert render(Summary(0, {"ring_full": 0})) == "seen  0 records\nlost  0\n"
 
 
+def test_summary_tells_what_was_forgotten() -> None:
+    """What had to go before its time, by table and protocol, and what that means; else no line."""
+    shown = render(Summary(9, {}, forgotten={"connections": 7, "names": 0, "mysql": 2}))
+    assert shown.splitlines()[2] == (
+        "forgot 9 (connections 7, mysql 2): later records may lack a name, a statement or an end"
+    )
+    assert render(Summary(9, {}, forgotten={"names": 0})) == "seen  9 records\nlost  0\n"
+
+
 def test_summary_escapes_names() -> None:
     """A process may call itself anything: its name stays on its line and within its column."""
     evil = ServiceSummary("\x1b[2J\n" + "x" * 200, "http", "server", 1, 0, 1.0, 1.0, 1.0)

@@ -52,8 +52,13 @@ class Directory:
         self._names: dict[str, tuple[str, int]] = {}
         self._identities: dict[tuple[int, str, Program | None], Identity] = {}
         self._by_subject: dict[str, set[tuple[int, str, Program | None]]] = {}
+        self._evicted = {"containers": 0, "names": 0}
         self._wanted = Wanted()
         self._asked: set[int | str | tuple[int, str]] = set()
+
+    def evictions(self) -> dict[str, int]:
+        """Return how many containers' facts and addresses' names were forgotten; never less than before."""
+        return dict(self._evicted)
 
     def learn(self, facts: Sequence[Fact]) -> set[str]:
         """Take facts in; return what is to be named anew: `Identity.subjects`, and addresses."""
@@ -99,6 +104,7 @@ class Directory:
             return set()
         if known is None and len(self._containers) >= _CONTAINERS:
             del self._containers[next(iter(self._containers))]
+            self._evicted["containers"] += 1
         self._containers[fact.id] = fact
         return {fact.id}
 
@@ -191,6 +197,7 @@ class Directory:
             known = self._names.pop(address, None)
             if known is None and len(self._names) >= _NAMES:
                 del self._names[next(iter(self._names))]
+                self._evicted["names"] += 1
             self._names[address] = (name, until_ns + offset_ns)
             if known is None or known[0] != name:
                 changed.add(address)

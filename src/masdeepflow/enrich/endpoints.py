@@ -66,6 +66,7 @@ class Endpoints:
         self._compacted: dict[int, _Compacted] = {}  # what was asked for last, by who asks
         self._sockets = Sockets()
         self._by_cookie: dict[int, int] = {}  # protocols
+        self._evicted = 0
         self.services: dict[tuple[int, int, int], tuple[End, int]] = {}
         """(PID, server port, role) -> end and protocol seen last, `NO_PROTOCOL` if none was recognised there:
         names what only the kernel counted.
@@ -73,6 +74,13 @@ class Endpoints:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def evictions(self) -> dict[str, int]:
+        """Return how many open connections were forgotten: their protocol and names. Never less than before.
+
+        TCP only: of other sockets nothing tells which are still there.
+        """
+        return {"connections": self._evicted}
 
     def codes(self, slots: np.ndarray, offset_ns: int = 0) -> NDArray[np.int32]:
         """Return each slot's endpoint (n,), int32: valid until the next `forget`.
@@ -131,6 +139,7 @@ class Endpoints:
             seen = self._seen[self._codes]
             codes = self._codes[mask & (seen <= np.median(seen[mask])) & (seen < self._batch)]
             facts = self._ends.facts.take(codes)
+            self._evicted += int(np.count_nonzero(facts["transport"] == _TCP))
             self._sockets.remove(codes, facts)
             self._drop(codes)
             self._forget_protocols(facts["cookie"].tolist())

@@ -103,7 +103,7 @@ class Exposition(Collector):
     """Renders a snapshot of `metrics` for each scrape, on the scraping thread.
 
     lost: reason -> count; failures: protocol -> batches that its parser failed at; evictions: protocol -> how
-    much it had to forget before its time. They never decrease.
+    much it had to forget before its time; forgotten: table -> the same of all else. They never decrease.
     lookups: who is asked for names -> why that is in vain, empty where it is not. lookup_counts: source ->
     counter -> count, those of `_LOOKUP_COUNTERS` are shown.
     """
@@ -114,6 +114,7 @@ class Exposition(Collector):
         lost: Callable[[], Mapping[str, int]] = _no_counts,
         failures: Callable[[], Mapping[str, int]] = _no_counts,
         evictions: Callable[[], Mapping[str, int]] = _no_counts,
+        forgotten: Callable[[], Mapping[str, int]] = _no_counts,
         lookups: Callable[[], Mapping[str, str]] = dict,
         lookup_counts: Callable[[], Mapping[str, Mapping[str, int]]] = _no_lookups,
     ) -> None:
@@ -121,6 +122,7 @@ class Exposition(Collector):
         self._lost = lost
         self._failures = failures
         self._evictions = evictions
+        self._forgotten = forgotten
         self._lookups = lookups
         self._lookup_counts = lookup_counts
 
@@ -156,6 +158,14 @@ class Exposition(Collector):
                 labels=["protocol"],
             ),
             self._evictions(),
+        )
+        yield _by_label(
+            CounterMetricFamily(
+                "masdeepflow_evictions",
+                "Connections, names and what was shown, forgotten to stay within bounds",
+                labels=["table"],
+            ),
+            self._forgotten(),
         )
         yield _by_label(
             GaugeMetricFamily(

@@ -199,11 +199,13 @@ def _summary_line(summary: Summary, lost: int) -> str:
         }
         for service in summary.services
     ]
+    forgotten = {name: count for name, count in summary.forgotten.items() if count}
     return json.dumps(
         {
             "event": "summary",
             "records": summary.records,
             "lost": {**summary.lost, "log": lost},
+            **({"forgotten": forgotten} if forgotten else {}),
             "services": services,
         }
     )

@@ -209,6 +209,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(directory._by_subject) <= 16
     assert len(directory._containers) <= 16
     assert len(directory._asked) <= 16
+    assert directory.evictions() == {"containers": 499 - 16, "names": 499 - 16}
     for pid in range(1, 500):  # their pod is never heard of again, their container is
         member = cgroup(pid, f"kubepods/pod0123456789abcdef0123456789abcdef/{ID}")
         directory.processes.follow(make_slots(member, execute(pid, b"a")), np.zeros(2, np.intp))

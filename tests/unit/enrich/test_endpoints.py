@@ -112,6 +112,26 @@ def test_eviction_never_mixes_up_endpoints(batches: list[list[tuple[int, int]]])
             assert len(table) <= 6 + 2 * 10
 
 
+def test_evictions_are_counted(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open connections that had to go; not those that were closed, nor sockets that never tell that."""
+    table = Endpoints(Directory())
+    table.codes(_slots([(cookie, 1) for cookie in range(1, 1 + small)]))
+    table.forget([1])
+    assert table.evictions() == {"connections": 0}
+    before = len(table)
+    table.codes(_slots([(cookie, 2) for cookie in range(100, 100 + small)]))
+    assert table.evictions() == {"connections": before + small - len(table)}
+    assert table.evictions()["connections"] > 0
+    monkeypatch.setattr(module, "_UNCLOSED_LIMIT", 1)
+    udp = Endpoints(Directory())
+    for cookie in range(1, 9):
+        slots = _slots([(cookie, 1)])
+        slots["transport"] = Transport.UDP
+        udp.codes(slots)
+    assert len(udp) < 8
+    assert udp.evictions()["connections"] == 0
+
+
 def test_eviction_keeps_what_is_in_use(small: int) -> None:
     """The connections that were silent for longest go first, whatever their number or process."""
     table = Endpoints(Directory())

@@ -460,17 +460,17 @@ def test_addresses_are_learnt_with_their_names() -> None:
 
 
 def test_names_nobody_takes_are_bounded() -> None:
-    """The oldest are dropped."""
+    """The oldest are dropped, and counted."""
     protocol = PROTOCOL()
-    for number in range(100):
-        records = [record(bytes((10, 0, number, last))) for last in range(60)]
-        name = b"n%d.test" % number
-        slots = make_slots(turn(_framed(query(name)), b""), turn(b"", b""))
-        del slots
-        answer = response(name, *records)
-        wide = make_slots(asked(query(name)), answered(answer))
-        protocol.parse(wide)
-    assert 0 < len(protocol.take_names()) <= 4096
+    for number in range(500):
+        name, records = (
+            b"n%d.test" % number,
+            [record(number.to_bytes(3, "big") + b"%c" % last) for last in range(10)],
+        )
+        protocol.parse(make_slots(asked(query(name)), answered(response(name, *records))))
+    assert protocol.evicted == 5000 - 4096
+    taken = protocol.take_names()
+    assert (len(taken), taken[-1][1]) == (4096, "n499.test")
 
 
 # --- recognition

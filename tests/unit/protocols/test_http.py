@@ -527,6 +527,7 @@ def test_state_is_bounded() -> None:
         parse(*[turn(upload(), CONTINUE, cookie=c) for c in many[first - 1 : first + 511]], parser=parser)
     assert len(parser._pairing.cookies) == pairing._CONNECTIONS
     assert min(parser._pairing.cookies) == 101
+    assert parser.evicted == 100
     rows = parse(*[turn(pipelined("/a", "/b"), OK, cookie=1) for _ in range(200)], parser=parser)
     kept = parser._pairing._connections[1].waiting
     assert len(kept) <= pairing._WAITING

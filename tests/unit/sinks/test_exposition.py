@@ -67,6 +67,7 @@ def _full() -> CollectorRegistry:
             lambda: {"ring_full": 5, "log": 0},
             lambda: {"http": 0, "mysql": 2},
             lambda: {"mysql": 3},
+            lambda: {"connections": 4, "names": 0},
             lookup_counts=lambda: {
                 "containers": {"asked": 7, "cut": 1},
                 "kubernetes": {"cut": 2, "events": 5, "pods": 9},
@@ -178,6 +179,8 @@ def test_the_agent_tells_about_itself(samples: Samples) -> None:
     assert _value(samples, "masdeepflow_parser_errors_total", protocol="mysql") == 2
     assert _value(samples, "masdeepflow_parser_errors_total", protocol="http") == 0
     assert _value(samples, "masdeepflow_parser_evictions_total", protocol="mysql") == 3
+    assert _value(samples, "masdeepflow_evictions_total", table="connections") == 4
+    assert _value(samples, "masdeepflow_evictions_total", table="names") == 0
     assert _value(samples, "masdeepflow_coverage_ratio", service_name="nginx") == 0.992
     assert _value(samples, "masdeepflow_parsed_bytes_total", service_name="nginx") == 992
     assert _value(samples, "masdeepflow_moved_bytes_total", service_name="nginx") == 1000

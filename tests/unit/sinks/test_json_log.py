@@ -260,6 +260,13 @@ def test_last_line_is_the_summary(logged: Logged) -> None:
     }
 
 
+def test_summary_tells_what_was_forgotten(logged: Logged) -> None:
+    """By table and protocol; nothing is said of those that had room."""
+    summary = Summary(1, {}, forgotten={"connections": 7, "names": 0, "mysql": 2})
+    lines = logged(JsonLog, make_output(), summary=summary)
+    assert json.loads(lines[-1])["forgotten"] == {"connections": 7, "mysql": 2}
+
+
 def test_summary_counts_the_lines_that_a_slow_reader_cost(pipe: Pipe) -> None:
     """Rows are either lines or counted in `lost.log`, also those that were never formatted."""
     writer = LineWriter(pipe.into, limit=100_000)

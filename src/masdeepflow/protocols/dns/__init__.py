@@ -54,11 +54,12 @@ class Dns:
         self._recognition = Recognition(self._reader, self.datagram_ports)
         self._waiting = Queries(TIMEOUT_NS)
         self._names: deque[tuple[bytes, bool, str | None, int]] = deque(maxlen=_NAMES)
+        self._names_dropped = 0
 
     @property
     def evicted(self) -> int:
-        """Queries that had to be forgotten before they were answered or timed out."""
-        return self._waiting.evicted
+        """Queries forgotten before they were answered or timed out, and names before anybody took them."""
+        return self._waiting.evicted + self._names_dropped
 
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
         """Return a score (n,), uint8, for turns and datagrams not known yet: 0 is "not mine"."""
@@ -169,6 +170,7 @@ class Dns:
         until = stamps[told["place"]] + told["ttl"] * _SECOND_NS
         names = batch.names.some(told["place"])
         packed = map(bytes, told["packed"])
+        self._names_dropped += max(len(self._names) + len(told) - _NAMES, 0)
         self._names.extend(zip(packed, told["six"].tolist(), names, until.tolist(), strict=True))
 
     def overdue(self, now_ns: int) -> np.ndarray:

@@ -83,6 +83,11 @@ class Http:
         self._known_responses: Recall[Response] = Recall()
         self._pairing = Pairing()
 
+    @property
+    def evicted(self) -> int:
+        """Connections that had to be forgotten with the requests that waited on them."""
+        return self._pairing.evicted
+
     def recognise(self, slots: np.ndarray) -> NDArray[np.uint8]:
         """Return a score (n,), uint8; 0 wherever a response is visible that does not start like HTTP/1's.
 

@@ -108,11 +108,15 @@ def read_turns(slots: np.ndarray, rows: NDArray[np.intp]) -> Iterator[Turn]:
 
 
 class Pairing:
-    """What waits on each connection, between turns and between batches."""
+    """What waits on each connection, between turns and between batches.
+
+    evicted: connections that were forgotten with what waited on them.
+    """
 
     def __init__(self) -> None:
         """Start with no connections."""
         self._connections: dict[int, _Connection] = {}
+        self.evicted = 0
 
     @property
     def cookies(self) -> list[int]:
@@ -176,6 +180,7 @@ class Pairing:
             self._connections[turn.cookie] = connection
         if len(self._connections) > _CONNECTIONS:
             del self._connections[next(iter(self._connections))]
+            self.evicted += 1
 
 
 def _take_requests(connection: _Connection, turn: Turn) -> None:
