@@ -96,6 +96,8 @@ need_for_testing() {
     need containerd have containerd
     need containernetworking-plugins test -e /usr/lib/cni/bridge -o -e /opt/cni/bin/bridge
     need curl have curl
+    # Runs a client of PostgreSQL's driver for Java from its source.
+    need default-jdk-headless have javac
     # Answers as late as it is told.
     need dnsdist have dnsdist
     need dnsmasq-base have dnsmasq
@@ -107,6 +109,7 @@ need_for_testing() {
     need libmemcached-tools have memcping
     # A client of NATS that shares nothing with nats-py.
     need libnats-dev test -e /usr/include/nats/nats.h
+    need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
     need memcached have memcached

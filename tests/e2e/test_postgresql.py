@@ -32,6 +32,7 @@ pytestmark = [
 ]
 
 _STATEMENTS = 100
+_ROWS = 2000
 _NO_TABLE, _SYNTAX = "42P01", "42601"
 _CLIENTS, _TRANSACTIONS = 4, 50
 _MODES = ["simple", "extended", "prepared"]
@@ -125,6 +126,35 @@ def test_every_statement_of_a_client_is_there_once_per_side(
         assert [one["db.operation.name"] for one in mine[:-1]] == [
             text.split()[0] for text in statements[:-1]
         ]
+
+
+async def _insert_with_asyncpg(port: int) -> None:
+    session = await asyncpg.connect(host=LOOPBACK, port=port, user="postgres", database="shop", ssl=False)
+    await session.executemany("INSERT INTO batch VALUES ($1, $2)", [(one, "x" * 9) for one in range(_ROWS)])
+    await session.close()
+
+
+def _insert_with_psycopg(server: PostgreSql) -> None:
+    with psycopg.connect(server.uri(), autocommit=True) as session:
+        rows = [(-1 - one, "x" * 9) for one in range(_ROWS)]
+        session.cursor().executemany("INSERT INTO batch VALUES (%b, %b)", rows)
+
+
+def test_each_row_of_a_batch_counts(postgresql: PostgreSql, start_agent: StartAgent) -> None:
+    """Though next to none of it is captured, and the server answers in the midst of it."""
+    made = run(*postgresql.psql("--command=CREATE TABLE IF NOT EXISTS batch (id int, name text)"))
+    assert made.code == 0, made.stderr
+    agent = start_agent("--log", "json", ports=[postgresql.port])
+    asyncio.run(_insert_with_asyncpg(postgresql.port))
+    _insert_with_psycopg(postgresql)
+    for found in _by_role(agent, 2 * _ROWS, lambda one: one.get("db.operation.name") == "INSERT").values():
+        assert {one["protocol"] for one in found} == {"postgresql"}
+        inserted = _named(found, "INSERT")
+        assert {one["db.query.text"] for one in inserted} == {"INSERT INTO batch VALUES ($1, $2)"}
+        assert sum(one["request_bytes"] for one in inserted) > 2 * _ROWS * 30
+        # Whether that is all of them is told by sizes, so nearly all of them are marked.
+        assert len(inserted) == 2 * _ROWS
+        assert sum(one["truncated"] for one in inserted) > 2 * _ROWS - 100
 
 
 def _is_tpc_b(found: dict[str, Any]) -> bool:

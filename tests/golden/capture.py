@@ -119,9 +119,13 @@ def _belongs(slots: np.ndarray, where: Where) -> NDArray[np.bool_]:
         return np.asarray((slots["transport"] == Transport.UNIX) & np.isin(slots["comm"], comms))
     host, port = where
     raw = np.array([int(part) for part in host.split(".")], np.uint8)
+    # As Java's sockets have it, for one: an IPv6 address that holds one of IPv4.
+    mapped = np.concatenate([np.zeros(10, np.uint8), np.full(2, 0xFF, np.uint8), raw])
     kept = np.zeros(len(slots), bool)
     for end in "local", "remote":
-        kept |= (slots[f"{end}_port"] == port) & (slots[f"{end}_address"][:, :4] == raw).all(axis=1)
+        address = slots[f"{end}_address"]
+        ours = (address[:, :4] == raw).all(axis=1) | (address == mapped).all(axis=1)
+        kept |= (slots[f"{end}_port"] == port) & ours
     return kept
 
 

@@ -22,6 +22,7 @@ import asyncpg
 import MySQLdb
 import nats
 import nats.errors
+import pg8000.native  # type: ignore[import-untyped]  # it ships no types
 import psycopg
 import pymemcache  # type: ignore[import-untyped]  # it ships no types
 import pymongo
@@ -415,6 +416,59 @@ def _asyncpg(directory: Path) -> Iterator[Where]:
         yield _POSTGRESQL
         asyncio.run(_use_asyncpg())
         yield _POSTGRESQL
+
+
+@_scenario("postgresql/jdbc")
+def _jdbc(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield _POSTGRESQL
+        assert servers.jdbc(server, executions=8, rows=12).code == 0
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/pg8000")
+def _pg8000(directory: Path) -> Iterator[Where]:
+    del directory
+    host, port = _POSTGRESQL
+    with servers.postgresql(_POSTGRESQL):
+        yield _POSTGRESQL
+        session = pg8000.native.Connection("postgres", host, database="shop", port=port, ssl_context=False)
+        session.run("SELECT 1 AS simple")
+        for number in range(2):
+            session.run("SELECT :number::int AS unnamed", number=number)
+        prepared = session.prepare("INSERT INTO item VALUES (:id, :name)")
+        for number in (1, 2, 1):
+            with contextlib.suppress(pg8000.native.DatabaseError):
+                prepared.run(id=number, name="x")
+        prepared.close()
+        with contextlib.suppress(pg8000.native.DatabaseError):
+            session.run("SELECT :id FROM nowhere", id=1)
+        session.run("COPY item FROM STDIN", stream=io.BytesIO(b"7\tseven\n"))
+        session.run("COPY item TO STDOUT", stream=io.BytesIO())
+        session.close()
+        session = pg8000.native.Connection("scram", host, "shop", port, "scram", ssl_context=False)
+        session.close()
+        yield _POSTGRESQL
+
+
+@_scenario("postgresql/batches")
+def _batches(directory: Path) -> Iterator[Where]:
+    """The server answers the second while it still reads it."""
+    del directory
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield _POSTGRESQL
+        asyncio.run(_insert_with_asyncpg(20))
+        with psycopg.connect(server.uri(), autocommit=True) as session:
+            session.cursor().executemany("SELECT %s::text", [("x" * 90,)] * 75)
+        yield _POSTGRESQL
+
+
+async def _insert_with_asyncpg(rows: int) -> None:
+    host, port = _POSTGRESQL
+    session = await asyncpg.connect(host=host, port=port, user="postgres", database="shop", ssl=False)
+    await session.executemany("INSERT INTO item VALUES ($1, $2)", [(one, "x") for one in range(rows)])
+    await session.close()
 
 
 def _pgbench(mode: str) -> Iterator[Where]:

@@ -20,6 +20,8 @@ from tests.support.programs import Program, run, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.support.programs import Finished
+
     Serve = Callable[[socket.socket], object]
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "PostgreSql",
     "distant_dns",
     "dnsmasq",
+    "jdbc",
     "mariadb",
     "memcached",
     "mongodb",
@@ -292,6 +295,13 @@ def postgresql(address: tuple[str, int] | None = None) -> Iterator[PostgreSql]:
             run(*server.psql(database="postgres"), "--command=CREATE DATABASE shop", f"--command={_ROLES}")
             run(*server.psql(), f"--command={_ITEMS}")
             yield server
+
+
+def jdbc(server: PostgreSql, executions: int, rows: int) -> Finished:
+    """Use a server through PostgreSQL's driver for Java: `postgresql_client.java` tells what it does."""
+    client = Path(__file__).with_name("postgresql_client.java")
+    where = f"jdbc:postgresql://{server.address}:{server.port}/shop?user=postgres&sslmode=disable"
+    return run("java", "-cp", "/usr/share/java/postgresql.jar", client, where, executions, rows)
 
 
 @contextlib.contextmanager

@@ -256,7 +256,8 @@ class Asking:
 
     def on_F(self, kind: str, body: bytes, end: int, *, is_cut: bool) -> None:  # noqa: ARG002, N802
         """A function call."""
-        shown = Shown(f"PostgreSQL Function Call: {number(body[:4])}", None, "FUNCTION_CALL")
+        function = {957: "lo_creat"}.get(number(body[:4]), str(number(body[:4])))
+        shown = Shown(f"PostgreSQL Function Call: {function}", None, "FUNCTION_CALL")
         self.questions += [Question(kind, end, shown), Question("S")]
 
     def on_X(self, kind: str, body: bytes, end: int, *, is_cut: bool) -> None:  # noqa: ARG002, N802
@@ -527,7 +528,8 @@ class Follower:
         if kind == "A":
             channel, _, ended = until_zero(body[4:])
             unfinished = is_cut and not ended
-            if not odd:
+            fits = re.fullmatch(rb"[^\0-\x1f\x7f]{0,63}", channel) and (bool(channel) if ended else is_cut)
+            if not odd and fits:
                 text = f"PostgreSQL Notification: {text_of(channel, unfinished=unfinished)}"
                 self.unasked(Reply(text, cut=unfinished), end)
         elif kind == "E":

@@ -190,11 +190,12 @@ def test_a_cut_statement_is_marked() -> None:
 
 
 def test_a_function_call() -> None:
-    """It shows the function's number."""
-    call = message(b"F", b"\0\0\3\xbd\0\1\0\1\0\1\0\0\0\4\0\6\0\0\0\1")
-    assert lines((call, message(b"V", b"\0\0\0\4\0\0\0\1") + READY)) == [
-        ("PostgreSQL Function Call: 957", "PostgreSQL Response: OK")
-    ]
+    """It shows the function's name, if it is one of those that drivers call, else its number."""
+    for number, shown in ((957, "lo_creat"), (4711, "4711")):
+        call = message(b"F", number.to_bytes(4, "big") + b"\0\1\0\1\0\1\0\0\0\4\0\6\0\0\0\1")
+        assert lines((call, message(b"V", b"\0\0\0\4\0\0\0\1") + READY)) == [
+            (f"PostgreSQL Function Call: {shown}", "PostgreSQL Response: OK")
+        ]
 
 
 # Logins
@@ -743,6 +744,13 @@ def test_a_notification_is_pushed() -> None:
     assert (found[2]["request_first_ns"], found[2]["request_bytes"]) == (0, 0)
     assert found[2]["response_first_ns"] == found[2]["response_last_ns"] > START
     assert not any(one["error"] for one in found)
+
+
+def test_bytes_of_a_row_are_no_notification() -> None:
+    """What goes on in the midst of a row, or of a stream of changes, may look like a message."""
+    for channel in (b"", b"new\x01s", b"n" * 64):
+        noise = message(b"A", b"\0\0\1\0" + channel + b"\0hello\0")
+        assert rows(turn(b"", noise, turn=1, flags=Flag.CONTINUED, response_first_ns=START)) == []
 
 
 def test_a_server_that_ends_a_connection_says_why() -> None:

@@ -304,7 +304,7 @@ class _Exchange:
         """Take one message of the response. sure: all that was captured of it are messages."""
         waiting, kind = self._connection.waiting, message.kind
         if kind == "A":
-            if sure:
+            if sure and message.text:
                 self._push(message, Reply(f"PostgreSQL Notification: {message.text}", truncated=message.cut))
         elif kind == "E":
             self._fail(message, sure=sure)

@@ -62,12 +62,14 @@ def repeated(messages: Sequence[requests.Message], total: int) -> Repeated | Non
     # A BEGIN before a statement that is cut is not repeated.
     if not units.ends[1 if units.begun else 0 :] and not known:
         return None
-    gaps = [end - start for start, end in pairwise([*units.ends, known] if known else units.ends)]
-    size = sum(gaps) // len(gaps) if gaps else (known or units.ends[0]) - _first_start(messages)
+    ends = [*units.ends, known] if known else units.ends
+    first = ends[0] - _first_start(messages)
+    gaps = [end - start for start, end in pairwise(ends)] or [first]
+    size = sum(gaps) // len(gaps)
     upto = known or units.ends[-1]
     if units.begun and not known:
         upto = max(upto + size, units.begun[-1].end + _BIND_BYTES + _EXECUTE_BYTES)
-    alike = len(gaps) > 1 and len(set(gaps)) == 1
+    alike = len(ends) > 1 and len(set(gaps)) == 1 and (len(gaps) > 1 or first == size)
     synced = units.synced if units.ends else None
     return _count(total - upto, size, synced=synced, alike=alike)
 

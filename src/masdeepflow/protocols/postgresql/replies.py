@@ -31,6 +31,7 @@ _TYPES = frozenset(b"123ACDEGHIKNRSTVWZcdnstv")
 _ROWS = frozenset(b"Dd")
 _READY_BYTES = 6
 _SQLSTATE = re.compile(rb"[0-9A-Z]{5}\Z")
+_CHANNEL = re.compile(rb"[^\0-\x1f\x7f]{0,63}\Z")
 _SUCCESS = "00000"
 
 
@@ -89,8 +90,9 @@ class Notice(NamedTuple):
 class Message(NamedTuple):
     """One message. kind: its type, as a character; `!` for the byte that answers a request for encryption.
 
-    end: bytes of the response up to its end. text: a command's tag, or the channel of a notification, or that
-    byte. number: columns of a result, or what an authentication asks for. cut: the tag is not whole.
+    end: bytes of the response up to its end. text: a command's tag, or the channel of a notification, empty
+    if that is none, or that byte. number: columns of a result, or what an authentication asks for. cut: the
+    text is not whole.
     """
 
     kind: str
@@ -152,7 +154,9 @@ def _read_message(kind: str, body: bytes, end: int, captured: int) -> Message:
         return Message(kind, end, number=int.from_bytes(body[:4], "big") if len(body) >= LENGTH_BYTES else -1)
     if kind == "A":
         channel, nul, _ = body[4:].partition(b"\0")
-        return Message(kind, end, decode(channel, cut=cut and not nul), cut=cut and not nul)
+        unfinished = cut and not nul
+        named = _CHANNEL.match(channel) and (channel if nul else cut)
+        return Message(kind, end, decode(channel, cut=unfinished) if named else "", cut=unfinished)
     return Message(kind, end)
 
 

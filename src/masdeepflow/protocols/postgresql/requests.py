@@ -39,6 +39,22 @@ _CUT_CHARACTER = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4
 _NAMES = {"B": 2, "E": 1, "C": 1, "D": 1, "P": 1}
 """Type of a message -> names in it, each of which ends with a zero."""
 _TYPES = frozenset(b"BCDEFHPQSXcdfp")
+_FUNCTIONS = {
+    715: "lo_create",
+    952: "lo_open",
+    953: "lo_close",
+    954: "loread",
+    955: "lowrite",
+    956: "lo_lseek",
+    957: "lo_creat",
+    958: "lo_tell",
+    964: "lo_unlink",
+    1004: "lo_truncate",
+    3170: "lo_lseek64",
+    3171: "lo_tell64",
+    3172: "lo_truncate64",
+}
+"""What drivers call: their numbers are the same on every server (pg_proc.dat)."""
 _STARTUP, _CANCEL, _TLS, _GSS = 3, (1234, 5678), (1234, 5679), (1234, 5680)
 
 
@@ -183,7 +199,8 @@ def _strings(body: bytes) -> tuple[str, str, bytes]:
 
 def _call(body: bytes) -> Command:
     function = int.from_bytes(body[:4], "big")
-    return Command(f"PostgreSQL Function Call: {function}", None, "FUNCTION_CALL", None)
+    shown = _FUNCTIONS.get(function, str(function))
+    return Command(f"PostgreSQL Function Call: {shown}", None, "FUNCTION_CALL", None)
 
 
 def _terminate(_body: bytes) -> Command:
