@@ -342,7 +342,9 @@ class Asking:
 
     def like_the_last(self) -> Shown:
         """Return what is taken to be executed again: what two were, or the only one was."""
-        shown = [question.shown for question in self.questions if question.kind == "E" and question.shown]
+        shown = [
+            question.shown for question in self.questions if question.kind in ("E", "Q") and question.shown
+        ]
         if not shown or shown[-1].text != shown[-2:][0].text:
             return Shown("PostgreSQL Query: …", cut=True)
         last = deepcopy(shown[-1])

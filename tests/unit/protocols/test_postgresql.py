@@ -615,6 +615,18 @@ def test_other_statements_are_not_taken_for_the_last() -> None:
     assert (found[-1]["request"], found[-1]["db.query.text"]) == ("PostgreSQL Query: …", None)
 
 
+def test_queries_that_do_not_wait_are_counted() -> None:
+    """Nothing is said of those that were not captured; a query before the data of a COPY is one."""
+    request = b"".join(query(f"SELECT {number}") for number in range(100, 160))
+    found = rows(turn(request, (RESULT + READY) * 60), turn(query("x"), tag(b"X") + READY))
+    assert len(found) == 60 + 1
+    assert [one["db.query.text"] for one in found[-3:]] == [None, None, "x"]
+    assert found[-1]["response"] == "PostgreSQL Response: X"
+    copied = query("COPY t (" + ", ".join(f"column_{number}" for number in range(30)) + ") FROM STDIN")
+    (one,) = rows(turn(copied + DATA * 500 + DATA_END, COPY_IN + tag(b"COPY 500") + READY))
+    assert one["db.operation.name"] == "COPY"
+
+
 def test_half_a_name_is_none() -> None:
     """A Bind that is cut within its statement's name executes what those before it did."""
     name = b"a_name_of_a_statement_that_is_long"

@@ -275,7 +275,7 @@ class _Asking:
 
     def _last_executed(self) -> Command:
         """Return what a repetition shows: the last statement, if that before it was the same."""
-        last = [asked.command for asked in self._asked if asked.kind == "E" and asked.command][-2:]
+        last = [asked.command for asked in self._asked if asked.kind in "EQ" and asked.command][-2:]
         if not last or last[0].text != last[-1].text:
             return _OTHERS
         text = f"{last[-1].text}".removesuffix("…")

@@ -1,7 +1,8 @@
 """How many statements a pipeline holds beyond what was captured of it, and where a pipeline goes on.
 
-Clients that send many rows repeat one Bind and one Execute (`executemany`, batches of JDBC and pgx). What one
-of them takes is visible, and how many bytes are behind it is known; so is how much each answer takes.
+Clients that send many rows repeat one Bind and one Execute (`executemany`, batches of JDBC and pgx), a few
+that do not wait repeat queries. What one of them takes is visible, and how many bytes are behind it is known;
+so is how much each answer takes.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def repeated(messages: Sequence[requests.Message], total: int) -> Repeated | Non
     """Return what follows the visible messages of a request of `total` bytes, None if that is not known."""
     units = _units(messages)
     known = _bound_upto(units, messages)
-    # A BEGIN before a statement that is cut is not repeated.
-    if not units.ends[1 if units.begun else 0 :] and not known:
+    # A BEGIN before a statement that is cut is not repeated, nor is a COPY before its data.
+    least = 2 if units.begun or any(message.kind == "Q" for message in messages[:1]) else 1
+    if len(units.ends) < least and not known:
         return None
     ends = [*units.ends, known] if known else units.ends
     first = ends[0] - _first_start(messages)
@@ -105,9 +107,10 @@ def _units(messages: Iterable[requests.Message]) -> _Units:
     begun: list[requests.Message] = []
     synced = False
     for message in messages:
-        if message.kind == "E":
+        if message.kind in "EQ":
             ends.append(message.end)
             begun = []
+            synced |= message.kind == "Q"
         elif ends and not begun and message.kind in "SH":
             ends[-1] = message.end
             synced |= message.kind == "S"
