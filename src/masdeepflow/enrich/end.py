@@ -222,7 +222,9 @@ class SeenEnds(Ends):
 
     def endpoint(self, index: int) -> Endpoint:
         """Return an endpoint, the same object each time; index: from 0."""
-        return self.end(index).endpoint()
+        # Most were made for an earlier batch: then its parts need not be looked up.
+        made: Endpoint | None = getattr(self._rooms[index], "endpoint", None)
+        return made or self.end(index).endpoint()
 
     def owners(self) -> tuple[list[Owner], NDArray[np.intp]]:
         """Return owners in the order in which they come, and which of them is that of each endpoint (n,)."""
