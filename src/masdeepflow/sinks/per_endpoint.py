@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from masdeepflow.endpoint import Ends
 from masdeepflow.sinks.grouping import used
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class PerEndpoint(Generic[T]):
         """Return what is made of each endpoint that `indices` (n,) name, by its index."""
         if len(self._made) > self._limit:
             self._made.clear()
-        return {index: self._one(endpoints[index]) for index in used(indices, len(endpoints))}
+        # An index in use needs no check; there are as many as connections, in each batch.
+        look = endpoints.endpoint if isinstance(endpoints, Ends) else endpoints.__getitem__
+        return {index: self._one(look(index)) for index in used(indices, len(endpoints))}
 
     def _one(self, endpoint: Endpoint) -> T:
         made = self._made.get(endpoint)
