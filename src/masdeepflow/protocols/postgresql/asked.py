@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from masdeepflow.protocols.postgresql.hidden import Repeated, repeated
 from masdeepflow.protocols.postgresql.replies import OK, UNSEEN, Reply
-from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, unknown_statement
+from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, described, unknown_statement
 
 if TYPE_CHECKING:
     from masdeepflow.protocols.postgresql import replies, requests
@@ -293,10 +293,7 @@ class _Asking:
     def _about(self, label: str, message: requests.Message) -> Command:
         name = message.name if message.name is not None else message.portal
         known = self._statements if message.name is not None else self._portals
-        found = known.get(name or "")
-        if found and found.query is not None:
-            return found._replace(text=f"PostgreSQL {label}: {found.query}", operation=label.upper())
-        return Command(f"PostgreSQL {label}: {name}".removesuffix(": "), None, label.upper(), None)
+        return described(known.get(name or ""), name or "", label)
 
     def _share(self, total: int) -> None:
         """Give each that is shown the bytes behind the one before, and the last all that are left."""

@@ -26,6 +26,7 @@ from masdeepflow.protocols.postgresql.requests import (
     HIDDEN,
     NOTHING,
     Command,
+    described,
     read_request,
     unknown_statement,
 )
@@ -48,7 +49,9 @@ _REMEMBERED = 1024
 _TURN = int(Kind.TURN)
 _ODD = int(Flag.CONTINUED | Flag.SERVER_FIRST)
 _KINDS = re.compile(r"Q|P?B?D?E?S?")
-_ASKED = re.compile(r"QS|P?B?D?[Ee]S")
+_ASKED = re.compile(r"QS|P?B?D?[Ee]S|PD?S|DS")
+_SHOWN = "QEePD"
+"""Of what is asked together, the first of these is what is shown."""
 _NONE, _QUERY = -1, 0
 _SHAPES = {"QS": _QUERY}
 """Shapes by their kinds, numbered as they are met; there are fewer than twenty."""
@@ -58,14 +61,16 @@ class _Plain(NamedTuple):
     """A request that asks one thing which needs no more than its answer.
 
     shape: number of the kinds of what it asks, in `_SHAPES`, with `e` for an Execute that may not be there;
-    or `_NONE`. command: what it shows, None if it executes `statement`, which was parsed in an earlier turn;
-    without a text where each request has its own. parsed: the statement without a name that it parses.
+    or `_NONE`. command: what it shows, None if it executes `statement`, which was parsed in an earlier turn,
+    or `describes` it; without a text where each request has its own. parsed: the statement without a name
+    that it parses.
     """
 
     shape: int
     command: Command | None
     statement: str
     parsed: Command | None
+    describes: bool = False
 
 
 class _Requests(NamedTuple):
@@ -87,7 +92,8 @@ def _number(shape: str) -> int:
 def _read_plain(data: bytes, total: int, _kind: int) -> _Plain:
     """Return a request as the columns need it, `_ODD_ONE` if it has to be followed turn by turn."""
     request = read_request(data, total)
-    kinds = "".join(message.kind for message in request.messages)
+    # A Flush asks nothing.
+    kinds = "".join(message.kind for message in request.messages if message.kind != "H")
     if not kinds or request.broken or not _KINDS.fullmatch(kinds):
         return _ODD_ONE
     by_kind = {message.kind: message for message in request.messages}
@@ -98,20 +104,23 @@ def _read_plain(data: bytes, total: int, _kind: int) -> _Plain:
     shown = [one.command for one in asked if one.command]
     if not _ASKED.fullmatch(shape) or len(shown) != 1 or (parse and parse.name):
         return _ODD_ONE
-    if bind and (bind.portal or (execute and execute.portal) or bool(bind.name) == bool(parse)):
-        return _ODD_ONE
+    portals = bind and (bind.portal or (execute and execute.portal))
     # How much is hidden behind a Bind matters, where that is more than its Execute.
-    if bind and shown[0].truncated:
+    if portals or (bind and ((bind.name and parse) or shown[0].truncated)):
         return _ODD_ONE
     if kinds == "Q" or parse:
         return _Plain(_number(shape), shown[0], "", parse and parse.command)
-    return _ODD_ONE if not bind else _Plain(_number(shape), None, bind.name or "", None)
+    about = bind or by_kind.get("D")
+    if about is None or about.name is None:
+        return _ODD_ONE
+    return _Plain(_number(shape), None, about.name, None, describes=about is not bind)
 
 
 def _read_reply(data: bytes, total: int, shape: int) -> Reply | None:
     """Return the reply to a request of a shape, None if that is not all that the response tells."""
     asked = list(_SHAPES)[shape]
-    waiting = [Asked(kind.upper(), _ONE if kind in "QEe" else None, certain=kind != "e") for kind in asked]
+    shown = next(kind for kind in _SHOWN if kind in asked)
+    waiting = [Asked(kind.upper(), _ONE if kind == shown else None, certain=kind != "e") for kind in asked]
     connection = Connection(waiting=waiting, turn=-1)
     found = connection.follow(Turn(0, b"", data, 0, _TURN, 0, 0, 0, total, 0, 0, 0, 0))
     alone = len(found) == 1 and found[0].command is _ONE and not connection.busy
@@ -144,6 +153,8 @@ class Common:
         owner: (n,), index into `cookies`.
         """
         requests, own, texts = self._read_requests(slots)
+        parses = np.array([plain.parsed is not None for plain in requests.values], bool)[requests.codes]
+        before = _without_name(requests, cookies, connections)
         shapes = np.array([plain.shape for plain in requests.values], np.int64)[requests.codes]
         common = (slots["kind"] == _TURN) & ((slots["flags"] & _ODD) == 0) & (slots["response_bytes"] > 0)
         common &= shapes >= 0
@@ -153,12 +164,12 @@ class Common:
         rows, states, transactions, opaque = in_order(
             Turns(common, owner, cookies, lambda rows: read_turns(slots, rows)),
             connections,
-            lambda rows: self._learn(requests, rows, owner, cookies, connections),
+            lambda rows: self._learn(requests, rows[parses[rows]], owner, cookies, connections),
         )
         codes = np.zeros(len(slots), np.int32)
         codes[asked] = replies.codes
         found = Coded(codes[rows], [reply or UNSEEN for reply in replies.values])
-        commands = _commands(requests, rows, states)
+        commands = _commands(requests.take(rows), parses[rows], states, before)
         namespaces = Coded(states.codes, [None if one is None else one.namespace for one in states.values])
         return Commons(rows, commands, found, namespaces, own[rows], texts), transactions, opaque
 
@@ -194,11 +205,10 @@ class Common:
         cookies: list[int],
         connections: Connections,
     ) -> None:
-        """Remember the last statement without a name that each connection parsed in rows (m,)."""
-        parses = np.array([plain.parsed is not None for plain in requests.values], bool)
-        if not parses.any():
+        """Remember the last of the statements without a name that each connection parsed in rows (m,)."""
+        if not len(rows):
             return
-        rows = rows[parses[requests.codes[rows]]][::-1]
+        rows = rows[::-1]
         owners, last = np.unique(owner[rows], return_index=True)
         for place, code in zip(owners.tolist(), requests.codes[rows[last]].tolist(), strict=True):
             plain = requests.values[code]
@@ -210,26 +220,72 @@ def _is_reply(reply: Reply | None) -> bool:
     return reply is not None
 
 
+def _without_name(
+    requests: Coded[_Plain], cookies: list[int], connections: Connections
+) -> list[Command | None]:
+    """Return the statement without a name of each connection, where a request may be about it."""
+    if not any(plain.command is None and not plain.statement for plain in requests.values):
+        return []
+    known = map(connections.get, cookies)
+    return [None if one is None else one.statements.get("") for one in known]
+
+
 def _commands(
-    requests: Coded[_Plain], rows: NDArray[np.intp], states: Coded[Connection | None]
+    requests: Coded[_Plain],
+    parses: NDArray[np.bool_],
+    states: Coded[Connection | None],
+    before: list[Command | None],
 ) -> Coded[Command]:
-    """Return what rows (m,) show; statements are looked up once for each pair of state and request."""
-    codes = requests.codes[rows]
+    """Return what m turns show; statements are looked up once for each pair of state and request.
+
+    parses: bool (m,), of those that parse a statement without a name. before: such statements before the
+    batch, of the first of `states`.
+    """
     commands = [plain.command or NOTHING for plain in requests.values]
     looked_up = np.array([plain.command is None for plain in requests.values], bool)
     if not looked_up.any():
-        return Coded(codes, commands)
-    places = np.flatnonzero(looked_up[codes])
-    pairs, found = np.unique(
-        states.codes[places].astype(np.int64) * len(commands) + codes[places], return_inverse=True
-    )
-    codes = codes.copy()
+        return Coded(requests.codes, commands)
+    places = np.flatnonzero(looked_up[requests.codes])
+    sources = _sources(requests, parses, states)[places]
+    pairs, found = np.unique(sources * len(commands) + requests.codes[places], return_inverse=True)
+    codes = requests.codes.copy()
     codes[places] = found + len(commands)
     for pair in pairs.tolist():
-        place, code = divmod(pair, len(requests.values))
-        commands.append(_statement(states.values[place], requests.values[code].statement))
+        source, code = divmod(pair, len(requests.values))
+        plain, other = requests.values[code], source - len(states.values)
+        if other >= 0:
+            statement = requests.values[other].parsed
+        elif not plain.statement and source < len(before):
+            statement = before[source]
+        else:
+            state = states.values[source]
+            statement = None if state is None else state.statements.get(plain.statement)
+        commands.append(_about(statement, plain))
     return Coded(codes, commands)
 
 
-def _statement(connection: Connection | None, name: str) -> Command:
-    return (connection and connection.statements.get(name)) or unknown_statement(name)
+def _sources(
+    requests: Coded[_Plain], parses: NDArray[np.bool_], states: Coded[Connection | None]
+) -> NDArray[np.int64]:
+    """Return in what the statement of each of m turns is looked up.
+
+    That is a state, by its number; or, behind these, the request that parsed it, earlier within the turns of
+    that state.
+    """
+    sources = states.codes.astype(np.int64)
+    unnamed = np.array([plain.command is None and not plain.statement for plain in requests.values], bool)
+    places = np.flatnonzero(unnamed[requests.codes] | parses)
+    if not parses.any():
+        return sources
+    places = places[np.argsort(sources[places], kind="stable")]
+    last = np.maximum.accumulate(np.where(parses[places], np.arange(len(places)), -1))
+    here = (last >= 0) & (sources[places[last]] == sources[places]) & ~parses[places]
+    sources[places[here]] = len(states.values) + requests.codes[places[last[here]]]
+    return sources
+
+
+def _about(statement: Command | None, plain: _Plain) -> Command:
+    """Return what executing or describing a statement shows, None if it is not known."""
+    if plain.describes:
+        return described(statement, plain.statement)
+    return statement or unknown_statement(plain.statement)

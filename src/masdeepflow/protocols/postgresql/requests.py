@@ -22,6 +22,7 @@ __all__ = [
     "Startup",
     "command_of",
     "decode",
+    "described",
     "read_request",
     "statement_text",
     "unknown_statement",
@@ -143,6 +144,13 @@ def statement_text(statement: bytes, cut: bool) -> str:  # noqa: FBT001  # a col
 def unknown_statement(name: str) -> Command:
     """Return what executing a statement or portal of which only the name is known shows."""
     return Command(f"PostgreSQL Query: EXECUTE {name}".rstrip(), None, "EXECUTE", None)
+
+
+def described(statement: Command | None, name: str, label: str = "Describe") -> Command:
+    """Return what a message about a statement or a portal shows, where it is all that there is."""
+    if statement and statement.query is not None:
+        return statement._replace(text=f"PostgreSQL {label}: {statement.query}", operation=label.upper())
+    return Command(f"PostgreSQL {label}: {name}".removesuffix(": "), None, label.upper(), None)
 
 
 def read_request(data: bytes, total: int) -> Request:
