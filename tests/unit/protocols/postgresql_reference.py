@@ -332,7 +332,7 @@ class Asking:
         elif rest >= 23:
             markable = [question for question in self.questions if question.shown][-1:]
         if alike:
-            shown = self.like_the_last()
+            shown = self.like_the_last(alike.number)
             self.questions.append(Question("E", total, shown, more=min(alike.number, 16384), alike=alike))
             self.known.alike = alike.size, shown, alike.synced
         elif markable:
@@ -340,12 +340,12 @@ class Asking:
         self.questions.append(Question("S"))
         self.known.portals.pop("", None)
 
-    def like_the_last(self) -> Shown:
-        """Return what is taken to be executed again: what two were, or the only one was."""
+    def like_the_last(self, number: int) -> Shown:
+        """Return what is taken to be executed again: what two were, or the only one, if it is many times."""
         shown = [
             question.shown for question in self.questions if question.kind in ("E", "Q") and question.shown
         ]
-        if not shown or shown[-1].text != shown[-2:][0].text:
+        if not shown or shown[-1].text != shown[-2:][0].text or (len(shown) == 1 and number < 4):
             return Shown("PostgreSQL Query: …", cut=True)
         last = deepcopy(shown[-1])
         last.text, last.cut = f"{last.text}".rstrip("…") + "…", True

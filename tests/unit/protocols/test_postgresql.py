@@ -507,7 +507,7 @@ def test_an_execution_behind_a_long_value() -> None:
     assert (found["request"], found["truncated"]) == ("PostgreSQL Query: EXECUTE s", False)
     found, other = rows(turn(request + request, (BOUND + tag(b"A") + READY) * 2))
     assert (found["request"], found["truncated"]) == ("PostgreSQL Query: EXECUTE s", False)
-    assert (other["request"], other["truncated"]) == ("PostgreSQL Query: EXECUTE s…", True)
+    assert (other["request"], other["truncated"]) == ("PostgreSQL Query: …", True)
     assert [found["response"], other["response"]] == ["PostgreSQL Response: A"] * 2
 
 
@@ -613,6 +613,15 @@ def test_other_statements_are_not_taken_for_the_last() -> None:
     found = rows(turn(request, (PARSED + INSERTED) * 10 + READY))
     assert len(found) == len(texts)
     assert (found[-1]["request"], found[-1]["db.query.text"]) == ("PostgreSQL Query: …", None)
+
+
+def test_a_single_execution_is_taken_to_be_repeated_many_times() -> None:
+    """Not once or twice: that may be anything."""
+    one = bind(b"s", value=b"x" * 200) + execute()
+    for number in range(2, 12):
+        found = executions(turn(one * number + SYNC, INSERTED * number + READY))
+        assert len(found) == number
+        assert {one["db.query.text"] for one in found[1:]} == {INSERT.decode() if number > 4 else None}
 
 
 def test_queries_that_do_not_wait_are_counted() -> None:

@@ -29,6 +29,7 @@ _STARTUPS = frozenset({"login", "tls", "gss"})
 _EXECUTE_BYTES = 10
 _BIND_BYTES = 13
 _SECOND_BYTES = 2 * _EXECUTE_BYTES + _BIND_BYTES
+_LEAST, _MANY = 2, 4
 _OTHERS = Command("PostgreSQL Query: …", None, None, None, truncated=True)
 """Statements of which it is not known that they are those before them."""
 
@@ -266,17 +267,20 @@ class _Asking:
         elif rest < _EXECUTE_BYTES + _BIND_BYTES:
             shown = []
         if found:
-            self._asked.append(more_of(found, self._last_executed(), total, self._most))
+            self._asked.append(more_of(found, self._last_executed(found.number), total, self._most))
         else:
             for asked in shown[-1:]:
                 asked.command = asked.command and asked.command._replace(truncated=True)
         self._asked.append(Asked("S"))
         self._portals.pop("", None)
 
-    def _last_executed(self) -> Command:
-        """Return what a repetition shows: the last statement, if that before it was the same."""
+    def _last_executed(self, number: int) -> Command:
+        """Return what `number` more executions show: the last statement, if that before it was the same.
+
+        One alone is taken to be repeated where there are many more.
+        """
         last = [asked.command for asked in self._asked if asked.kind in "EQ" and asked.command][-2:]
-        if not last or last[0].text != last[-1].text:
+        if not last or len(last) + number // _MANY < _LEAST or last[0].text != last[-1].text:
             return _OTHERS
         text = f"{last[-1].text}".removesuffix("…")
         return last[-1]._replace(text=f"{text}…", truncated=True)
