@@ -163,20 +163,26 @@ def _read_request_line(data: bytes) -> _Line:
 
 
 def _read_request_head(data: bytes) -> _Line:
-    """Read the head of a binary request, with its key."""
-    if len(data) < _HEADER:
+    """Read the head of a binary request, with its key. A head that is cut tells no more than what it does."""
+    if len(data) <= _FIRST:
         return _Line(_LABEL + _ELLIPSIS, truncated=True)
-    operation = _OPCODES.get(data[_FIRST])
+    operation, cut = _OPCODES.get(data[_FIRST]), len(data) < _HEADER
     if operation is None:
-        return _Line(f"{_LABEL}{data[_FIRST]:#04x}")
-    start, length = _HEADER + data[_EXTRAS], int.from_bytes(data[_SIZED : _SIZED + 2], "big")
+        return _Line(f"{_LABEL}{data[_FIRST]:#04x}", truncated=cut)
+    length = int.from_bytes(data[_SIZED : _SIZED + 2], "big")
+    start = _HEADER if cut else _HEADER + data[_EXTRAS]
     key = ""
     if length and data[_FIRST] not in _NAMELESS:
         key = key_pattern(data[start : start + length], cut=start + length > len(data))
     query = f"{operation} {key}" if key else operation
     silent = operation.endswith("q") or operation == "quit"
     return _Line(
-        _LABEL + query, query, operation, silent=silent, known=True, truncated=key.endswith(_ELLIPSIS)
+        _LABEL + query,
+        query,
+        operation,
+        silent=silent,
+        known=not cut,
+        truncated=cut or key.endswith(_ELLIPSIS),
     )
 
 

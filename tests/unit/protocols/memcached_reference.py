@@ -186,18 +186,19 @@ def asked_of(data: bytes) -> Asked:
 
 def binary_asked(data: bytes) -> Asked:
     """Read a binary request."""
-    if len(data) < 24:
+    if len(data) < 2:
         return Asked("Memcached Command: …", truncated=True)
+    cut = len(data) < 24
     name = NUMBERED.get(data[1])
     if name is None:
-        return Asked(f"Memcached Command: {data[1]:#04x}")
-    start, length = 24 + data[4], int.from_bytes(data[2:4], "big")
+        return Asked(f"Memcached Command: {data[1]:#04x}", truncated=cut)
+    start, length = 24 if cut else 24 + data[4], int.from_bytes(data[2:4], "big")
     key = ""
     if length and not name.startswith("sasl"):
         key = pattern_of(data[start : start + length], cut=start + length > len(data))
     query = f"{name} {key}" if key else name
     silent = name.endswith("q") or name == "quit"
-    return Asked("Memcached Command: " + query, query, name, silent, key.endswith("…"))
+    return Asked("Memcached Command: " + query, query, name, silent, cut or key.endswith("…"))
 
 
 def told_of(data: bytes) -> Told:

@@ -47,7 +47,7 @@ def count_in(line: bytes) -> int:
     """Return the number behind the type, -1 for null."""
     if line[1:] == b"-1":
         return -1
-    if not line[1:] or len(line) > 8 or any(byte not in DIGITS.encode() for byte in line[1:]):
+    if not line[1:] or len(line) > 11 or any(byte not in DIGITS.encode() for byte in line[1:]):
         raise WrongError
     return int(line[1:])
 

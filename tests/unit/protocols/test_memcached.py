@@ -125,6 +125,23 @@ def test_hidden_commands_without_replies_are_marked() -> None:
     assert rows[-1]["truncated"]
 
 
+def test_hidden_quiet_commands_take_nobody_elses_reply() -> None:
+    """A head of which no more than the operation was captured tells that no reply will come."""
+    quiet, hit = packet(0x80, 0x0D, b"user:1") * 54, packet(0x81, 0x0D, b"user:1")
+    rows = parse(
+        turn(quiet, hit * 2),
+        turn(packet(0x80, 0x0A), packet(0x81, 0x0A), turn=2),
+        turn(packet(0x80, 0x05, b"n"), packet(0x81, 0x05), turn=3),
+        turn(packet(0x80, 0x05, b"k"), packet(0x81, 0x05, status=6), turn=4),
+    )
+    assert shown(rows[-4:]) == [
+        ("getkq *…", None),
+        ("noop", "OK"),
+        ("increment n", "OK"),
+        ("increment k", "(error) NON_NUMERIC"),
+    ]
+
+
 def test_a_turn_in_flight_shows_its_commands() -> None:
     """They come again when it ends."""
     parser = PROTOCOL()

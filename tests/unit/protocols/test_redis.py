@@ -65,6 +65,7 @@ CAPTURES: dict[str, tuple[bytes, bytes, tuple[str, str]]] = {
         b"*-1\r\n",
         ("XREAD s:*", "(nil)"),
     ),
+    "destination first": (command(b"BITOP", b"AND", b"a:1", b"b:1"), b":0\r\n", ("BITOP a:*", "OK")),
     "module": (command(b"JSON.GET", b"doc:1"), NIL, ("JSON.GET doc:*", "(nil)")),
     "unknown command": (command(b"hunter2x9", b"private"), b"-ERR x\r\n", ("*", "(error) ERR x")),
     "moved": (
@@ -84,6 +85,20 @@ def test_one_command(request_: bytes, response: bytes, expected: tuple[str, str]
     assert row["error"] == expected[1].startswith("(error)")
     assert row["db.system.name"] == "redis"
     assert not row["truncated"]
+
+
+@pytest.mark.parametrize("size", [9_999_999, 10_000_000, 536_870_912, 4_294_967_296])
+def test_values_may_be_as_large_as_the_server_takes(size: int) -> None:
+    """Their length has as many digits as it needs: of 512 MB, which is its default, nine."""
+    asked, told = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\nvvv" % size, b"$%d\r\nvvv" % size
+    total = {"request_bytes": len(asked) - 1 + size, "response_bytes": 5}
+    slots = make_slots(turn(asked, OK, **total))
+    assert PROTOCOL().recognise(slots).tolist() == [CERTAIN]
+    rows = parse(
+        turn(asked, OK, **total), turn(command(b"GET", b"k"), told, response_bytes=len(told) - 1 + size)
+    )
+    assert shown(rows) == [("SET k", "OK"), ("GET k", "OK")]
+    assert not any(row["truncated"] for row in rows)
 
 
 @pytest.mark.parametrize("argument", [b"hunter2", b"private"])

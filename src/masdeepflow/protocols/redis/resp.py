@@ -44,7 +44,6 @@ _COMMAND_TYPES = {
 _REQUEST = np.array([_COMMAND_TYPES.get(byte, 0) for byte in range(256)], np.uint8)
 
 _WORD = 8
-_DIGITS_MOST = 7  # that a word holds, with what ends them
 _NUMBER_MOST = 10  # digits of the largest number that is believed
 _ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 _CRS = _ONES * np.uint64(_CR)
@@ -85,14 +84,14 @@ def _after_cr(word: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _numbers(word: NDArray[np.uint64], digits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the decimal number (m,) in the first `digits` bytes; `_NO_NUMBER` where they are none."""
+    """Return the decimal number (m,) in the first `digits` (up to 8) bytes, `_NO_NUMBER` for none."""
     value = (word - _ZEROS) << (np.uint64(8) * (_WORD - digits).astype(np.uint64))
     wrong = ((value + _ONES * np.uint64(0x76)) | value) & _HIGHS
     value = value * np.uint64(10) + (value >> np.uint64(8))
     low = (value & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
     high = ((value >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
     number = ((low + high) >> np.uint64(32)).astype(np.int64)
-    return np.where((wrong == 0) & (digits > 0) & (digits <= _DIGITS_MOST), number, _NO_NUMBER)
+    return np.where((wrong == 0) & (digits > 0) & (digits <= _WORD), number, _NO_NUMBER)
 
 
 class _Walk:
@@ -128,7 +127,7 @@ class _Walk:
         np.copyto(kind, byte, where=first)
         form = self._types[byte]
         line = self._line_ends(place + 1, word, base + limit)
-        number = _numbers(word, line)
+        number = self._numbers(place + 1, word, line)
         null = (word & _HALF) == _NULL
         size = line + 3  # type, CR, LF
         sized = form == _SIZED
@@ -160,6 +159,19 @@ class _Walk:
         going &= end < limit
         if not going.all():
             self._state = self._state[:, going]
+
+    def _numbers(
+        self, place: NDArray[np.int64], word: NDArray[np.uint64], digits: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the decimal number (m,) of so many digits from `place` on, `_NO_NUMBER` for none."""
+        number = _numbers(word, digits)
+        long = np.flatnonzero((digits > _WORD) & (digits <= _NUMBER_MOST))
+        if len(long):
+            more = digits[long] - _WORD
+            head = _numbers(word[long], np.full(len(long), _WORD))
+            tail = _numbers(self._words[place[long] + _WORD], more)
+            number[long] = np.where((head >= 0) & (tail >= 0), head * 10**more + tail, _NO_NUMBER)
+        return number
 
     def _line_ends(
         self, place: NDArray[np.int64], word: NDArray[np.uint64], stop: NDArray[np.int64]
