@@ -53,6 +53,8 @@ _CONNECTIONS = 4096
 """Connections of which something is kept, the one that was idle longest dropped first."""
 _WAITING = 1024
 """Requests that may wait on one connection."""
+_AT_ONCE = 1 << 14
+"""Bytes of replies that came with the first of them, as far as anybody can tell."""
 _TURN_MOST = 16384
 """Transactions that one turn may stand for without being seen: sizes are the peer's."""
 BATCH_MOST = 1 << 19
@@ -389,7 +391,8 @@ class Exchange(Generic[Q, R, S]):
     """One request and its reply, None where there is none.
 
     row: the turn that ended it. answered: a reply came, captured or not. unanswered: the connection was
-    closed before one did. session: a copy of what was known when it ended.
+    closed before one did. early: its reply was there when something that answers nothing was still to come.
+    session: a copy of what was known when it ended.
     """
 
     row: int
@@ -403,6 +406,7 @@ class Exchange(Generic[Q, R, S]):
     answered: bool = False
     unanswered: bool = False
     truncated: bool = False
+    early: bool = False
 
 
 @dataclass(slots=True)
@@ -591,7 +595,7 @@ class Ordered(Generic[Q, R, S]):
         """Give the turn's replies to the requests that wait, and return those that no longer do."""
         if not turn.response_bytes or (turn.flags & _CONTINUED and not connection.waiting):
             return []
-        exchanges = []
+        exchanges: list[Exchange[Q, R, S]] = []
         for message in turn.replies:
             passed = self._pass(connection, message.value)
             if passed is None:
@@ -602,8 +606,14 @@ class Ordered(Generic[Q, R, S]):
                 end = turn.response_bytes if message.end < 0 else min(message.end, turn.response_bytes)
                 exchange.response_bytes = end - message.start
                 exchanges.append(exchange)
-        if _ended(turn.replies) < turn.response_bytes and not connection.session.followed:
-            exchanges += self._take_hidden(connection)
+            else:
+                _end_early(exchanges, message.start)
+        ended = _ended(turn.replies)
+        if ended < turn.response_bytes:
+            if not connection.waiting and not connection.hidden:
+                _end_early(exchanges, ended)
+            if not connection.session.followed:
+                exchanges += self._take_hidden(connection)
         return exchanges
 
     def _pass(self, connection: _Connection[Q, R, S], reply: R) -> list[Exchange[Q, R, S]] | None:
@@ -667,6 +677,12 @@ class Ordered(Generic[Q, R, S]):
             self.evicted += 1
 
 
+def _end_early(exchanges: list[Exchange[Q, R, S]], size: int) -> None:
+    """Have replies, of `size` bytes in all, end before what comes behind them in their turn, in place."""
+    for exchange in exchanges:
+        exchange.early |= exchange.answered and size <= _AT_ONCE
+
+
 def _read(read: Callable[[bytes, int], Message[T] | None], data: bytes, at: int) -> list[Message[T]]:
     """Return the messages from `at` on."""
     found: list[Message[T]] = []
@@ -721,6 +737,8 @@ def merge(
         base[name][places] = _integers(exchanges, name)
     for name in _SHARED[2:]:
         base[name] = getattr(merged, name)[merged.which]
+    early = places[np.array([exchange.early for exchange in exchanges], bool)]
+    base[_STAMPS[1]][early] = base[_STAMPS[0]][early]
     answered = merged.answered[merged.which]
     for name in _STAMPS:
         base[name][~answered] = 0

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["BASE", "NAMES", "Row", "named_rows", "shown_as"]
 
 NAMES = ["row", "request", "response", "error", "truncated"]
-BASE = ["request_first_ns", "queue_ns", "request_bytes", "response_bytes", "response_first_ns"]
+BASE = ["request_first_ns", "queue_ns", "request_bytes", "response_bytes"]
+BASE += ["response_first_ns", "response_last_ns"]
 
 Row = dict[str, Any]
 

@@ -76,6 +76,7 @@ class Transaction:
     answered: bool = True
     unanswered: bool = False
     truncated: bool = False
+    early: bool = False
     response_ns: tuple[int, int] = (0, 0)
 
 
@@ -104,7 +105,8 @@ class Reference:
             ended = self.turn(row, slot)
             for one in ended:
                 one.row = row
-                one.response_ns = (int(slot["response_first_ns"]), int(slot["response_last_ns"]))
+                last = "response_first_ns" if one.early else "response_last_ns"
+                one.response_ns = (int(slot["response_first_ns"]), int(slot[last]))
             found += ended
         return found
 
@@ -293,7 +295,9 @@ def requests(  # noqa: C901, PLR0913, PLR0917  # told as it happens
     return silent
 
 
-def replies(words: Language, known: Connection, row: int, slot: np.void, told: Side) -> list[Transaction]:
+def replies(  # noqa: C901  # told as it happens
+    words: Language, known: Connection, row: int, slot: np.void, told: Side
+) -> list[Transaction]:
     """Give the replies of a turn to what waits."""
     total = int(slot["response_bytes"])
     if not total or (slot["flags"] & Flag.CONTINUED and not known.waiting):
@@ -309,6 +313,7 @@ def replies(words: Language, known: Connection, row: int, slot: np.void, told: S
             del known.waiting[: right.index(True)]
         oldest = known.waiting[0] if known.waiting else None
         if not known.session.answers(reply, oldest.asked if oldest else None):
+            overtaken(found, start)
             continue
         if oldest:
             one = known.waiting.pop(0)
@@ -317,13 +322,23 @@ def replies(words: Language, known: Connection, row: int, slot: np.void, told: S
             one.first_ns, one.queue_ns = int(slot["request_first_ns"]), int(slot["queue_ns"])
             one.truncated = known.hidden
         else:
+            overtaken(found, start)
             continue
         one.told, one.answered, one.session = reply, True, copy(known.session)
         one.response_bytes = (total if end is None else min(end, total)) - start
         found.append(one)
+    if told.ended < total and not known.waiting and not known.hidden:
+        overtaken(found, told.ended)
     if told.ended < total and not known.session.followed:
         for one in known.waiting:
             one.told, one.answered, one.truncated = words.hidden[1], True, True
         found += known.waiting
         known.waiting, known.hidden = [], False
     return found
+
+
+def overtaken(found: list[Transaction], size: int) -> None:
+    """Note that replies of `size` bytes ended before something came that answers nothing."""
+    for one in found:
+        if one.answered and size <= 16384:
+            one.early = True

@@ -320,6 +320,7 @@ def error_of(line: bytes, *, cut: bool) -> Told:
     return Told(f"Redis Response: (error) {shown}", True, code, message or None, truncated=cut)  # noqa: FBT003
 
 
+FAREWELLS = ["QUIT", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"]
 HIDDEN_ASKED, HIDDEN_TOLD = Asked(truncated=True), Told(truncated=True)
 
 
@@ -355,6 +356,8 @@ class Session:
     def answers(self, told: Told, asked: Asked | None) -> bool:
         """Whether a reply is one."""
         if asked is None:
+            if self.silent and not (told.push or self.subscribed or self.stream):
+                self.silent = False
             return not told.push and not self.followed
         if told.word in PUBSUB and told.word == asked.name.lower().encode():
             self.subscribed = True
@@ -412,7 +415,7 @@ def visible(one: Transaction) -> tuple[object, ...]:
         one.row,
         asked.text,
         told.text,
-        told.error or one.unanswered,
+        told.error or (one.unanswered and asked.name not in FAREWELLS),
         one.truncated or asked.truncated or told.truncated,
         "redis",
         asked.query,

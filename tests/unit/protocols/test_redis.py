@@ -258,6 +258,31 @@ def test_pushes_answer_nothing() -> None:
     assert shown(rows) == [("GET k", "(nil)")]
 
 
+def test_a_reply_ends_before_the_pushes_behind_it() -> None:
+    """They share its turn as long as nothing is asked: its duration is not theirs."""
+    first, later = 1_001_000_000, 3_000_000_000
+    messages = array(b"message", b"news", b"x") * 9
+    subscribed = turn(
+        command(b"SUBSCRIBE", b"news"), array(b"subscribe", b"news") + messages, response_last_ns=later
+    )
+    (row,) = parse(subscribed)
+    assert (row["response_first_ns"], row["response_last_ns"]) == (first, first)
+    tracked = turn(
+        command(b"GET", b"k"), b"$200\r\n%b\r\n" % bytes(200) + b">2\r\n+invalidate\r\n*1\r\n+k\r\n"
+    )
+    (row,) = parse({**tracked, "response_last_ns": later})
+    assert (row["response_first_ns"], row["response_last_ns"]) == (first, first)
+    (row,) = parse(turn(command(b"GET", b"k"), b"$200\r\n%b\r\n" % bytes(200), response_last_ns=later))
+    assert row["response_last_ns"] == later
+
+
+def test_who_leaves_waits_for_no_reply() -> None:
+    """A client that closes behind QUIT or UNSUBSCRIBE has met no error."""
+    for name in (b"QUIT", b"UNSUBSCRIBE", b"PUNSUBSCRIBE"):
+        (row,) = parse(turn(command(name), flags=Flag.CLOSED))
+        assert not row["error"]
+
+
 def test_the_database_in_use_is_known() -> None:
     """0 at first, unless the connection is older than the agent; changed by SELECT, also within MULTI."""
     get, parser = command(b"GET", b"k"), PROTOCOL()
@@ -289,6 +314,14 @@ def test_replies_that_are_switched_off_are_not_waited_for() -> None:
         ("CLIENT REPLY", "OK"),
         ("PING", "OK"),
     }
+
+
+def test_replies_tell_that_they_were_switched_on_again() -> None:
+    """CLIENT REPLY ON may lie beyond what was captured: what follows is told all the same."""
+    off, on = command(b"CLIENT", b"REPLY", b"OFF"), command(b"CLIENT", b"REPLY", b"ON")
+    sent = turn(off + command(b"SET", b"off:1", b"secret") * 20 + on, OK)
+    rows = parse(sent, turn(command(b"GET", b"a"), NIL, turn=2), turn(command(b"PING"), OK, turn=3))
+    assert shown(rows[-3:]) == [(None, "OK"), ("GET a", "(nil)"), ("PING", "OK")]
 
 
 def test_an_error_at_the_greeting_is_shown() -> None:

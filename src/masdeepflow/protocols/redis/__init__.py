@@ -62,6 +62,7 @@ _SHARED_WORDS = {"AUTH", "QUIT"}
 """Commands that POP3 has too, with replies that fit."""
 _NEVER_OK = {"APPEND", "DECR", "GET", "INCR", "PING", "TOUCH"}
 """Commands that NATS and Memcached have too, which Redis answers otherwise."""
+_FAREWELLS = {"PUNSUBSCRIBE", "QUIT", "SUNSUBSCRIBE", "UNSUBSCRIBE"}
 _NO_COMMAND, _NO_REPLY = Command(), Reply()
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class _Session:
 
     def answers(self, reply: Reply, request: Command | None) -> bool:
         if request is None:
+            # What switched replies on again was not seen.
+            self.silent &= reply.push or self.subscribed or self.stream
             return not (reply.push or self.followed)
         if reply.word in PUBSUB and request.name.lower().encode() == reply.word:
             self.subscribed = True
@@ -198,7 +201,7 @@ class Redis:
         databases[list(left)] = [_number(session.namespace) for session in left.values()]
         databases = databases[pairs.rows]
         databases[places] = [_number(exchange.session.namespace) for exchange in exchanges]
-        unanswered = np.array([exchange.unanswered for exchange in exchanges], bool)
+        unanswered = np.array([exchange.unanswered and _fails(exchange) for exchange in exchanges], bool)
         return _parsed(pairs, base, databases, unanswered, places)
 
     def _follow(
@@ -358,6 +361,11 @@ def _rule_out(alone: NDArray[np.bool_], requests: Messages[Command], replies: Me
     for messages, odd in ((requests, followed), (replies, pushes)):
         if odd.any():
             alone[messages.row[odd[messages.code]]] = False
+
+
+def _fails(exchange: Exchange[Command, Reply, _Session]) -> bool:
+    """Return whether it is an error if no reply came: clients that leave do not wait for one."""
+    return exchange.request is None or exchange.request.name not in _FAREWELLS
 
 
 def _number(namespace: str | None) -> int:
