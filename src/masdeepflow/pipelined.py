@@ -6,6 +6,8 @@ A turn shows the first bytes of either side; behind them more may be hidden. How
 - exact, too, where both sides go on in messages of one size, and both sizes give the same number;
 - taken from the size of the requests, else of the replies, where only one side tells: what goes beyond the
   visible is then marked `truncated`;
+- else estimated: as if those not captured were as large as the visible are on average, the lower number if
+  both sides give one. All beyond the visible are marked;
 - else unknown: the visible ones and one more are counted, and the last is marked.
 
 Turns whose requests are all answered within them are paired as columns. Connections with others (requests
@@ -53,6 +55,8 @@ _CONNECTIONS = 4096
 """Connections of which something is kept, the one that was idle longest dropped first."""
 _WAITING = 1024
 """Requests that may wait on one connection."""
+_SEVERAL = 2
+"""Requests that have to show the same before others are taken for such, too."""
 _AT_ONCE = 1 << 14
 """Bytes of replies that came with the first of them, as far as anybody can tell."""
 _TURN_MOST = 16384
@@ -154,6 +158,7 @@ class _Side(NamedTuple):
     first: NDArray[np.int64]
     rest: NDArray[np.int64]
     each: NDArray[np.int64]
+    likely: NDArray[np.int64]
 
 
 def _side(slots: np.ndarray, side: str, messages: Messages[T]) -> _Side:
@@ -163,17 +168,25 @@ def _side(slots: np.ndarray, side: str, messages: Messages[T]) -> _Side:
     seen = np.bincount(messages.row, minlength=count)
     done = seen if known.all() else np.bincount(messages.row[known], minlength=count)
     rest = total - messages.ended
-    each = np.zeros(count, np.int64)
+    each, likely = np.zeros(count, np.int64), np.zeros(count, np.int64)
     if (rest > 0).any():
-        _count_alike(each, messages, known, total)
+        _count_alike((each, likely), messages, known, slots[f"{side}_length"], total)
     whole = seen if captured.all() else np.bincount(messages.row[captured], minlength=count)
-    return _Side(total, whole, done, seen, np.cumsum(seen) - seen, rest, each)
+    return _Side(total, whole, done, seen, np.cumsum(seen) - seen, rest, each, likely)
 
 
 def _count_alike(
-    each: NDArray[np.int64], messages: Messages[T], known: NDArray[np.bool_], total: NDArray[np.int64]
+    counts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    messages: Messages[T],
+    known: NDArray[np.bool_],
+    lengths: NDArray[np.integer],
+    total: NDArray[np.int64],
 ) -> None:
-    """Set how many messages of the size that the visible ones have in common fill each turn."""
+    """Set how many messages fill each turn: of the size that the visible ones have in common, and on average.
+
+    One that is cut and already longer than all before it tells that sizes differ too much for an average.
+    """
+    each, likely = counts
     row, size = messages.row[known], (messages.end - messages.start)[known]
     if not len(row):
         return
@@ -182,6 +195,15 @@ def _count_alike(
     rows = row[starts]
     alike = (least == most) & (total[rows] % least == 0)
     each[rows[alike]] = (total[rows] // least)[alike]
+    ended, done = messages.ended[rows], np.diff(starts, append=len(row))
+    even = (lengths[rows] - ended <= most) & (total[rows] > ended)
+    likely[rows[even]] = (done + _more(total[rows] - ended, ended, done))[even]
+
+
+def _more(rest: NDArray[np.int64], ended: NDArray[np.int64], done: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many messages (m,) `rest` bytes are, one at least, if `ended` bytes are `done` of them."""
+    number: NDArray[np.int64] = np.maximum((2 * rest * done + ended) // (2 * ended), 1)
+    return number
 
 
 def pair(
@@ -248,7 +270,9 @@ def _counts(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return how many transactions each turn (n,) holds, and whether that is certain."""
     visible = np.maximum(asked.done, answered.done) + 1
-    likely = np.where(asked.each >= visible, asked.each, answered.each)
+    least, most = np.minimum(asked.likely, answered.likely), np.maximum(asked.likely, answered.likely)
+    each = np.where(asked.each >= visible, asked.each, answered.each)
+    likely = np.where(each >= visible, each, np.where(least > 0, least, most))
     agreed = (asked.each == answered.each) & (asked.each >= visible)
     guess = np.where(likely >= visible, np.minimum(likely, np.maximum(_TURN_MOST, visible)), visible)
     counts = np.where(whole, asked.done, np.where(told, answered.done, guess))
@@ -271,6 +295,9 @@ def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in comm
     rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     count = np.repeat(counts, counts)
     requests, request_bytes, unasked = _take(sides[0], messages[0], row, rank, count)
+    if unasked.any():
+        named = np.flatnonzero(unasked & _same(messages[0], len(sure))[row])
+        requests[named] = messages[0].code[sides[0].first[row[named]]]
     answered = np.ones(len(row), bool)
     if quiet is not None:
         # Turns with silent requests are seen whole: each rank is a message.
@@ -319,6 +346,26 @@ def _take(
     return code, size + np.where(last, np.minimum(side.rest[row], 0), 0), hidden
 
 
+def _shown(value: object) -> object:
+    """Return what tells a message from others: its text, as the text log has it, if it has one."""
+    return getattr(value, "text", value)
+
+
+def _same(messages: Messages[Q], count: int) -> NDArray[np.bool_]:
+    """Return of which turns (n,) the requests whose end is known, two at least, show the same."""
+    known = messages.end >= 0
+    row = messages.row[known]
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    result = np.zeros(count, bool)
+    if len(row):
+        texts: dict[object, int] = {}
+        codes = np.array([texts.setdefault(_shown(value), len(texts)) for value in messages.values])
+        shown = codes[messages.code[known]]
+        same = np.minimum.reduceat(shown, starts) == np.maximum.reduceat(shown, starts)
+        result[row[starts]] = same & (np.diff(starts, append=len(row)) >= _SEVERAL)
+    return result
+
+
 class Message(NamedTuple, Generic[T]):
     """One message of a turn. end: -1 where it is not known; it may be beyond what was captured."""
 
@@ -343,6 +390,7 @@ class Turn(NamedTuple, Generic[Q, R]):
     request_first_ns: int
     queue_ns: int
     request_last_ns: int
+    response_length: int
 
 
 def _turns(
@@ -413,13 +461,14 @@ class Exchange(Generic[Q, R, S]):
 class _Connection(Generic[Q, R, S]):
     """turn: number of the last one seen. hidden: requests were not captured whose replies may still come.
 
-    request_left: bytes still to come of a message whose size is known.
+    late: silent ones went before them. request_left: bytes still to come of a message whose size is known.
     """
 
     turn: int
     session: S
     request_left: int = 0
     hidden: bool = False
+    late: bool = False
     waiting: deque[Exchange[Q, R, S]] = field(default_factory=deque)
 
     @property
@@ -557,19 +606,42 @@ class Ordered(Generic[Q, R, S]):
         if rest > 0:
             exchanges[-1].request_bytes += rest
             exchanges += self._unseen(connection, turn, found, len(exchanges))
-        silent = []
-        for exchange in exchanges:
-            if not connection.session.expects(exchange.request):
+        silent: list[Exchange[Q, R, S]] = []
+        for place, exchange in enumerate(exchanges):
+            # The one that is cut is like those before it.
+            mute = place == len(silent) == len(found) - 1 >= _SEVERAL and found[-1].end < 0
+            if not connection.session.expects(exchange.request) or mute:
                 silent.append(exchange)
             elif silent:
-                exchange.queue_ns *= turn.request_last_ns == turn.request_first_ns
-                exchange.request_first_ns = turn.request_last_ns
+                _begin_last(exchange, turn)
+        connection.late = bool(silent)
         if rest > 0 and silent:
             # Replies do not tell how many more of these are hidden.
             exchanges[-1].truncated = True
-        mute = set(map(id, silent))
-        connection.waiting += [exchange for exchange in exchanges if id(exchange) not in mute]
+        mutes = set(map(id, silent))
+        connection.waiting += [exchange for exchange in exchanges if id(exchange) not in mutes]
+        if rest > 0 and len(silent) == len(found):
+            silent += self._unseen_silent(connection, turn, found, silent)
         return silent
+
+    def _unseen_silent(
+        self,
+        connection: _Connection[Q, R, S],
+        turn: Turn[Q, R],
+        found: list[Message[Q]],
+        silent: list[Exchange[Q, R, S]],
+    ) -> list[Exchange[Q, R, S]]:
+        """Return as many requests like the visible ones, all of them silent, as there are bytes for."""
+        likely = min(_average(found, turn.request_bytes, len(turn.request)), _WAITING)
+        if likely <= len(found):
+            return []
+        each = (turn.request_bytes - _ended(found)) // (likely - len(found) + 1)
+        request = found[0].value if _alike_shown(found) else self._hidden[0]
+        unseen = [self._exchange(connection, turn, request) for _ in range(likely - len(found))]
+        for exchange in unseen:
+            exchange.request_bytes, exchange.truncated = each, True
+        silent[-1].request_bytes -= each * len(unseen)
+        return unseen
 
     def _exchange(self, connection: _Connection[Q, R, S], turn: Turn[Q, R], request: Q) -> Exchange[Q, R, S]:
         return Exchange(
@@ -583,13 +655,20 @@ class Ordered(Generic[Q, R, S]):
         if connection.waiting or not turn.replies or _ended(turn.replies) >= turn.response_bytes:
             return []
         asked, answered = _alike(found, turn.request_bytes), _alike(turn.replies, turn.response_bytes)
-        request = found[0].value if asked else self._hidden[0]
-        unseen = [
-            self._exchange(connection, turn, request) for _ in range(seen, min(asked or answered, _WAITING))
-        ]
+        request = found[0].value if asked or _alike_shown(found) else self._hidden[0]
+        number = asked or answered or self._estimate(turn, found)
+        unseen = [self._exchange(connection, turn, request) for _ in range(seen, min(number, _WAITING))]
         for exchange in unseen:
-            exchange.truncated = asked != answered
+            exchange.truncated = asked != answered or not asked
         return unseen
+
+    def _estimate(self, turn: Turn[Q, R], found: list[Message[Q]]) -> int:
+        """Return how many requests the turn holds if they or their replies are as large as those visible."""
+        if self._matches is not None:
+            return 0
+        asked = _average(found, turn.request_bytes, len(turn.request))
+        answered = _average(turn.replies, turn.response_bytes, turn.response_length)
+        return min(asked, answered) or max(asked, answered)
 
     def _take_replies(self, connection: _Connection[Q, R, S], turn: Turn[Q, R]) -> list[Exchange[Q, R, S]]:
         """Give the turn's replies to the requests that wait, and return those that no longer do."""
@@ -640,6 +719,8 @@ class Ordered(Generic[Q, R, S]):
         elif connection.hidden or turn.flags & int(Flag.SERVER_FIRST):
             exchange = self._exchange(connection, turn, self._hidden[0])
             exchange.truncated = connection.hidden
+            if connection.hidden and connection.late:
+                _begin_last(exchange, turn)
             if not connection.hidden:
                 exchange.request = None
         else:
@@ -677,6 +758,12 @@ class Ordered(Generic[Q, R, S]):
             self.evicted += 1
 
 
+def _begin_last(exchange: Exchange[Q, R, S], turn: Turn[Q, R]) -> None:
+    """Have a request behind silent ones begin with the last byte of its turn, in place: see `_begin_late`."""
+    exchange.queue_ns *= turn.request_last_ns == turn.request_first_ns
+    exchange.request_first_ns = turn.request_last_ns
+
+
 def _end_early(exchanges: list[Exchange[Q, R, S]], size: int) -> None:
     """Have replies, of `size` bytes in all, end before what comes behind them in their turn, in place."""
     for exchange in exchanges:
@@ -705,6 +792,24 @@ def _alike(found: list[Message[T]], total: int) -> int:
     sizes = {message.end - message.start for message in found if message.end >= 0}
     size = sizes.pop() if len(sizes) == 1 else 0
     return total // size if size and total % size == 0 else 0
+
+
+def _average(found: list[Message[T]], total: int, captured: int) -> int:
+    """Return how many messages fill `total` bytes if all are as large on average as those that end.
+
+    0 if that can't be told: there are none, or one that is cut is already longer than all of them.
+    """
+    sizes = [message.end - message.start for message in found if message.end >= 0]
+    ended = _ended(found)
+    if not sizes or total <= ended or captured - ended > max(sizes):
+        return 0
+    return len(sizes) + max((2 * (total - ended) * len(sizes) + sum(sizes)) // (2 * sum(sizes)), 1)
+
+
+def _alike_shown(found: list[Message[Q]]) -> bool:
+    """Return whether the requests whose end is known, two at least, show the same."""
+    texts = [_shown(message.value) for message in found if message.end >= 0]
+    return len(texts) >= _SEVERAL and len(set(texts)) == 1
 
 
 def merge(

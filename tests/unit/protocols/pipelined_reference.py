@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from masdeepflow.schema import Flag, Kind
@@ -32,6 +34,20 @@ class Side:
     def whole(self, length: int) -> int:
         """Return how many were captured whole."""
         return sum(end is not None and end <= length for _, end, _ in self.messages)
+
+    def average(self, total: int, length: int) -> int:
+        """Return how many there are if all are as large as those that have an end, 0 for nobody knows."""
+        sizes = [end - start for start, end, _ in self.messages if end is not None]
+        if not sizes or total <= self.ended or length - self.ended > max(sizes):
+            return 0
+        exact = Fraction((total - self.ended) * len(sizes), sum(sizes))
+        return len(sizes) + max(math.floor(exact + Fraction(1, 2)), 1)
+
+    def alike(self, asked: Callable[[bytes], Any]) -> bytes | None:
+        """Return the first of several requests that have an end, if all of them show the same."""
+        ended = [data for _, end, data in self.messages if end is not None]
+        same = len(ended) > 1 and len({asked(data).text for data in ended}) == 1
+        return ended[0] if same else None
 
     def fill(self, total: int) -> int:
         """Return how many of one size fill the side, 0 for none."""
@@ -88,6 +104,7 @@ class Connection:
     session: Any
     left: int = 0
     hidden: bool = False
+    late: bool = False
     waiting: list[Transaction] = field(default_factory=list)
 
 
@@ -200,6 +217,8 @@ def columns(  # noqa: PLR0913, PLR0917  # a turn and all that is known
         fills = [asked.fill(total), told.fill(answer)]
         sure = fills[0] == fills[1] and visible <= fills[0] <= max(16384, visible)
         count = fills[0] if fills[0] >= visible else fills[1]
+        if count < visible:
+            count = averaged(slot, asked, told)
         count = min(count, max(16384, visible)) if count >= visible else visible
     found: list[Transaction] = []
     spoken = count - count_silent(words, asked)
@@ -209,6 +228,8 @@ def columns(  # noqa: PLR0913, PLR0917  # a turn and all that is known
         one.queue_ns = int(slot["queue_ns"])
         one.truncated = not sure and number >= asked.done
         message, one.request_bytes = pick(asked, total, int(slot["request_length"]), number, count)
+        one.truncated = one.truncated or message is None
+        message = message or asked.alike(words.asked)
         one.asked = words.hidden[0] if message is None else words.asked(message)
         if one.asked.silent:
             one.told, one.answered = None, False
@@ -221,6 +242,15 @@ def columns(  # noqa: PLR0913, PLR0917  # a turn and all that is known
             answers += 1
         found.append(one)
     return found
+
+
+def averaged(slot: np.void, asked: Side, told: Side) -> int:
+    """Return what the sizes of both sides make of a turn's number: the lower, or the only one."""
+    numbers = [
+        asked.average(int(slot["request_bytes"]), int(slot["request_length"])),
+        told.average(int(slot["response_bytes"]), int(slot["response_length"])),
+    ]
+    return min(numbers) or max(numbers)
 
 
 def pick(side: Side, total: int, length: int, number: int, count: int) -> tuple[bytes | None, int]:
@@ -244,7 +274,7 @@ def pick(side: Side, total: int, length: int, number: int, count: int) -> tuple[
     return message, size + (min(rest, 0) if number == count - 1 else 0)
 
 
-def requests(  # noqa: C901, PLR0913, PLR0917  # told as it happens
+def requests(  # noqa: C901, PLR0912, PLR0913, PLR0917  # told as it happens
     words: Language, known: Connection, row: int, slot: np.void, asked: Side, told: Side
 ) -> list[Transaction]:
     """Queue the requests of a turn; return those without a reply."""
@@ -276,22 +306,35 @@ def requests(  # noqa: C901, PLR0913, PLR0917  # told as it happens
         fresh[-1].request_bytes += rest
         if not known.waiting and told.messages and told.ended < slot["response_bytes"]:
             fill, replied = asked.fill(total), told.fill(int(slot["response_bytes"]))
-            like = words.asked(asked.messages[0][2]) if fill else words.hidden[0]
-            for _ in range(len(fresh), min(fill or replied, MOST_WAITING)):
+            name = asked.messages[0][2] if fill else asked.alike(words.asked)
+            like = words.hidden[0] if name is None else words.asked(name)
+            number = fill or replied or (0 if words.matches else averaged(slot, asked, told))
+            for _ in range(len(fresh), min(number, MOST_WAITING)):
                 fresh.append(new(like))
-                fresh[-1].truncated = fill != replied
+                fresh[-1].truncated = not fill or fill != replied
     silent: list[Transaction] = []
-    for one in fresh:
+    several = len(asked.messages) > 2 and asked.messages[-1][1] is None
+    for number, one in enumerate(fresh):
         assert one.asked is not None
-        if known.session.expects(one.asked):
+        cut = several and number == len(silent) == len(asked.messages) - 1
+        if known.session.expects(one.asked) and not cut:
             if silent:
                 one.queue_ns = one.queue_ns if slot["request_last_ns"] == one.first_ns else 0
                 one.first_ns = int(slot["request_last_ns"])
             known.waiting.append(one)
         else:
             silent.append(one)
+    known.late = bool(silent)
     if rest > 0 and silent:
         fresh[-1].truncated = True
+    number = min(asked.average(total, int(slot["request_length"])), MOST_WAITING) - len(silent)
+    if rest > 0 and len(silent) == len(asked.messages) and number > 0:
+        name = asked.alike(words.asked)
+        for _ in range(number):
+            silent.append(new(words.hidden[0] if name is None else words.asked(name)))
+            silent[-1].truncated = True
+            silent[-1].request_bytes = rest // (number + 1)
+        fresh[-1].request_bytes -= number * (rest // (number + 1))
     return silent
 
 
@@ -321,6 +364,9 @@ def replies(  # noqa: C901  # told as it happens
             one = Transaction(row, words.hidden[0] if known.hidden else None, None, None, 0, 0)
             one.first_ns, one.queue_ns = int(slot["request_first_ns"]), int(slot["queue_ns"])
             one.truncated = known.hidden
+            if known.hidden and known.late:
+                one.queue_ns = one.queue_ns if slot["request_last_ns"] == one.first_ns else 0
+                one.first_ns = int(slot["request_last_ns"])
         else:
             overtaken(found, start)
             continue

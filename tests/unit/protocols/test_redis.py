@@ -173,12 +173,21 @@ def pipeline(commands: list[bytes], replies: list[bytes]) -> list[Row]:
 def test_hidden_commands_are_counted_by_their_replies() -> None:
     """Exact: each command has one reply. Those of which nothing was captured have no name, and are marked."""
     commands = [command(b"SET", b"key:%d" % number, b"v" * number) for number in range(16)]
-    rows = pipeline(commands, [OK] * 16)
+    commands[0] = command(b"INCR", b"n")
+    rows = pipeline(commands, [b":1\r\n", *[OK] * 15])
     assert len(rows) == 16
     named = [row for row in rows if "request" in row]
     assert 1 < len(named) < 16
     assert all(row["truncated"] for row in rows if row not in named)
     assert not any(row["truncated"] for row in named[:-1])
+
+
+def test_hidden_commands_are_named_like_those_that_are_seen() -> None:
+    """Where these all show the same: marked, too, because nobody has seen them."""
+    rows = pipeline([command(b"SET", b"key:%d" % number, b"v" * number) for number in range(16)], [OK] * 16)
+    assert shown(rows)[:4] == [("SET key:*", "OK")] * 4
+    assert [row.get("request") for row in rows[7:]] == ["Redis Command: SET key:*"] * 9
+    assert all(row["truncated"] for row in rows[6:])
 
 
 def test_hidden_replies_are_counted_by_their_commands() -> None:
@@ -206,11 +215,24 @@ def test_alike_on_one_side_is_marked() -> None:
 
 
 def test_nothing_to_go_by_is_marked() -> None:
-    """Only what can be seen is counted, and one more that must be there."""
-    commands = [command(b"GET", b"k" * (1 + number)) for number in range(32)]
-    rows = pipeline(commands, [b"$%d\r\n%s\r\n" % (number, b"v" * number) for number in range(32)])
-    assert 8 < len(rows) < 32
-    assert rows[-1]["truncated"]
+    """What is seen, and one more that must be there: the one that is cut is longer than all before it."""
+    commands = [command(b"MULTI"), command(b"HSET", b"k", *[b"f"] * 80), command(b"EXEC")]
+    rows = pipeline(commands, [OK, b"+QUEUED\r\n", array(*[b"v"] * 40)])
+    assert [row["truncated"] for row in rows] == [False, True, True]
+
+
+def test_commands_and_replies_of_many_sizes_are_estimated() -> None:
+    """By the average of those that are seen, the lower of both sides; what lies beyond them is marked."""
+    commands = [command(b"GET", b"user:%d" % (number * 7)) for number in range(150)]
+    values = [b"v" * (number % 9) for number in range(150)]
+    rows = pipeline(commands, [b"$%d\r\n%s\r\n" % (len(value), value) for value in values])
+    assert 140 <= len(rows) <= 160
+    assert {row["request"] for row in rows if "…" not in row["request"]} == {"Redis Command: GET user:*"}
+    assert not any(row["truncated"] for row in rows[:6])
+    assert all(row["truncated"] for row in rows[12:])
+    one_large = [*commands[:40], command(b"SET", b"k", b"v" * 100_000)]
+    rows = pipeline(one_large, [*[b"$%d\r\n%s\r\n" % (len(value), value) for value in values[:40]], OK])
+    assert 30 <= len(rows) <= 50
 
 
 def test_what_one_turn_may_stand_for_is_bounded() -> None:
