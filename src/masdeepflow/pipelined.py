@@ -603,25 +603,41 @@ class Ordered(Generic[Q, R, S]):
         if not exchanges:
             exchanges.append(self._exchange(connection, turn, self._hidden[0]))
             exchanges[0].truncated = True
+        silent = self._silent(connection, turn, exchanges, found)
         if rest > 0:
             exchanges[-1].request_bytes += rest
-            exchanges += self._unseen(connection, turn, found, len(exchanges))
+        if rest > 0 and len(silent) == len(exchanges):
+            silent += self._unseen_silent(connection, turn, found, silent)
+        elif rest > 0:
+            unseen = self._unseen(connection, turn, found, len(exchanges))
+            silent += self._silent(connection, turn, unseen, [], behind=bool(silent))
+            exchanges += unseen
+        connection.late = bool(silent)
+        if rest > 0 and silent:
+            # Replies do not tell how many more of these are hidden.
+            exchanges[-1].truncated = True
+        mute = set(map(id, silent))
+        connection.waiting += [exchange for exchange in exchanges if id(exchange) not in mute]
+        return silent
+
+    @staticmethod
+    def _silent(
+        connection: _Connection[Q, R, S],
+        turn: Turn[Q, R],
+        exchanges: list[Exchange[Q, R, S]],
+        found: list[Message[Q]],
+        *,
+        behind: bool = False,
+    ) -> list[Exchange[Q, R, S]]:
+        """Return those that no reply will come for; have others behind such begin late. behind: all are."""
         silent: list[Exchange[Q, R, S]] = []
         for place, exchange in enumerate(exchanges):
             # The one that is cut is like those before it.
             mute = place == len(silent) == len(found) - 1 >= _SEVERAL and found[-1].end < 0
             if not connection.session.expects(exchange.request) or mute:
                 silent.append(exchange)
-            elif silent:
+            elif silent or behind:
                 _begin_last(exchange, turn)
-        connection.late = bool(silent)
-        if rest > 0 and silent:
-            # Replies do not tell how many more of these are hidden.
-            exchanges[-1].truncated = True
-        mutes = set(map(id, silent))
-        connection.waiting += [exchange for exchange in exchanges if id(exchange) not in mutes]
-        if rest > 0 and len(silent) == len(found):
-            silent += self._unseen_silent(connection, turn, found, silent)
         return silent
 
     def _unseen_silent(

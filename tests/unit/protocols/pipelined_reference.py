@@ -274,7 +274,7 @@ def pick(side: Side, total: int, length: int, number: int, count: int) -> tuple[
     return message, size + (min(rest, 0) if number == count - 1 else 0)
 
 
-def requests(  # noqa: C901, PLR0912, PLR0913, PLR0917  # told as it happens
+def requests(  # noqa: C901, PLR0913, PLR0917  # told as it happens
     words: Language, known: Connection, row: int, slot: np.void, asked: Side, told: Side
 ) -> list[Transaction]:
     """Queue the requests of a turn; return those without a reply."""
@@ -304,38 +304,58 @@ def requests(  # noqa: C901, PLR0912, PLR0913, PLR0917  # told as it happens
         fresh[0].truncated = True
     if rest > 0:
         fresh[-1].request_bytes += rest
-        if not known.waiting and told.messages and told.ended < slot["response_bytes"]:
-            fill, replied = asked.fill(total), told.fill(int(slot["response_bytes"]))
-            name = asked.messages[0][2] if fill else asked.alike(words.asked)
-            like = words.hidden[0] if name is None else words.asked(name)
-            number = fill or replied or (0 if words.matches else averaged(slot, asked, told))
-            for _ in range(len(fresh), min(number, MOST_WAITING)):
-                fresh.append(new(like))
-                fresh[-1].truncated = not fill or fill != replied
     silent: list[Transaction] = []
-    several = len(asked.messages) > 2 and asked.messages[-1][1] is None
-    for number, one in enumerate(fresh):
-        assert one.asked is not None
-        cut = several and number == len(silent) == len(asked.messages) - 1
+    spoken: list[Transaction] = []
+
+    def sort(one: Transaction, *, cut: bool = False) -> None:
         if known.session.expects(one.asked) and not cut:
             if silent:
                 one.queue_ns = one.queue_ns if slot["request_last_ns"] == one.first_ns else 0
                 one.first_ns = int(slot["request_last_ns"])
-            known.waiting.append(one)
+            spoken.append(one)
         else:
             silent.append(one)
+
+    several = len(asked.messages) > 2 and asked.messages[-1][1] is None
+    for number, one in enumerate(fresh):
+        sort(one, cut=several and number == len(silent) == len(asked.messages) - 1)
+    last = fresh[-1]
+    if rest > 0 and not spoken:
+        more_silent(words, slot, asked, silent, new)
+    elif rest > 0 and not known.waiting and told.messages and told.ended < slot["response_bytes"]:
+        fill, replied = asked.fill(total), told.fill(int(slot["response_bytes"]))
+        name = asked.messages[0][2] if fill else asked.alike(words.asked)
+        like = words.hidden[0] if name is None else words.asked(name)
+        count = fill or replied or (0 if words.matches else averaged(slot, asked, told))
+        for _ in range(len(fresh), min(count, MOST_WAITING)):
+            last = new(like)
+            last.truncated = not fill or fill != replied
+            sort(last)
     known.late = bool(silent)
     if rest > 0 and silent:
-        fresh[-1].truncated = True
-    number = min(asked.average(total, int(slot["request_length"])), MOST_WAITING) - len(silent)
-    if rest > 0 and len(silent) == len(asked.messages) and number > 0:
-        name = asked.alike(words.asked)
-        for _ in range(number):
-            silent.append(new(words.hidden[0] if name is None else words.asked(name)))
-            silent[-1].truncated = True
-            silent[-1].request_bytes = rest // (number + 1)
-        fresh[-1].request_bytes -= number * (rest // (number + 1))
+        last.truncated = True
+    known.waiting += spoken
     return silent
+
+
+def more_silent(
+    words: Language,
+    slot: np.void,
+    asked: Side,
+    silent: list[Transaction],
+    new: Callable[[Any], Transaction],
+) -> None:
+    """Add as many requests that get no reply as there are bytes for behind the visible ones."""
+    likely = min(asked.average(int(slot["request_bytes"]), int(slot["request_length"])), MOST_WAITING)
+    number = likely - len(silent)
+    if number <= 0:
+        return
+    each = (int(slot["request_bytes"]) - asked.ended) // (number + 1)
+    silent[-1].request_bytes -= number * each
+    name = asked.alike(words.asked)
+    for _ in range(number):
+        silent.append(new(words.hidden[0] if name is None else words.asked(name)))
+        silent[-1].truncated, silent[-1].request_bytes = True, each
 
 
 def replies(  # noqa: C901  # told as it happens
