@@ -122,7 +122,10 @@ need_for_testing() {
     need postgresql-15\|postgresql-16\|postgresql-17\|postgresql have postgres
     # libmongoc's bindings: a client of MongoDB that shares nothing with pymongo.
     need php-cli have php
+    # On libmemcached: many keys at once by the binary protocol.
+    need php-memcached php_has memcached
     need php-mongodb php_has mongodb
+    need php-redis php_has redis
     need podman have podman
     need procps have ps
     need prometheus have prometheus

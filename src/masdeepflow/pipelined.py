@@ -296,7 +296,7 @@ def _expand(  # noqa: PLR0913, PLR0917  # both sides, and what they have in comm
     count = np.repeat(counts, counts)
     requests, request_bytes, unasked = _take(sides[0], messages[0], row, rank, count)
     if unasked.any():
-        named = np.flatnonzero(unasked & _same(messages[0], len(sure))[row])
+        named = np.flatnonzero(unasked & _same(sides[0], messages[0])[row])
         requests[named] = messages[0].code[sides[0].first[row[named]]]
     answered = np.ones(len(row), bool)
     if quiet is not None:
@@ -351,18 +351,17 @@ def _shown(value: object) -> object:
     return getattr(value, "text", value)
 
 
-def _same(messages: Messages[Q], count: int) -> NDArray[np.bool_]:
-    """Return of which turns (n,) the requests whose end is known, two at least, show the same."""
-    known = messages.end >= 0
-    row = messages.row[known]
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    result = np.zeros(count, bool)
-    if len(row):
+def _same(side: _Side, messages: Messages[Q]) -> NDArray[np.bool_]:
+    """Return of which turns (n,) the requests that were captured whole, two at least, show the same."""
+    result = side.whole >= _SEVERAL
+    rank = np.arange(len(messages.row)) - side.first[messages.row]
+    chosen = np.flatnonzero((rank < side.whole[messages.row]) & result[messages.row])
+    if len(chosen):
         texts: dict[object, int] = {}
         codes = np.array([texts.setdefault(_shown(value), len(texts)) for value in messages.values])
-        shown = codes[messages.code[known]]
-        same = np.minimum.reduceat(shown, starts) == np.maximum.reduceat(shown, starts)
-        result[row[starts]] = same & (np.diff(starts, append=len(row)) >= _SEVERAL)
+        row, shown = messages.row[chosen], codes[messages.code[chosen]]
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        result[row[starts]] = np.minimum.reduceat(shown, starts) == np.maximum.reduceat(shown, starts)
     return result
 
 
@@ -652,7 +651,7 @@ class Ordered(Generic[Q, R, S]):
         if likely <= len(found):
             return []
         each = (turn.request_bytes - _ended(found)) // (likely - len(found) + 1)
-        request = found[0].value if _alike_shown(found) else self._hidden[0]
+        request = found[0].value if _alike_shown(found, len(turn.request)) else self._hidden[0]
         unseen = [self._exchange(connection, turn, request) for _ in range(likely - len(found))]
         for exchange in unseen:
             exchange.request_bytes, exchange.truncated = each, True
@@ -671,7 +670,7 @@ class Ordered(Generic[Q, R, S]):
         if connection.waiting or not turn.replies or _ended(turn.replies) >= turn.response_bytes:
             return []
         asked, answered = _alike(found, turn.request_bytes), _alike(turn.replies, turn.response_bytes)
-        request = found[0].value if asked or _alike_shown(found) else self._hidden[0]
+        request = found[0].value if asked or _alike_shown(found, len(turn.request)) else self._hidden[0]
         number = asked or answered or self._estimate(turn, found)
         unseen = [self._exchange(connection, turn, request) for _ in range(seen, min(number, _WAITING))]
         for exchange in unseen:
@@ -822,9 +821,9 @@ def _average(found: list[Message[T]], total: int, captured: int) -> int:
     return len(sizes) + max((2 * (total - ended) * len(sizes) + sum(sizes)) // (2 * sum(sizes)), 1)
 
 
-def _alike_shown(found: list[Message[Q]]) -> bool:
-    """Return whether the requests whose end is known, two at least, show the same."""
-    texts = [_shown(message.value) for message in found if message.end >= 0]
+def _alike_shown(found: list[Message[Q]], captured: int) -> bool:
+    """Return whether the requests that were captured whole, two at least, show the same."""
+    texts = [_shown(message.value) for message in found if 0 <= message.end <= captured]
     return len(texts) >= _SEVERAL and len(set(texts)) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pymemcache  # type: ignore[import-untyped]  # it ships no types
@@ -14,7 +15,6 @@ from tests.support.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.e2e.conftest import StartAgent
     from tests.support.programs import Agent
@@ -92,3 +92,24 @@ def test_the_binary_protocol(port: int, start_agent: StartAgent, tmp_path: Path)
         texts = [one["db.query.text"] for one in found if one["db.operation.name"] != "quit"]
         assert texts == ["set user*", "getk user*", "delete user*"]
         assert not any(one["error"] for one in found)
+
+
+@pytest.mark.server("php")
+def test_each_command_of_the_client_for_php(port: int, start_agent: StartAgent) -> None:
+    """Many keys at once by both protocols: what is silent and beyond the prefix shifts no reply."""
+    agent = start_agent("--log", "json", ports=[port])
+    script = Path(servers.__file__).with_name("memcached_client.php")
+    done = run("php", script, LOOPBACK, port)
+    assert (done.code, done.stdout) == (0, "3\n3\n"), done.stderr
+    for found in _by_role(agent).values():
+        errors = [(one["db.query.text"], one.get("db.response.status_code")) for one in found if one["error"]]
+        assert errors == [
+            ("incr user:*", "CLIENT_ERROR"),
+            ("set large:*", "SERVER_ERROR"),
+            ("increment user:*", "NON_NUMERIC"),
+            ("set large:*", "TOO_LARGE"),
+        ]
+        counted = Counter(one.get("db.operation.name") for one in found)
+        assert 25 <= counted["getkq"] <= 35
+        assert (counted["increment"], counted["incr"]) == (3, 3)
+    assert "secret" not in agent.stdout_path.read_text()

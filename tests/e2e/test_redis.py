@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.server("redis-server", "redis-cli", 
 _FEW = 480
 _MANY = 48_000
 _ERRORS = 200
+_MIXED = 300
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,56 @@ def test_outcomes_and_databases(port: int, start_agent: StartAgent) -> None:
     assert "secret" not in agent.stdout_path.read_text()
 
 
+def test_pipelines_of_many_sizes_are_told_in_about_their_number(port: int, start_agent: StartAgent) -> None:
+    """Keys and values of different lengths, far beyond what was captured: named like what was."""
+    agent = start_agent("--log", "json", ports=[port])
+    with redis.Redis(port=port) as client:
+        for command in ("set", "get"):
+            pipeline = client.pipeline(transaction=False)
+            for number in range(_MIXED):
+                words = (f"user:{number * 7}", "x" * (number * 31 % 17))
+                getattr(pipeline, command)(*words[: 2 if command == "set" else 1])
+            assert len(pipeline.execute()) == _MIXED
+    mine = ("SET user:*", "GET user:*")
+    least = 19 * _MIXED // 10
+    for found in _by_role(agent, least, lambda one: one.get("db.query.text") in mine).values():
+        counted = Counter(one.get("db.query.text") for one in found)
+        assert 0.9 * _MIXED < counted["GET user:*"] < 1.1 * _MIXED
+        assert counted["SET user:*"] in range(_MIXED - 2, _MIXED + 1)  # one or two are cut within their key
+        assert not any(one["error"] for one in found if one.get("db.query.text") in mine)
+
+
+def test_values_of_many_megabytes(port: int, start_agent: StartAgent) -> None:
+    """On a connection that begins with one: there and back again."""
+    agent = start_agent("--log", "json", ports=[port])
+    run("redis-cli", "-p", port, "-x", "SET", "large:1", input=b"secret" * 2_000_000)
+    assert len(run("redis-cli", "-p", port, "GET", "large:1").stdout.strip()) == 12_000_000
+    for found in _by_role(agent).values():
+        large = [one for one in found if "large" in one.get("db.query.text", "")]
+        assert [one["db.query.text"] for one in large] == ["SET large:*", "GET large:*"]
+        assert not any(one["truncated"] or one["error"] for one in large)
+        assert large[0]["request_bytes"] > 12_000_000
+        assert large[1]["response_bytes"] > 12_000_000
+    assert not any(one["protocol"] == "tcp" for one in agent.transactions)
+    assert "secret" not in agent.stdout_path.read_text()
+
+
+def test_a_subscription_lasts_no_longer_than_its_own_reply(port: int, start_agent: StartAgent) -> None:
+    """Messages go on coming in its turn: each sooner behind the one before than a turn is idle."""
+    agent = start_agent("--log", "json", ports=[port])
+    with redis.Redis(port=port) as client, client.pubsub() as channel:
+        channel.subscribe("news:1")
+        for _ in range(40):
+            client.publish("news:1", "x" * 20)
+            time.sleep(0.01)
+        while channel.get_message(timeout=0.2) is not None:
+            pass
+    mine = agent.wait_counted(_is_subscribe, 1)
+    (server,) = (one for one in mine if one["role"] == "server" and _is_subscribe(one))
+    assert server["response_bytes"] == len("*3\r\n$9\r\nsubscribe\r\n$6\r\nnews:1\r\n:1\r\n")
+    assert server["duration_ns"] == server["ttfb_ns"]
+
+
 def test_the_text_log(port: int, start_agent: StartAgent) -> None:
     """One line a command and one a reply."""
     agent = start_agent(ports=[port])
@@ -156,6 +208,10 @@ def test_commands_over_a_unix_socket(tmp_path: Path, start_agent: StartAgent) ->
         agent.wait_for(lambda _: sum(map(_is_get, agent.transactions)) >= 2)
         found = [one for one in agent.transactions if _is_get(one)]
         assert sorted(one["role"] for one in found) == ["client", "server"]
+
+
+def _is_subscribe(found: dict[str, Any]) -> bool:
+    return found.get("db.query.text") == "SUBSCRIBE news:*"
 
 
 def _is_get(found: dict[str, Any]) -> bool:

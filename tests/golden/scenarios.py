@@ -600,6 +600,14 @@ def _use_redis(client: Any) -> None:  # noqa: ANN401  # its types do not tell cl
             channel.get_message(timeout=1)
 
 
+@_scenario("redis/php")
+def _redis_php(directory: Path) -> Iterator[Where]:
+    with servers.redis(directory, _REDIS):
+        yield _REDIS
+        run("php", Path(servers.__file__).with_name("redis_client.php"), *_REDIS)
+        yield _REDIS
+
+
 def _redis_benchmark(pipeline: int) -> None:
     tests = "ping,set,get,incr,lpush,lrange_100,mset"
     load = ("-c", 2, "-n", 32, "-P", pipeline, "-t", tests, "-q")
@@ -714,6 +722,14 @@ def _libmemcached(directory: Path) -> Iterator[Where]:
             run("memcrm", server, *protocol, "user1")
             run("memcping", server, *protocol)
             run("memcflush", server, *protocol)
+        yield _MEMCACHED
+
+
+@_scenario("memcached/php")
+def _memcached_php(directory: Path) -> Iterator[Where]:
+    with servers.memcached(directory, _MEMCACHED):
+        yield _MEMCACHED
+        run("php", Path(servers.__file__).with_name("memcached_client.php"), *_MEMCACHED)
         yield _MEMCACHED
 
 

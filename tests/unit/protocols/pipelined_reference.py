@@ -44,10 +44,10 @@ class Side:
         return len(sizes) + max(math.floor(exact + Fraction(1, 2)), 1)
 
     def alike(self, asked: Callable[[bytes], Any]) -> bytes | None:
-        """Return the first of several requests that have an end, if all of them show the same."""
-        ended = [data for _, end, data in self.messages if end is not None]
-        same = len(ended) > 1 and len({asked(data).text for data in ended}) == 1
-        return ended[0] if same else None
+        """Return the first of several requests that were captured whole, if all of them show the same."""
+        whole = [data for start, end, data in self.messages if end == start + len(data)]
+        same = len(whole) > 1 and len({asked(data).text for data in whole}) == 1
+        return whole[0] if same else None
 
     def fill(self, total: int) -> int:
         """Return how many of one size fill the side, 0 for none."""
