@@ -30,6 +30,7 @@ from masdeepflow.protocols.redis.commands import (
     PUSH,
     Command,
     Reply,
+    are_commands,
     read_command,
     read_reply,
 )
@@ -242,6 +243,8 @@ class Redis:
             inline[row] = bool(_INLINE_REPLY.match(reply)) and (
                 may_be_ok[row] or not reply.startswith(b"+OK")
             )
+            length = min(int(slots["request_length"][row]), slots["request"].shape[1])
+            inline[row] &= are_commands(slots["request"][row, :length].tobytes())
         score[inline] = LIKELY
         score[no_request | ~requests.good | ~(replies.good | no_reply)] = 0
         words = np.array([reply.word in PUBSUB for reply in replies.values], bool)

@@ -22,6 +22,7 @@ __all__ = [
     "PUSH",
     "Command",
     "Reply",
+    "are_commands",
     "read_command",
     "read_reply",
 ]
@@ -184,6 +185,16 @@ def read_command(data: bytes, *, complete: bool = False) -> Command:
         "true" if blocking else None,
         key.endswith(_ELLIPSIS),
     )
+
+
+def are_commands(data: bytes) -> bool:
+    """Return whether all lines of `data` begin with a command's name, or with its start where they are cut."""
+    *lines, rest = data.upper().split(b"\n")
+    names = [line.split(maxsplit=1)[0].decode("latin-1") for line in lines if line.strip()]
+    if not all(name in _NAMES or _MODULE.match(name) for name in names):
+        return False
+    name, space, _ = rest.decode("latin-1").partition(" ")
+    return name in _NAMES if space else any(known.startswith(name.strip()) for known in _NAMES)
 
 
 def _count(data: bytes, arguments: list[bytes]) -> int:
