@@ -188,7 +188,7 @@ def read_command(data: bytes, *, complete: bool = False) -> Command:
 
 
 def are_commands(data: bytes) -> bool:
-    """Return whether all lines of `data` begin with a command's name, or with its start where they are cut."""
+    """Return whether all lines of `data` begin with a command's name, or its start where they are cut."""
     *lines, rest = data.upper().split(b"\n")
     names = [line.split(maxsplit=1)[0].decode("latin-1") for line in lines if line.strip()]
     if not all(name in _NAMES or _MODULE.match(name) for name in names):
