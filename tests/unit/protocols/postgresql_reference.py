@@ -422,6 +422,7 @@ class Follower:
             del known.questions[0]
         if known.idle:
             questions, ended = known.questions, len(self.rows)
+            known.questions = [question for question in questions if not question.alike]
             self.end_all(Reply())
             known.questions = questions
             self.rows[ended:] = [row | {"paused": True} for row in self.rows[ended:]]

@@ -200,10 +200,11 @@ class _Exchange:
         return self._transactions
 
     def _show_waiting(self) -> None:
-        """Show what an answer has begun to and pauses: how long, nobody knows."""
+        """Show what an answer has begun to and pauses: how long, nobody knows; none of what is not seen."""
         ended = len(self._transactions)
         for asked in self._connection.waiting:
-            self._end(asked, NO_REPLY)
+            if asked.more is None:
+                self._end(asked, NO_REPLY)
         self._transactions[ended:] = [one._replace(still_open=True) for one in self._transactions[ended:]]
 
     def _give_up_lost(self) -> None:
