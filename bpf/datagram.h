@@ -7,6 +7,143 @@
 /* How many datagrams of a socket pass until user space is asked again whether it makes sense of them. */
 #define ASKED_AGAIN 64
 
+/*
+ * Who sent a datagram stands in the kernel's memory only until it is read, and no hook of the read is given it. A socket
+ * without a peer of its own may ask several (C libraries that ask all name servers at once, forwarders): it is noted who
+ * was asked and, as datagrams come, who sends, with the first bytes to know them by.
+ */
+#define ASKED_PEERS 4
+#define UNREAD 8
+
+struct end {
+	__u8 address[16];      /* as in struct slot */
+	__u16 port;
+	__u16 unused[3];
+};
+
+struct unread {
+	struct end from;
+	__u32 first;           /* bytes of the payload */
+	__u32 there;
+};
+
+struct peers {
+	struct end asked[ASKED_PEERS];
+	struct unread unread[UNREAD];
+	__u32 next_asked;
+	__u32 next_unread;     /* the oldest one's place, too */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct peers);
+} peers_of_socket SEC(".maps");
+
+static __always_inline void get_end(struct end *end, const struct slot *s)
+{
+	__builtin_memset(end, 0, sizeof(*end));
+	__builtin_memcpy(end->address, s->remote_address, sizeof(end->address));
+	end->port = s->remote_port;
+}
+
+static __always_inline void set_end(struct slot *s, const struct end *end)
+{
+	__builtin_memcpy(s->remote_address, end->address, sizeof(end->address));
+	s->remote_port = end->port;
+}
+
+static __always_inline bool same_end(const struct end *one, const struct end *other)
+{
+	const __u64 *a = (const __u64 *)one, *b = (const __u64 *)other;
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+}
+
+static __always_inline bool has_asked(const struct peers *p, const struct end *peer)
+{
+	for (int i = 0; i < ASKED_PEERS; i++)
+		if (same_end(&p->asked[i], peer))
+			return true;
+	return false;
+}
+
+static __always_inline void add_asked(struct peers *p, const struct end *peer)
+{
+	if (!has_asked(p, peer))
+		p->asked[p->next_asked++ % ASKED_PEERS] = *peer;
+}
+
+/* A datagram was put in the socket's buffer: the last one there. */
+static __noinline int note_sender(struct sock *sk)
+{
+	struct peers *p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, 0);
+	if (!p || !sk->sk_receive_queue.qlen)
+		return 0;
+	struct sk_buff *skb = BPF_CORE_READ(sk, sk_receive_queue.prev);
+	const unsigned char *head = BPF_CORE_READ(skb, head);
+	__u8 network[24];
+	__be16 transport[6]; /* a UDP header, and the first bytes behind it */
+	if (bpf_probe_read_kernel(network, sizeof(network), head + BPF_CORE_READ(skb, network_header)) ||
+	    bpf_probe_read_kernel(transport, sizeof(transport), head + BPF_CORE_READ(skb, transport_header)))
+		return 0;
+	struct unread *u = &p->unread[p->next_unread++ % UNREAD];
+	__builtin_memset(&u->from, 0, sizeof(u->from));
+	if (network[0] >> 4 == 6) {
+		__builtin_memcpy(u->from.address, network + 8, 16);
+	} else if (sk->__sk_common.skc_family == AF_INET6) {
+		u->from.address[10] = u->from.address[11] = 0xff;
+		__builtin_memcpy(u->from.address + 12, network + 12, 4);
+	} else {
+		__builtin_memcpy(u->from.address, network + 12, 4);
+	}
+	u->from.port = __builtin_bswap16(transport[0]);
+	__builtin_memcpy(&u->first, &transport[4], sizeof(u->first));
+	u->there = true;
+	return 0;
+}
+
+/* A socket without a peer of its own, which has asked `before` if anybody, asks whom the slot names now. */
+static __always_inline void peer_asked(struct sock *sk, const struct end *before, const struct slot *s)
+{
+	struct end now;
+	get_end(&now, s);
+	if (same_end(before, &now))
+		return;
+	struct peers *p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, 0);
+	if (!p) {
+		p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		note_sender(sk); /* on loopback an answer may be there before the send has ended */
+	}
+	if (!p)
+		return;
+	if (before->port)
+		add_asked(p, before);
+	add_asked(p, &now);
+}
+
+/*
+ * Name in the slot who sent the datagram that it holds, if that is known and one of those asked: what translates addresses
+ * between the process and the network shows others here. Returns whether it did.
+ */
+static __noinline int name_sender(struct sock *sk, struct slot *s)
+{
+	struct peers *p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, 0);
+	if (!p)
+		return 0;
+	for (__u32 i = 0; i < UNREAD; i++) {
+		struct unread *u = &p->unread[(p->next_unread + i) % UNREAD];
+		if (!u->there || u->first != *(__u32 *)s->request)
+			continue;
+		u->there = false;
+		if (!has_asked(p, &u->from))
+			return 0;
+		set_end(s, &u->from);
+		return 1;
+	}
+	return 0;
+}
+
 static __always_inline bool is_datagram_port(__u16 port)
 {
 	__u32 word = port / 64;
@@ -56,13 +193,19 @@ static __always_inline void datagram_payload(struct slot *s, const struct io *io
 }
 
 /* The lock is held; process and peer are those of this datagram. */
-static __always_inline void datagram_io(struct connection *c, bool send, const struct io *io, __u64 now)
+static __always_inline void datagram_io(struct connection *c, struct sock *sk, bool send, const struct io *io, __u64 now)
 {
 	struct slot *s = &c->slot;
 	bool asks = is_request(c, send);
+	bool named = false;
+	struct end asked;
 
 	begin_turn(c);
 	datagram_payload(s, io);
+	if (!asks && !send && !sk->__sk_common.skc_dport && s->request_length) {
+		get_end(&asked, s);
+		named = name_sender(sk, s);
+	}
 	if (asks) {
 		s->request_first_ns = s->request_last_ns = now;
 		s->request_bytes = io->length;
@@ -79,6 +222,8 @@ static __always_inline void datagram_io(struct connection *c, bool send, const s
 	if (s->service == NO_SERVICE || s->service == OVERFLOW_SERVICE)
 		s->service = find_service(s);
 	count_datagram(s, write_slot(s, KIND_DATAGRAM), c->asked_ns);
+	if (named)
+		set_end(s, &asked);
 	c->written = true;
 }
 

@@ -91,7 +91,14 @@ struct sock_common {
 	atomic64_t skc_cookie;
 };
 
+struct sk_buff {
+	unsigned char *head;
+	__u16 transport_header;
+	__u16 network_header;
+};
+
 struct sk_buff_head {
+	struct sk_buff *prev;
 	__u32 qlen;
 };
 

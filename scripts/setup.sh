@@ -106,6 +106,9 @@ need_for_testing() {
     need git have git
     need iproute2 have ip
     need iptables have iptables
+    # Name servers and clients that share nothing with BIND's, among them a C library that asks all servers at once.
+    need knot have knotd
+    need knot-dnsutils have kdig
     need libmemcached-tools have memcping
     # A client of NATS that shares nothing with nats-py.
     need libnats-dev test -e /usr/include/nats/nats.h
@@ -113,6 +116,7 @@ need_for_testing() {
     need mariadb-client have mariadb
     need mariadb-server have mariadbd
     need memcached have memcached
+    need musl-tools have musl-gcc
     # Makes the base of the image that the tests build.
     need mmdebstrap have mmdebstrap
     need nats-server have nats-server

@@ -346,12 +346,16 @@ static __noinline int udp_io(struct sock *sk, bool send, int length)
 		remote = peer.at ? __builtin_bswap16(peer.port) : c->slot.remote_port;
 	/* A port may be followed in the middle of a turn. */
 	bool datagram = !turn_open(c) && by_datagram(c, sk->__sk_common.skc_num, remote);
+	struct end before;
+	get_end(&before, &c->slot);
 	if (datagram ? has_new_ends(&c->slot, sk, send) : next)
 		set_addresses(&c->slot, &sk->__sk_common);
 	if (peer.at)
 		set_peer(&c->slot, &peer);
+	if (datagram && peer.at && c->slot.role == ROLE_CLIENT)
+		peer_asked(sk, &before, &c->slot);
 	if (datagram)
-		datagram_io(c, send, &io, now);
+		datagram_io(c, sk, send, &io, now);
 	else
 		turn_io(c, send, &io, now);
 	unlock(c);

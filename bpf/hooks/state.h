@@ -159,8 +159,10 @@ SEC("tp_btf/sk_data_ready")
 int BPF_PROG(on_data_ready, struct sock *sk)
 {
 	if (sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_family == AF_UNIX) {
-		if (sk->sk_protocol == IPPROTO_UDP)
+		if (sk->sk_protocol == IPPROTO_UDP) {
 			datagram_delivered();
+			note_sender(sk);
+		}
 		return 0;
 	}
 	struct arrival *a = bpf_sk_storage_get(&arrivals, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import StartAgent
 
-pytestmark = [pytest.mark.root, pytest.mark.server("dnsmasq", "unbound", "dig")]
+pytestmark = [pytest.mark.root, pytest.mark.server("dnsmasq", "unbound", "dig", "knotd")]
 
 _ROUNDS, _NAMES, _SIDES = 20, 10, 2
-_HOST, _UPSTREAM = "127.0.53.54", "127.0.53.56"
+_HOST, _UPSTREAM, _DEAD = "127.0.53.54", "127.0.53.56", "127.0.53.57"
 _WAIT_S = 20
 
 
@@ -88,6 +88,59 @@ def test_both_questions_of_a_lookup_have_their_own_latency(start_agent: StartAge
         mine = {found["dns.question.type"]: found for found in shown if found["role"] == role}
         assert set(mine) == {"A", "AAAA"}
         assert {found["dns.answer_count"] for found in mine.values()} == {1}
+
+
+_MUSL = """
+#include <netdb.h>
+int main(int count, char **names)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC}, *found;
+    return getaddrinfo(names[1], "80", &hints, &found);
+}
+"""
+
+
+@pytest.mark.server("musl-gcc", "gcc")
+@pytest.mark.parametrize("dead_first", [False, True])
+def test_of_several_servers_the_one_that_answers_is_named(
+    start_agent: StartAgent, tmp_path: Path, *, dead_first: bool
+) -> None:
+    """The C library musl asks all name servers at once, over one socket: who is dead has not answered."""
+    (tmp_path / "lookup.c").write_text(_MUSL)
+    made = run("musl-gcc", "-o", tmp_path / "lookup", tmp_path / "lookup.c")
+    assert made.code == 0, made.stderr
+    with servers.dnsmasq(tmp_path, (_HOST, 53)):
+        agent = start_agent("--log", "json", ports=[53])
+        hosts = (_DEAD, _HOST) if dead_first else (_HOST, _DEAD)
+        for _ in range(_NAMES):
+            lookup = (tmp_path / "lookup", "www.golden.test")
+            done = run(*servers.resolving_at(tmp_path, hosts[0], *lookup, others=hosts[1:]))
+            assert done.code == 0
+        agent.settle()
+        answered = [one for one in _shown(agent.transactions, 53) if "dns.response_code" in one]
+    counts = Counter((one["role"], one["server.address"], one["dns.question.type"]) for one in answered)
+    ends = [(role, _HOST, kind) for role in ("client", "server") for kind in ("A", "AAAA")]
+    assert counts == dict.fromkeys(ends, _NAMES)
+
+
+def test_the_second_datagram_of_a_truncated_lookup_is_no_error(
+    start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """The C library asks for A and AAAA over TCP when one does not fit, and reads no more of the others."""
+    with servers.knot(tmp_path, (_HOST, 53)):
+        agent = start_agent("--log", "json", ports=[53])
+        done = run(*servers.resolving_at(tmp_path, _HOST, "getent", "ahosts", "many.golden.test"))
+        assert "192.0.2.60" in done.stdout
+
+        def clients() -> list[dict[str, Any]]:
+            return [one for one in _shown(agent.transactions, 53) if one["role"] == "client"]
+
+        def asked() -> Counter[tuple[str, str]]:
+            return Counter((one["network.transport"], one["dns.question.type"]) for one in clients())
+
+        # It may repeat all of it with more room for the answer.
+        until(lambda: len(asked()) == 2 * _SIDES and len(set(asked().values())) == 1, timeout_s=_WAIT_S)
+    assert not any(one["error"] for one in clients())
 
 
 def test_a_server_that_does_not_answer_is_an_error(start_agent: StartAgent) -> None:

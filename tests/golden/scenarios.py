@@ -801,6 +801,36 @@ def _unbound_glibc(directory: Path) -> Iterator[Where]:
         yield _DNS
 
 
+@_scenario("dns/knot-kdig")
+def _knot_kdig(directory: Path) -> Iterator[Where]:
+    with servers.knot(directory, _DNS):
+        yield _DNS
+        host, port = _DNS
+        kdig = ("kdig", f"@{host}", "-p", port)
+        for words in (
+            ("golden.test", "HTTPS", "golden.test", "TYPE65280"),
+            ("my\\032printer._ipp._tcp.golden.test", "SRV", "WWW.golden.TEST", "AAAA"),
+            ("golden.test", "AXFR"),
+            ("+tcp", "+keepopen", "www.golden.test", "many.golden.test", "missing.golden.test"),
+            ("elsewhere.example", "version.bind", "CH", "TXT"),
+        ):
+            run(*kdig, *words)
+        update = "zone golden.test\nupdate add new.golden.test 60 A 192.0.2.99\nsend\n"
+        for transport in ([], ["-v"]):
+            run("knsupdate", *transport, input=f"server {host} {port}\n{update}".encode())
+        yield _DNS
+
+
+@_scenario("dns/knot-glibc")
+def _knot_glibc(directory: Path) -> Iterator[Where]:
+    with servers.knot(directory, _DNS):
+        yield _DNS
+        # Does not fit in a datagram without EDNS: A and AAAA are asked again over TCP, at once.
+        run(*servers.resolving_at(directory, _DNS[0], "getent", "ahosts", "many.golden.test"))
+        time.sleep(6)
+        yield _DNS
+
+
 @_scenario("dns/unanswered")
 def _unanswered(directory: Path) -> Iterator[Where]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:

@@ -9,6 +9,7 @@ import pytest
 
 from masdeepflow.kernel.probes import Probes
 from masdeepflow.schema import Flag, Kind, Role, Transport
+from tests.support.ports import free_port
 from tests.support.stage import LOOPBACK, RING_BYTES, Gate, Stage
 from tests.support.system_calls import Messages
 
@@ -108,6 +109,63 @@ def test_a_servers_answers_name_each_client(stage: Stage) -> None:
     slots = _datagrams(stage, Role.SERVER)
     assert [slot.remote for slot in slots[:3]] == [("0.0.0.0", 0)] * 3  # noqa: S104  # unknown
     assert [slot.remote[1] for slot in slots[3:]] == client.result[::-1]
+
+
+@pytest.mark.parametrize(
+    ("host", "others"), [(LOOPBACK, ["127.0.53.7", "127.0.53.8"]), ("::1", ["::1", "::1"])]
+)
+def test_who_of_several_has_answered_is_known(
+    stage: Stage, probes: Probes, host: str, others: list[str]
+) -> None:
+    """C libraries ask all name servers at once, and the first may answer when the last was asked."""
+    ports = [free_port() for _ in range(3)]
+    for port in ports:
+        probes.follow_datagrams(port)
+    peers = list(zip([host, *others], ports, strict=True))
+
+    def ask() -> None:
+        servers = [_udp(host) for _ in peers]
+        for server, peer in zip(servers, peers, strict=True):
+            server.bind(peer)
+        with _udp(host) as sock:
+            for peer in peers:
+                sock.sendto(b"1: who?", peer)
+            asked = [server.recvfrom(100)[1] for server in servers]
+            for number in (1, 0, 1):
+                servers[number].sendto(b"1: %d!" % number, asked[number])
+            assert [sock.recv(100) for _ in range(3)] == [b"1: 1!", b"1: 0!", b"1: 1!"]
+            sock.sendto(b"2: who?", peers[0])
+            client = servers[0].recvfrom(100)[1]
+            for number in (2, 0):
+                servers[number].sendto(b"2: %d!" % number, client)
+            assert [sock.recv(100) for _ in range(2)] == [b"2: 2!", b"2: 0!"]
+
+    stage.start(ask)
+    slots = _datagrams(stage, Role.CLIENT)
+    expected = [*peers, peers[1], peers[0], peers[1], peers[0], peers[2], peers[0]]
+    assert [slot.remote for slot in slots] == expected
+
+
+def test_an_answer_of_a_stranger_is_of_who_was_asked(stage: Stage, probes: Probes) -> None:
+    """What translates addresses may show another sender than the process sees."""
+    other, third = free_port(), free_port()
+    for port in (other, third):
+        probes.follow_datagrams(port)
+
+    def ask() -> None:
+        with _udp() as first, _udp() as second, _udp() as stranger, _udp() as sock:
+            first.bind((LOOPBACK, FOLLOWED))
+            second.bind((LOOPBACK, other))
+            stranger.bind((LOOPBACK, third))
+            for port in (other, FOLLOWED):
+                sock.sendto(b"who?", (LOOPBACK, port))
+            for number in range(2):
+                stranger.sendto(b"%d: me!" % number, (LOOPBACK, sock.getsockname()[1]))
+                assert sock.recv(100) == b"%d: me!" % number
+
+    stage.start(ask)
+    slots = _datagrams(stage, Role.CLIENT)
+    assert [slot.remote[1] for slot in slots] == [other, FOLLOWED, FOLLOWED, FOLLOWED]
 
 
 def test_a_long_datagram_goes_on_in_the_response(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from tests.support.ports import LOOPBACK, free_port, wait_listening
 from tests.support.programs import Program, run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.support.programs import Finished
 
@@ -518,9 +518,52 @@ def distant_dns(directory: Path, address: tuple[str, int], delays_ms: tuple[int,
         yield
 
 
-def resolving_at(directory: Path, host: str, *command: object) -> list[str]:
-    """Return a command line under which the C library asks the DNS server at `host`, port 53, alone."""
+_KNOT = """
+server:
+    rundir: {directory}
+    listen: {host}@{port}
+database:
+    storage: {directory}
+acl:
+  - id: anybody
+    address: 127.0.0.0/8
+    action: [transfer, update]
+zone:
+  - domain: {zone}
+    file: {directory}/zone
+    acl: anybody
+"""
+_KNOT_ZONE = """
+$ORIGIN {zone}.
+$TTL 60
+@ SOA ns root 1 3600 600 86400 60
+@ NS ns
+@ HTTPS 1 . alpn=h2
+@ TYPE65280 \\# 2 abcd
+ns A 192.0.2.3
+www A 192.0.2.1
+www AAAA 2001:db8::1
+my\\032printer._ipp._tcp SRV 0 0 631 www
+"""
+
+
+@contextlib.contextmanager
+def knot(directory: Path, address: tuple[str, int]) -> Iterator[None]:
+    """Run Knot, which knows www, many (60 addresses) and a printer of golden.test; anybody may change it."""
+    host, port = address
+    config, zone = directory / "knot.conf", directory / "zone"
+    config.write_text(_KNOT.format(directory=directory, host=host, port=port, zone=_ZONE))
+    many = "".join(f"many A 192.0.2.{last}\n" for last in range(1, 61))
+    zone.write_text(_KNOT_ZONE.format(zone=_ZONE) + many)
+    with Program(directory, "knotd", "-c", config):
+        wait_listening(port, host)
+        yield
+
+
+def resolving_at(directory: Path, host: str, *command: object, others: Sequence[str] = ()) -> list[str]:
+    """Return a command line under which the C library asks the servers at `host` and `others`, port 53."""
     configuration = directory / "resolv.conf"
-    configuration.write_text(f"nameserver {host}\noptions timeout:1 attempts:2\n")
+    named = "".join(f"nameserver {one}\n" for one in (host, *others))
+    configuration.write_text(f"{named}options timeout:1 attempts:2\n")
     script = f'mount --bind {configuration} /etc/resolv.conf && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, command)]

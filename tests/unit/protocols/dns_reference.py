@@ -6,6 +6,7 @@ No columns, no caches, no hashes. Below, what holds the two equal.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ TYPES = {int(number): name for number, name in zip(NAMES[::2], NAMES[1::2], stri
 CODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET"]
 CODES += ["NOTAUTH", "NOTZONE"]
 LIMIT = 8192
+
+Row = tuple[object, ...]
 
 
 class Short(Exception):  # noqa: N818  # it is no error here
@@ -253,20 +256,25 @@ class Reference:
         queries = [part for part in ended if not part.message.response]
         queries.sort(key=lambda part: (part.slot["kind"] != Kind.DATAGRAM, part.row, part.place))
         old = [query.part for query in self.waiting]
-        bare = []
+        several = self._asked_of_several(ended)
+        self.answered: list[tuple[Part, Part]] = []
+        bare, strange = [], []
         for part in ended:
             if not part.message.response:
                 self.waiting.append(Waiting(part, part.row, self.batches))
             elif part.message.name is None:
                 bare.append(part)
             else:
-                shown += self._answer(part)
-        for part in bare:
+                answered = self._answer(part, of_server=_key(part) in several)
+                shown += answered
+                strange += [] if answered else [part]
+        for part in [*strange, *bare]:
             shown += self._answer(part)
         for row in range(len(slots)):
             if slots[row]["kind"] == Kind.TURN and slots[row]["transport"] != Transport.UDP:
                 shown += self._hidden(slots[row], row, [part for part in parts if part.row == row])
         for query in self.waiting:
+            query.doubtful |= _is_settled(query.part, self.answered)
             query.doubtful |= any(_moves_on(query.part, part) for part in queries)
         shown += self._retried(old, queries) + self._closed()
         for query in self.waiting:
@@ -304,7 +312,11 @@ class Reference:
         """Return what waits and was asked again, by one of a batch's `queries`. old: what waited before."""
         found = []
         for query in self.waiting:
-            same = [part for part in old + queries if _alike(query.part, part)]
+            same = [
+                part
+                for part in old + queries
+                if _alike(query.part, part) and _server(query.part) == _server(part)
+            ]
             same.sort(key=lambda part: part.first_ns)
             later = same[same.index(query.part) + 1 :]
             if later and later[0] in queries and _is_retry(query.part, later[0]):
@@ -325,12 +337,32 @@ class Reference:
         self.waiting = [query for query in self.waiting if query not in found]
         return [_lost(query.part, query.part.row) for query in found if query.part.slot["remote_port"]]
 
-    def _answer(self, part: Part) -> list[Shown]:
-        candidates = [query for query in self.waiting if _belong(query.part, part)]
+    def _asked_of_several(self, ended: list[Part]) -> set[Row]:
+        """Return what was asked again before an answer came, if a client asked different servers."""
+        by_key: dict[Row, list[Part]] = {}
+        for part in [query.part for query in self.waiting] + ended:
+            by_key.setdefault(_key(part), []).append(part)
+        for parts in by_key.values():
+            parts.sort(key=lambda part: (part.first_ns, part.message.response))
+        repeated = {
+            key: parts
+            for key, parts in by_key.items()
+            if any(not (a.message.response or b.message.response) for a, b in itertools.pairwise(parts))
+        }
+        return set(repeated)
+
+    def _answer(self, part: Part, *, of_server: bool = False) -> list[Shown]:
+        candidates = [
+            query
+            for query in self.waiting
+            if _belong(query.part, part) and (not of_server or _server(query.part) == _server(part))
+        ]
         if not candidates:
             return []
         query = max(reversed(candidates), key=lambda known: known.part.first_ns)
         self.waiting.remove(query)
+        if part.message.name is not None:
+            self.answered.append((query.part, part))
         asked = query.part
         queue_ns = int(asked.slot["queue_ns"])
         stamps = (part.first_ns, part.last_ns, part.size)
@@ -357,6 +389,30 @@ def _in_flight(part: Part, queue_ns: int = 0) -> Shown:
 def _lost(part: Part, row: int, *, retried: bool = False) -> Shown:
     queue_ns = int(part.slot["queue_ns"])
     return Shown(row, part.message, None, part.first_ns, queue_ns, part.size, lost=True, retried=retried)
+
+
+def _is_settled(query: Part, answered: list[tuple[Part, Part]]) -> bool:
+    """Whether another server, asked the same, has answered since, and this one nothing at all."""
+    same = [(other, response) for other, response in answered if _key(other) == _key(query)]
+    return any(response.first_ns >= query.first_ns for _, response in same) and all(
+        _server(other) != _server(query) for other, _ in same
+    )
+
+
+def _server(part: Part) -> Row:
+    """Return whom a client has asked, or was answered by."""
+    if part.slot["role"] != Role.CLIENT:
+        return ()
+    return int(part.slot["remote_port"]), part.slot["remote_address"].tobytes()
+
+
+def _key(part: Part) -> Row:
+    return (
+        int(part.slot["cookie"]),
+        part.data[:2],
+        _question(part.message),
+        part.message.response and not part.message.name,
+    )
 
 
 def _alike(query: Part, other: Part) -> bool:
@@ -453,9 +509,6 @@ def _framed(data: bytes) -> list[tuple[bytes, int]]:
 def _texts(column: Attribute) -> list[str | None]:
     assert isinstance(column, Encoded)
     return column.to_list()
-
-
-Row = tuple[object, ...]
 
 
 def _shown_row(found: Shown) -> Row:

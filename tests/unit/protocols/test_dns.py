@@ -178,6 +178,53 @@ def test_what_looks_like_a_retry_is_none(fields: dict[str, Any]) -> None:
     assert len(protocol.overdue(LATER * 2)) == 2
 
 
+def test_each_of_several_servers_has_its_own_answer() -> None:
+    """Some C libraries ask all name servers at once: the dead one has not answered, the others have."""
+    servers: list[dict[str, Any]] = [{"remote_address": np.full(16, last, np.uint8)} for last in range(3)]
+    protocol = PROTOCOL()
+    slots = make_slots(
+        *[asked(QUERY, START + number, **server) for number, server in enumerate(servers)],
+        answered(RESPONSE, START + 1000, **servers[0]),
+        answered(response(NAME, code=3), START + 2000, **servers[1]),
+    )
+    parsed = protocol.parse(slots)
+    latencies = parsed.base["response_last_ns"] - parsed.base["request_first_ns"]
+    told = zip(_column(parsed, "dns.response_code"), latencies.tolist(), strict=True)
+    assert list(told)[1:] == [("NOERROR", 1000), ("NXDOMAIN", 1999)]
+    due = protocol.overdue(LATER * 2)
+    assert due["remote_address"][:, 0].tolist() == [2]
+    assert not protocol.parse(due).error.any(), "who has an answer may not read the others"
+
+
+@pytest.mark.parametrize("answered_first", [False, True])
+def test_who_is_asked_when_another_has_answered_is_waited_for(*, answered_first: bool) -> None:
+    """Not so who was asked at the same time: its answer may be there, and nobody reads it."""
+    protocol = PROTOCOL()
+    first, second = {"remote_port": 53}, {"remote_port": 54}
+    slots = [
+        asked(QUERY, START, **first),
+        asked(QUERY, START + 1, **second),
+        answered(response(NAME, code=2), START + 2, **first),
+        asked(QUERY, START + 3, remote_port=55),
+    ]
+    protocol.parse(make_slots(*slots[: 3 + answered_first]))
+    late = protocol.parse(protocol.overdue(LATER * 2))
+    assert late.error.tolist() == [False, True][: 1 + answered_first]
+
+
+def test_an_answer_of_another_server_is_one_all_the_same() -> None:
+    """Where it is not known who answered, it belongs to the query that was asked last."""
+    protocol = PROTOCOL()
+    servers: list[dict[str, Any]] = [{"remote_port": port} for port in (53, 54, 55)]
+    slots = make_slots(
+        asked(QUERY, START, **servers[0]),
+        asked(QUERY, START + 1, **servers[1]),
+        answered(RESPONSE, START + 1000, **servers[2]),
+    )
+    assert protocol.parse(slots).base["request_first_ns"].tolist() == [START, START + 1]
+    assert protocol.overdue(LATER * 2)["remote_port"].tolist() == [53]
+
+
 def test_the_close_of_a_stream_ends_what_was_asked_on_it() -> None:
     """At once, as an error; not if bytes of a response came: the answer may be among those not captured."""
     protocol = PROTOCOL()
@@ -613,9 +660,10 @@ def _messages(draw: st.DrawFn) -> bytes:
 @st.composite
 def _slots(draw: st.DrawFn) -> dict[str, object]:
     at = START + draw(st.integers(0, 40)) * 250_000_000
-    cookie, port = draw(st.integers(1, 2)), draw(st.sampled_from([53, 53, 0]))
+    cookie, port = draw(st.integers(1, 3)), draw(st.sampled_from([53, 53, 54, 0]))
+    role = Role.SERVER if cookie == 3 else Role.CLIENT  # a socket has one
     what = draw(st.sampled_from(["asked", "answered", "udp", "tcp"]))
-    fields: dict[str, Any] = {"cookie": cookie, "remote_port": port}
+    fields: dict[str, Any] = {"cookie": cookie, "remote_port": port, "role": role}
     if what in {"asked", "answered"}:
         return (asked if what == "asked" else answered)(draw(_messages()), at, **fields)
     sides = [b"".join(draw(st.lists(_messages(), max_size=3))) for _ in range(2)]
@@ -625,9 +673,8 @@ def _slots(draw: st.DrawFn) -> dict[str, object]:
     stamps = {name: at + step for step, name in enumerate(("request_first_ns", "request_last_ns"))}
     stamps |= {name: at + 9 + step for step, name in enumerate(("response_first_ns", "response_last_ns"))}
     transport = Transport.UDP if what == "udp" else Transport.TCP
-    role = draw(st.sampled_from([Role.CLIENT, Role.SERVER]))
     fields["flags"] = draw(st.sampled_from([0, 0, Flag.CLOSED, Flag.CONTINUED]))
-    fields |= {**stamps, "kind": kind, "transport": transport, "role": role, "queue_ns": draw(_NUMBERS)}
+    fields |= {**stamps, "kind": kind, "transport": transport, "queue_ns": draw(_NUMBERS)}
     return turn(sides[0], sides[1], **fields)
 
 

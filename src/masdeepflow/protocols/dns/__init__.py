@@ -16,7 +16,7 @@ import numpy as np
 
 from masdeepflow.protocols.dns.glances import joined, told
 from masdeepflow.protocols.dns.names import as_objects
-from masdeepflow.protocols.dns.pairing import Pairs, mixed, pair
+from masdeepflow.protocols.dns.pairing import Pairs, again, mixed, pair, settled_elsewhere
 from masdeepflow.protocols.dns.parsed import Transactions, no_responses, timed_out, to_parsed
 from masdeepflow.protocols.dns.reading import FEW, Batch, Reader, turn_messages
 from masdeepflow.protocols.dns.recognition import Recognition
@@ -88,10 +88,11 @@ class Dns:
         old = self._waiting.messages
         old["place"] = places + np.arange(count)
         messages = joined(old, batch.messages)
-        pairs = _pair(messages)
+        pairs = self._pair(slots, messages)
         hidden, pairs = match_unseen(slots, batch.unseen, messages, pairs)
         if batch.streamed:
             self._leave_datagrams(slots, messages, pairs.waiting, len(batch.streamed))
+        if batch.streamed or len(pairs.earlier):
             old["doubtful"], batch.messages["doubtful"] = np.split(messages["doubtful"], [count])
         if len(hidden.rows):
             hidden.asked["place"][hidden.asked["key"] == 0] = len(names)
@@ -114,6 +115,42 @@ class Dns:
             names,
             _ended(len(responses) + len(hidden.rows), messages["first_ns"].take(retries), closed),
         )
+
+    def _pair(self, slots: np.ndarray, messages: np.ndarray) -> Pairs:
+        """Pair messages (n,) by socket, id and question; a response without a question by socket and id.
+
+        Where a client has asked several servers the same, first by the server too. Who has one answer may not
+        read the others': those are doubtful.
+        """
+        queries, stamps = ~messages["response"], messages["first_ns"]
+        questions = messages["key"].copy()
+        bare = ~queries & (questions == 0)
+        questions[bare] = _NOBODYS
+        keys = mixed(messages["cookie"], messages["id"], questions)
+        pairs = pair(keys, stamps, queries)
+        if len(pairs.earlier):
+            own = self._by_server(keys, slots, messages, pairs)
+            if own is not None:
+                pairs = again(pair(own, stamps, queries), keys, stamps, queries)
+                messages["doubtful"][settled_elsewhere(pairs, keys, own, stamps)] = True
+        if bare.any() and len(pairs.waiting):
+            pairs = again(pairs, mixed(messages["cookie"], messages["id"]), stamps, queries, bare)
+        return pairs
+
+    def _by_server(
+        self, keys: NDArray[np.uint64], slots: np.ndarray, messages: np.ndarray, pairs: Pairs
+    ) -> NDArray[np.uint64] | None:
+        """Return keys (n,) that differ by server where a client asked again; None if it asked one only."""
+        places = np.flatnonzero(np.isin(keys, keys[pairs.earlier]))
+        ends = self._waiting.ends(places, slots, messages)
+        clients = ends["role"] == Role.CLIENT
+        places, ends = places[clients], ends[clients]
+        words = np.ascontiguousarray(ends["remote_address"]).view(np.uint64)
+        servers = mixed(words[:, 0], words[:, 1], ends["remote_port"].astype(np.uint64))
+        own = keys.copy()
+        own[places] = mixed(keys[places], servers)
+        same = len(np.unique(own[places])) == len(np.unique(keys[places]))
+        return None if same else own
 
     def _retried(
         self, slots: np.ndarray, messages: np.ndarray, pairs: Pairs
@@ -233,24 +270,6 @@ def _with_open(found: Transactions, slots: np.ndarray, rows: NDArray[np.intp]) -
         joined(found.answered, no_responses(len(asking))),
         found.names.joined(as_objects([one.message.name for one in asking])),
         None if found.ended_ns is None else np.pad(found.ended_ns, (0, len(asking)), constant_values=ABSENT),
-    )
-
-
-def _pair(messages: np.ndarray) -> Pairs:
-    """Pair messages (n,) by socket, id and question; a response without a question by socket and id."""
-    queries, cookies, ids = ~messages["response"], messages["cookie"], messages["id"]
-    questions, stamps = messages["key"].copy(), messages["first_ns"]
-    bare = ~queries & (questions == 0)
-    questions[bare] = _NOBODYS
-    pairs = pair(mixed(cookies, ids, questions), stamps, queries)
-    if not bare.any() or not len(pairs.waiting):
-        return pairs
-    left = np.concatenate((pairs.waiting, np.flatnonzero(bare)))
-    more = pair(mixed(cookies[left], ids[left]), stamps[left], queries[left])
-    return pairs._replace(
-        queries=np.concatenate((pairs.queries, left[more.queries])),
-        responses=np.concatenate((pairs.responses, left[more.responses])),
-        waiting=np.sort(left[more.waiting]),
     )
 
 

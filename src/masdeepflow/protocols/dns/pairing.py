@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pairs", "mixed", "pair"]
+__all__ = ["Pairs", "again", "mixed", "pair", "settled_elsewhere"]
 
 _ROUNDS = 16
 _MIXERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
@@ -69,3 +69,43 @@ def pair(keys: NDArray[np.uint64], stamps: NDArray[np.int64], queries: NDArray[n
         earlier,
         later,
     )
+
+
+def again(
+    pairs: Pairs,
+    keys: NDArray[np.uint64],
+    stamps: NDArray[np.int64],
+    queries: NDArray[np.bool_],
+    responses: NDArray[np.bool_] | None = None,
+) -> Pairs:
+    """Return pairs, and those that other keys (n,) give among what they have left.
+
+    responses: bool (n,), of which responses; None for all.
+    """
+    free = ~queries if responses is None else responses.copy()
+    free[pairs.responses] = False
+    left = np.concatenate((pairs.waiting, np.flatnonzero(free)))
+    more = pair(keys[left], stamps[left], queries[left])
+    return pairs._replace(
+        queries=np.concatenate((pairs.queries, left[more.queries])),
+        responses=np.concatenate((pairs.responses, left[more.responses])),
+        waiting=np.sort(left[more.waiting]),
+    )
+
+
+def settled_elsewhere(
+    pairs: Pairs, keys: NDArray[np.uint64], own: NDArray[np.uint64], stamps: NDArray[np.int64]
+) -> NDArray[np.intp]:
+    """Return which of the waiting (m,) were asked of another server too, which has answered since.
+
+    keys, own: (n,), without and with the server.
+    """
+    answered, waiting = keys[pairs.queries], pairs.waiting
+    order = np.lexsort((stamps[pairs.responses], answered))
+    last = np.searchsorted(answered[order], keys[waiting], side="right") - 1
+    if not len(order):
+        return waiting[:0]
+    told = (last >= 0) & (answered[order][last] == keys[waiting])
+    told &= stamps[pairs.responses][order][last] >= stamps[waiting]
+    settled: NDArray[np.intp] = waiting[told & ~np.isin(own[waiting], own[pairs.queries])]
+    return settled
