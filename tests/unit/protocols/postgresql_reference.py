@@ -702,7 +702,7 @@ class Follower:
 
     def give(self, question: Question, reply: Reply, end: int) -> None:
         """Give a question its reply, and the bytes up to its end."""
-        if question.shown:
+        if question.shown and not (question.alike and not question.more):
             self.row(question, reply, question.response_bytes + end - self.given, answered=True)
             self.given = end
 

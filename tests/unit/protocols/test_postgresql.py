@@ -597,6 +597,26 @@ def test_an_error_ends_a_batch() -> None:
     assert found[-1]["response"] == "PostgreSQL Response: X"
 
 
+def test_more_answers_than_executions() -> None:
+    """Where the size of the rest was of something else, answers to it are not lost on what comes later."""
+    for number in range(5, 12):
+        for answers in (0, 1, number, number + 2):
+            for end in (READY, b"", ERROR + READY, READY + READY, row(b"x" * 90)):
+                odd = turn(AGAIN * number + SYNC, INSERTED * answers + end)
+                (*_, after) = executions(odd, turn(query("x"), tag(b"X") + READY, turn=9))
+                assert after["response"] == "PostgreSQL Response: X"
+
+
+def test_answers_of_a_batch_in_pieces() -> None:
+    """The last of them are answered in turns that ask nothing; what comes behind those is nobody's."""
+    pieces = [INSERTED * 4, INSERTED * 4, b"in the midst of a row"]
+    begun = turn(AGAIN * 8 + SYNC, pieces[0], turn=2)
+    rest = [turn(b"", piece, turn=2, flags=Flag.CONTINUED, request_first_ns=START) for piece in pieces[1:]]
+    found = executions(begun, *rest)
+    assert [one["row"] for one in found] == [1] * 4 + [2] * 4
+    assert {one["response"] for one in found} == {"PostgreSQL Response: INSERT 0 1"}
+
+
 def test_a_statement_behind_a_begin_is_no_batch() -> None:
     """JDBC sends both in one turn: however long the statement, it is one."""
     begin = parse(b"BEGIN") + bind() + execute()
@@ -1104,10 +1124,11 @@ def test_drivers_that_parse_and_execute_in_turns_of_their_own() -> None:
         lambda text: (parse(text, b"s1") + SYNC, PARSED + READY),
         lambda text: (parse(text) + SYNC, ERROR + READY),
         lambda text: (parse(text) + bind() + execute(), PARSED + BOUND + tag(b"A")),
+        lambda _: (message(b"D", b"S\0") + execute(b"p") + SYNC, described(b"a") + tag(b"A") + READY),
     ]
     for number in range(40):
         random = np.random.default_rng(number)
-        chosen = random.choice(len(kinds), 60, p=[0.15] * 4 + [0.1] * 2 + [0.2 / 3] * 3)
+        chosen = random.choice(len(kinds), 60, p=[0.15] * 4 + [0.1] * 2 + [0.05] * 4)
         turns = [kinds[kind](b"SELECT %d" % place) for place, kind in enumerate(chosen)]
         slots = make_slots(*(turn(*one, cookie=int(random.integers(3))) for one in turns))
         for cookie in range(3):

@@ -110,7 +110,7 @@ def _read_plain(data: bytes, total: int, _kind: int) -> _Plain:
         return _ODD_ONE
     if kinds == "Q" or parse:
         return _Plain(_number(shape), shown[0], "", parse and parse.command)
-    about = bind or by_kind.get("D")
+    about = bind or (None if execute else by_kind.get("D"))
     if about is None or about.name is None:
         return _ODD_ONE
     return _Plain(_number(shape), None, about.name, None, describes=about is not bind)

@@ -440,7 +440,7 @@ class _Exchange:
         self._give(self._connection.waiting.pop(0), reply, end)
 
     def _give(self, asked: Asked, reply: Reply, end: int) -> None:
-        if asked.command:
+        if asked.command and asked.more != 0:
             share, self._shared = end - self._shared, end
             self._show(asked, reply, asked.response_bytes + share)
 
