@@ -139,8 +139,8 @@ def _read_request_line(data: bytes) -> _Line:
     words = line.split(b" ")
     name = words[0].decode("latin-1")
     if name not in _KEYED and name not in _PLAIN:
-        cut = not ended
-        return _Line(f"{_LABEL}{_ELLIPSIS if cut else key_pattern(words[0])}", truncated=cut)
+        # It may be the rest of a value: nothing of it is shown.
+        return _Line(_LABEL + (VARIABLE if ended else _ELLIPSIS), truncated=not ended)
     place = _KEYED.get(name, 0)
     key = ""
     if 0 < place < len(words):

@@ -169,7 +169,7 @@ def asked_of(data: bytes) -> Asked:
     words = line.split(b" ")
     name = words[0].decode("latin-1")
     if name not in ONE_KEY and name not in ("gat", "gats") and name not in KEYLESS.split():
-        shown = "…" if not ended else pattern_of(words[0], cut=False)
+        shown = "…" if not ended else "*"
         return Asked("Memcached Command: " + shown, truncated=not ended)
     place = 1 if name in ONE_KEY else 2 if name in ("gat", "gats") else 0
     key = ""

@@ -231,7 +231,7 @@ def asked_of(data: bytes) -> Asked:
     known = module in ["BF", "CF", "CMS", "FT", "GRAPH", "JSON", "TDIGEST", "TOPK", "TS"]
     known = known and 2 <= len(rest) <= 20 and all(char in string.ascii_uppercase for char in rest)
     if name not in names._NAMES and not known:
-        pattern = pattern_of(arguments[0], cut=False)
+        pattern = pattern_of(arguments[0], cut=False) if data.startswith(b"*") else "*"
         return Asked("Redis Command: " + pattern, pattern)
     words = [word.decode("latin-1").upper() for word in arguments]
     before_streams = words[: words.index("STREAMS")] if "STREAMS" in words else words
@@ -387,7 +387,18 @@ class Session:
 
 
 def side_of(data: bytes, at: int, *, requests: bool) -> Side:
-    """Read all messages from `at` on."""
+    """Read all messages from `at` on; lines beside arrays are parts of values."""
+    side = read_side(data, at, requests=requests)
+    if requests and at == 0 and any(text.startswith(b"*") for _, _, text in side.messages):
+        side.messages = [
+            (start, end, text if text.startswith(b"*") else bytes(len(text)))
+            for start, end, text in side.messages
+        ]
+    return side
+
+
+def read_side(data: bytes, at: int, *, requests: bool) -> Side:
+    """Read all messages from `at` on, whatever they are."""
     side = Side([], good=True, ended=at)
     while at < len(data):
         start = at

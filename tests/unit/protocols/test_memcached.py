@@ -44,7 +44,7 @@ CAPTURES: dict[str, tuple[bytes, bytes, tuple[str, str]]] = {
     "padded number": (b"decr hits:1 5\r\n", b"9  \r\n", ("decr hits:*", "OK")),
     "delete": (b"delete user:1\r\n", b"NOT_FOUND\r\n", ("delete user:*", "NOT_FOUND")),
     "statistics": (b"stats\r\n", b"STAT pid 1\r\nSTAT uptime 2\r\nEND\r\n", ("stats", "STAT")),
-    "unknown": (b"private12 x\r\n", b"ERROR\r\n", ("private*", "(error) ERROR")),
+    "unknown": (b"private12 x\r\n", b"ERROR\r\n", ("*", "(error) ERROR")),
     "refused": (
         b"incr k 1\r\n",
         b"CLIENT_ERROR cannot increment\r\n",

@@ -242,6 +242,15 @@ def test_what_one_turn_may_stand_for_is_bounded() -> None:
     assert rows[-1]["truncated"]
 
 
+def test_the_rest_of_a_value_is_no_command() -> None:
+    """A server reads a long pipeline in pieces, whose ends lie anywhere: nothing of a value is shown."""
+    rest = b"private words\r\n" + command(b"SET", b"key:2", b"v")
+    rows = parse(turn(rest, OK * 2))
+    assert shown(rows) == [("…", "OK"), ("SET key:*", "OK")]
+    (row,) = parse(turn(b"private words\r\n", OK))
+    assert shown([row]) == [("*", "OK")]
+
+
 def test_replies_in_later_turns_find_their_commands() -> None:
     """Clients that do not wait: first in, first out, over turns and batches."""
     parser = PROTOCOL()

@@ -64,6 +64,7 @@ _SHARED_WORDS = {"AUTH", "QUIT"}
 _NEVER_OK = {"APPEND", "DECR", "GET", "INCR", "PING", "TOUCH"}
 """Commands that NATS and Memcached have too, which Redis answers otherwise."""
 _FAREWELLS = {"PUNSUBSCRIBE", "QUIT", "SUNSUBSCRIBE", "UNSUBSCRIBE"}
+_REST = read_command(b"")
 _NO_COMMAND, _NO_REPLY = Command(), Reply()
 
 T = TypeVar("T")
@@ -238,13 +239,16 @@ class Redis:
         whole = cut | (requests.ended == slots["request_bytes"])
         inline = ~array & known & own & whole & (answered > 0) & (asked >= answered)
         may_be_ok = _starts_with(requests, lambda command: command.name not in _NEVER_OK, count)
+        cut_reply = slots["response_bytes"] > slots["response_length"]
         for row in np.flatnonzero(inline).tolist():
             reply = slots["response"][row].tobytes()
             inline[row] = bool(_INLINE_REPLY.match(reply)) and (
                 may_be_ok[row] or not reply.startswith(b"+OK")
             )
             length = min(int(slots["request_length"][row]), slots["request"].shape[1])
-            inline[row] &= are_commands(slots["request"][row, :length].tobytes())
+            # The server's answer tells of others; it may be one that was not captured.
+            told = cut_reply[row] or b"-ERR unknown command" in reply
+            inline[row] &= told or are_commands(slots["request"][row, :length].tobytes())
         score[inline] = LIKELY
         score[no_request | ~requests.good | ~(replies.good | no_reply)] = 0
         words = np.array([reply.word in PUBSUB for reply in replies.values], bool)
@@ -272,6 +276,10 @@ class Redis:
             more, whole = texts.take(again).encode(self._whole_commands, (stop - frames.start)[again], None)
             codes[again] = more + len(values)
             values = [*values, *whole]
+        rest = _rests(frames, len(payload))
+        if rest.any():
+            codes[rest] = len(values)
+            values = [*values, _REST]
         return Messages(frames.row, frames.start, frames.end, codes, values, frames.ended, frames.good)
 
     def _read_replies(
@@ -342,6 +350,19 @@ def _starts_with(messages: Messages[T], chosen: Callable[[T], bool], count: int)
     if wrong.any():
         result[messages.row[wrong[messages.code] & (messages.start == 0)]] = False
     return result
+
+
+def _rests(frames: Frames, count: int) -> NDArray[np.bool_]:
+    """Return which requests (m,) are the rest of one that began before their turn: lines beside arrays.
+
+    Nobody mixes these: a line would be part of a value.
+    """
+    line: NDArray[np.bool_] = frames.kind != ord("*")
+    if not line.any():
+        return line
+    arrays = np.bincount(frames.row[~line], minlength=count) > 0
+    rests: NDArray[np.bool_] = line & arrays[frames.row]
+    return rests
 
 
 def _plain_replies(payload: NDArray[np.uint8], frames: Frames) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from masdeepflow.keys import key_pattern
+from masdeepflow.keys import VARIABLE, key_pattern
 from masdeepflow.protocols.redis.resp import read_arguments
 from masdeepflow.redact import redact_message
 
@@ -167,7 +167,9 @@ def read_command(data: bytes, *, complete: bool = False) -> Command:
     count = _count(data, arguments)
     name = arguments[0].decode("latin-1").upper()
     if name not in _NAMES and not _MODULE.match(name):
-        return Command(f"{_LABEL}{key_pattern(arguments[0])}", key_pattern(arguments[0]))
+        # A line that is no command may be the rest of a value.
+        shown = key_pattern(arguments[0]) if data.startswith(b"*") else VARIABLE
+        return Command(_LABEL + shown, shown)
     whole = complete or not (name in _STREAMS or name in _KEY_AT or name in _FOLLOWED)
     operation = _operation(name, arguments)
     key = _key(name, arguments, count, cut=cut) if whole else ""

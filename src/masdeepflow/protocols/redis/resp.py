@@ -165,6 +165,8 @@ class _Walk:
     ) -> NDArray[np.int64]:
         """Return the decimal number (m,) of so many digits from `place` on, `_NO_NUMBER` for none."""
         number = _numbers(word, digits)
+        if int(digits.max(initial=0)) <= _WORD:
+            return number
         long = np.flatnonzero((digits > _WORD) & (digits <= _NUMBER_MOST))
         if len(long):
             more = digits[long] - _WORD
