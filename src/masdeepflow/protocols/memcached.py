@@ -194,7 +194,7 @@ def _read_reply_line(data: bytes) -> _Line:
     word, _, rest = line.partition(b" ")
     name = word.decode("latin-1")
     if name in _ERRORS:
-        message = redact_message(rest.decode("utf-8", "surrogateescape")) + _ELLIPSIS * (not ended)
+        message = redact_message(rest.decode("utf-8", "surrogateescape") + _ELLIPSIS * (not ended))
         text = f"{_ANSWER}(error) {name} {message}".rstrip()
         return _Line(text, code=name, message=message or None, error=True, known=True, truncated=not ended)
     if name in _VALUES and ended:

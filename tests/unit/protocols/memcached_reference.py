@@ -209,7 +209,7 @@ def told_of(data: bytes) -> Told:
     first, _, rest = line.partition(b" ")
     name = first.decode("latin-1")
     if name in ("ERROR", "CLIENT_ERROR", "SERVER_ERROR"):
-        message = redact_message(rest.decode("utf-8", "surrogateescape")) + "…" * (not ended)
+        message = redact_message(rest.decode("utf-8", "surrogateescape") + "…" * (not ended))
         text = f"Memcached Response: (error) {name} {message}".rstrip()
         return Told(text, True, name, message or None, truncated=not ended)  # noqa: FBT003
     if name in WORDS_OF_REPLIES.split():

@@ -129,7 +129,7 @@ def answer_of(message: Message, data: bytes) -> Shown:
     if message.verb == "-ERR":
         line = data[message.start : message.line_end]
         text = re.sub(r"\A[ \t\r\n\v\f]+|[ \t\r\n\v\f]+\Z", "", line[4:].decode("utf-8", "surrogateescape"))
-        quoted = redact_message(text.strip("'")) + "…" * (message.end is None)
+        quoted = redact_message(text.strip("'") + "…" * (message.end is None))
         return Shown(
             f"NATS Response: (error) {quoted}",
             quoted,

@@ -315,7 +315,7 @@ def error_of(line: bytes, *, cut: bool) -> Told:
     capitals = string.ascii_uppercase
     upper = 2 <= len(word) <= 24 and word[0] in capitals and all(c in capitals + DIGITS + "_" for c in word)
     code, rest = (word, text[len(word) :].lstrip(" ")) if upper else (None, text)
-    message = redact_message(rest.split(", with args beginning with:")[0]) + "…" * cut
+    message = redact_message(rest.split(", with args beginning with:")[0] + "…" * cut)
     shown = (f"{code} {message}").rstrip() if code else message
     return Told(f"Redis Response: (error) {shown}", True, code, message or None, truncated=cut)  # noqa: FBT003
 

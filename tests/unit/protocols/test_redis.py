@@ -133,6 +133,8 @@ def test_an_error_has_code_and_message() -> None:
     text = b"-ERR unknown command 'foo', with args beginning with: 'private' \r\n"
     (row,) = parse(turn(command(b"foo", b"private"), text))
     assert (row["db.response.status_code"], row["db.response.message"]) == ("ERR", "unknown command ?")
+    (row,) = parse(turn(command(b"foo", b"private"), b"-ERR unknown command '" + b"private" * 20 + b"'\r\n"))
+    assert row["db.response.message"] == "unknown command ?…"
 
 
 @pytest.mark.parametrize(

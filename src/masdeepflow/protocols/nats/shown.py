@@ -77,7 +77,7 @@ def read_error(data: bytes) -> Answer:
     """Read what stands behind -ERR: `'Permissions Violation for Publish to "orders"'`."""
     whole = data.endswith(b"\n")
     text = data[len("-ERR") :].strip().decode("utf-8", "surrogateescape")
-    message = redact_message(text.strip("'")) + _ELLIPSIS * (not whole)
+    message = redact_message(text.strip("'") + _ELLIPSIS * (not whole))
     return Answer(f"{_ANSWER}(error) {message}", message, error=True, truncated=not whole)
 
 

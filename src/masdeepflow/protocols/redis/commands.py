@@ -265,6 +265,6 @@ def _error(line: bytes, *, cut: bool) -> Reply:
     text = line.decode("utf-8", "surrogateescape")
     found = _CODE.match(text)
     code, message = (found[1], text[found.end() :]) if found else (None, text)
-    message = redact_message(message.partition(_ARGUMENTS)[0]) + _ELLIPSIS * cut
+    message = redact_message(message.partition(_ARGUMENTS)[0] + _ELLIPSIS * cut)
     shown = f"{code} {message}".rstrip() if code else message
     return Reply(f"{_ANSWER}(error) {shown}", True, code, message or None, truncated=cut)  # noqa: FBT003  # error
