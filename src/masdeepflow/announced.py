@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masdeepflow.schema import Kind
+from masdeepflow.schema import Kind, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,10 +52,11 @@ class Announced:
         # Cut, though there was room for more: the rest of it is still on its way.
         growing = parsed.truncated & (slots["request_bytes"] <= slots["request_length"])[rows]
         places = np.flatnonzero(np.isin(cookies, concerned))
-        for place, line in zip(places.tolist(), parsed.request_text.some(places), strict=True):
+        lines, peers = parsed.request_text.some(places), _peers(slots, rows[places])
+        for place, line, peer in zip(places.tolist(), lines, peers, strict=True):
             if line is None:
                 continue
-            cookie, text = int(cookies[place]), hash(line)
+            cookie, text = int(cookies[place]), hash((line, peer))
             if not in_flight[place]:
                 shown[place] = self._take(cookie, text)
             else:
@@ -86,3 +87,12 @@ class Announced:
         if not texts:
             del self._texts[cookie]
         return True
+
+
+def _peers(slots: np.ndarray, rows: NDArray[np.intp]) -> list[int]:
+    """Return a number for the other end of each of `rows` (m,): a UDP socket may ask several the same."""
+    peers = [0] * len(rows)
+    for place in np.flatnonzero(slots["transport"][rows] == Transport.UDP).tolist():
+        slot = slots[rows[place]]
+        peers[place] = hash((slot["remote_address"].tobytes(), int(slot["remote_port"])))
+    return peers

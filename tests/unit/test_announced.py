@@ -7,20 +7,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.announced import Announced
-from masdeepflow.schema import Kind
+from masdeepflow.schema import Kind, Transport
 from masdeepflow.table import Encoded, Parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _DTYPE = np.dtype(
-    [("cookie", "u8"), ("kind", "u1"), ("request_bytes", "u8"), ("request_length", "u2")],
+    [
+        *(("cookie", "u8"), ("kind", "u1"), ("request_bytes", "u8"), ("request_length", "u2")),
+        *(("transport", "u1"), ("remote_address", "u1", 16), ("remote_port", "u2")),
+    ],
 )
 
 
-def _mark(announced: Announced, *rows: tuple[int, Kind, str | None, bool, int]) -> list[bool]:
-    """Mark (cookie, kind, text, truncated, request bytes) rows; 100 bytes at most were captured."""
-    slots = np.array([(cookie, kind, size, min(size, 100)) for cookie, kind, _, _, size in rows], _DTYPE)
+def _mark(
+    announced: Announced, *rows: tuple[int, Kind, str | None, bool, int], peers: Sequence[int] = ()
+) -> list[bool]:
+    """Mark (cookie, kind, text, truncated, request bytes) rows; 100 bytes at most were captured.
+
+    peers: last bytes of their addresses, if the rows are datagrams.
+    """
+    slots = np.zeros(len(rows), _DTYPE)
+    slots["cookie"], slots["kind"] = [row[0] for row in rows], [row[1] for row in rows]
+    slots["request_bytes"] = [row[4] for row in rows]
+    slots["request_length"] = np.minimum(slots["request_bytes"], 100)
+    if peers:
+        slots["transport"], slots["remote_address"][:, 15] = Transport.UDP, peers
     parsed = Parsed(
         rows=np.arange(len(rows)),
         request_text=Encoded.from_list([text for _, _, text, _, _ in rows]),
@@ -37,6 +52,15 @@ def test_an_announced_request_is_not_shown_again() -> None:
     announced = Announced()
     assert _mark(announced, (1, Kind.OPEN, "a", False, 9), (1, Kind.OPEN, "a", False, 9)) == [False, True]
     assert _mark(announced, (1, Kind.TURN, "a", False, 9), (1, Kind.TURN, "a", False, 9)) == [True, False]
+
+
+def test_the_same_asked_of_two_servers_is_shown_once_each() -> None:
+    """One socket may ask all name servers at once; that one has answered says nothing of the other."""
+    announced = Announced()
+    row = (1, Kind.OPEN, "a", False, 9)
+    ended = (1, Kind.TURN, "a", False, 9)
+    assert _mark(announced, row, ended, peers=[7, 8]) == [False, False]
+    assert _mark(announced, ended, peers=[7]) == [True]
 
 
 def test_what_was_not_visible_in_flight_is_shown_at_the_end() -> None:
@@ -99,7 +123,9 @@ def test_what_is_remembered_does_not_grow_with_what_was_sent() -> None:
 
 def test_lines_of_other_connections_are_not_made() -> None:
     """One request in flight does not cost the text of every request of its batch."""
-    slots = np.array([(1, Kind.OPEN, 9, 9), (2, Kind.TURN, 9, 9), (1, Kind.TURN, 9, 9)], _DTYPE)
+    slots = np.zeros(3, _DTYPE)
+    slots["cookie"], slots["kind"] = (1, 2, 1), (Kind.OPEN, Kind.TURN, Kind.TURN)
+    slots["request_bytes"] = slots["request_length"] = 9
     made: list[int] = []
 
     def make() -> tuple[NDArray[np.int32], list[str]]:
