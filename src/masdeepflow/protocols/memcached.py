@@ -27,7 +27,8 @@ import numpy as np
 
 from masdeepflow.columns import Memo, cut_out
 from masdeepflow.keys import VARIABLE, key_pattern, mask_variable
-from masdeepflow.pipelined import Message, Messages, Ordered, Pairs, Turn, merge, pair
+from masdeepflow.ordered import Message, Ordered, Turn, merge
+from masdeepflow.pipelined import Messages, Pairs, pair
 from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.redact import redact_message
 from masdeepflow.table import Encoded, Parsed
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from masdeepflow.pipelined import Exchange
+    from masdeepflow.ordered import Exchange
 
 __all__ = ["PROTOCOL", "Memcached"]
 
@@ -375,7 +376,7 @@ def _value_starts(texts: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 class _Session:
-    """Follows `masdeepflow.pipelined.Session`: nothing has to be remembered of a connection."""
+    """Follows `masdeepflow.ordered.Session`: nothing has to be remembered of a connection."""
 
     kept = followed = False
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masdeepflow.columns import prefix
-from masdeepflow.pipelined import Exchange, Message, Messages, Ordered, Pairs, Turn, merge, pair
+from masdeepflow.ordered import Exchange, Message, Ordered, Turn, merge
+from masdeepflow.pipelined import Messages, Pairs, pair
 from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.mongodb.replies import HIDDEN_REPLY, NO_REPLY, Reply, opened_cursors, read_replies
 from masdeepflow.protocols.mongodb.requests import HIDDEN, Request, RequestReader
@@ -39,7 +40,7 @@ _NOTHING = Request()
 
 
 class _Session:
-    """Follows `masdeepflow.pipelined.Session`: nothing has to be remembered of a connection."""
+    """Follows `masdeepflow.ordered.Session`: nothing has to be remembered of a connection."""
 
     kept = followed = False
 

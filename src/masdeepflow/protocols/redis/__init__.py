@@ -18,8 +18,9 @@ import numpy as np
 from masdeepflow.coded import Coded
 from masdeepflow.columns import Memo, cut_out
 from masdeepflow.keys import mask_variable
+from masdeepflow.ordered import Exchange, Message, Ordered, Turn, merge
 from masdeepflow.pairing import Pairing, Reader
-from masdeepflow.pipelined import Exchange, Message, Messages, Ordered, Pairs, Turn, merge
+from masdeepflow.pipelined import Messages, Pairs
 from masdeepflow.protocols.base import CERTAIN, LIKELY
 from masdeepflow.protocols.redis.commands import (
     HIDDEN_COMMAND,
@@ -72,7 +73,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Session:
-    """Follows `masdeepflow.pipelined.Session`.
+    """Follows `masdeepflow.ordered.Session`.
 
     namespace: number of the database in use, None where unknown; first: as the connection began. queued: what
     an open transaction will change it to. subscribed: messages may come at any time. stream: what comes is
