@@ -92,7 +92,9 @@ class Announced:
 def _peers(slots: np.ndarray, rows: NDArray[np.intp]) -> list[int]:
     """Return a number for the other end of each of `rows` (m,): a UDP socket may ask several the same."""
     peers = [0] * len(rows)
-    for place in np.flatnonzero(slots["transport"][rows] == Transport.UDP).tolist():
-        slot = slots[rows[place]]
-        peers[place] = hash((slot["remote_address"].tobytes(), int(slot["remote_port"])))
+    places = np.flatnonzero(slots["transport"][rows] == Transport.UDP)
+    addresses, ports = slots["remote_address"][rows[places]], slots["remote_port"][rows[places]]
+    data, size = addresses.tobytes(), addresses.shape[1]
+    for number, (place, port) in enumerate(zip(places.tolist(), ports.tolist(), strict=True)):
+        peers[place] = hash((data[number * size : (number + 1) * size], port))
     return peers
