@@ -1,7 +1,7 @@
-"""`postgresql`: CPU time of the pipeline for each record of pgbench's traffic, in its three modes.
+"""`postgresql`: CPU time of the pipeline for each record of pgbench's traffic in its three modes, and of JDBC's.
 
-Statements and answers differ as pgbench's do: accounts are random, and their balances too. For the rest see
-`stages`.
+Statements and answers differ as pgbench's do: accounts are random, and their balances too. A transaction of
+JDBC's begins in the same turn as its first statement. For the rest see `stages`.
 """
 
 from __future__ import annotations
@@ -79,12 +79,27 @@ def _prepared(
     return request, BOUND + description + _answer(operation, balance) + _READY
 
 
+def _of_transaction(operation: str, values: tuple[bytes, ...], balance: bytes) -> tuple[bytes, bytes]:
+    """Return a turn of a transaction of JDBC's, whose statements have all been prepared."""
+    if operation == "COMMIT":
+        return bind(b"S_2") + execute() + SYNC, BOUND + tag(b"COMMIT") + _READY
+    request, response = _prepared(operation.removeprefix("BEGIN, "), values, balance)
+    if operation.startswith("BEGIN"):
+        request, response = bind(b"S_1") + execute() + request, BOUND + tag(b"BEGIN") + response
+    return request, response
+
+
 _MODES: dict[str, Callable[[str, tuple[bytes, ...], bytes], tuple[bytes, bytes]]] = {
     "simple": _simple,
     "extended": _extended,
     "prepared": _prepared,
+    "JDBC": _of_transaction,
 }
 _SCRIPTS = {"select only": ["SELECT"], "updates": ["UPDATE", "SELECT", "UPDATE", "INSERT"]}
+_TRANSACTIONS = {
+    "one statement a transaction": ["BEGIN, SELECT", "COMMIT"],
+    "transactions": ["BEGIN, UPDATE", "SELECT", "UPDATE", "INSERT", "COMMIT"],
+}
 
 
 def _turns(mode: str, script: list[str]) -> Iterator[dict[str, object]]:
@@ -122,7 +137,11 @@ def _costs(mode: str, script: list[str], rounds: int) -> list[float]:
 
 def measure(plan: Plan) -> Outcome:
     """Measure all modes."""
-    cases = [(f"{mode}, {name}", mode, script) for mode in _MODES for name, script in _SCRIPTS.items()]
+    cases = [
+        (f"{mode}, {name}", mode, script)
+        for mode in _MODES
+        for name, script in (_TRANSACTIONS if mode == "JDBC" else _SCRIPTS).items()
+    ]
     costs = {name: _costs(mode, script, plan.rounds) for name, mode, script in cases}
     detail = Detail(
         "postgresql: CPU time in ns a record",

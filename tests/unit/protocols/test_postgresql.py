@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from masdeepflow.columns import row_hash
 from masdeepflow.protocols import mysql
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
-from masdeepflow.protocols.postgresql import PROTOCOL, PostgreSql, common, connection
+from masdeepflow.protocols.postgresql import PROTOCOL, PostgreSql, connection, plain
 from masdeepflow.protocols.postgresql.masks import request_mask, response_mask
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
 from tests.fuzz.fuzz_postgresql import (
@@ -1141,6 +1141,79 @@ def test_drivers_that_parse_and_execute_in_turns_of_their_own() -> None:
     assert len(found.rows) == len(slots)
 
 
+def executed(random: np.random.Generator) -> tuple[bytes, bytes]:
+    """Return a turn that executes some statements: parsed in it, before it, never; one or none fails."""
+    request, response, failed = b"", b"", False
+    number = int(random.integers(1, 5))
+    fails = random.integers(12)
+    for place in range(number):
+        parsed, name = random.random() < 0.3, random.choice([b"", b"s1", b"s2"]).item()
+        text = [b"BEGIN", b"SELECT %d" % random.integers(3), b"SELECT '" + b"x" * 150][random.integers(3)]
+        value = b"v" * random.integers(6)
+        synced = place == number - 1 or random.random() < 0.1
+        described_too = random.random() < 0.5
+        answer = (PARSED * parsed + BOUND) + (described(b"a", *[b"b"] * parsed) * described_too)
+        answer += row(value) * random.integers(3) + tag(b"SELECT %d" % random.integers(2)) * (place < 3)
+        answer += random.choice([EMPTY, SUSPENDED]) * (place == 3)
+        request += parse(text) * parsed + bind(name, value=value) + DESCRIBE * described_too + execute()
+        response += b"" if failed else ERROR if place == fails else answer
+        failed |= place == fails
+        request, response = request + SYNC * synced, response + READY * synced
+        failed &= not synced
+    return request, response
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_several_executions_in_a_turn(number: int) -> None:
+    """JDBC's BEGIN with the first statement, pipelines: as columns they are what they are one by one."""
+    random = np.random.default_rng(number)
+    turns = [executed(random) for _ in range(300)]
+    slots = make_slots(*(turn(*one, cookie=int(random.integers(5))) for one in turns))
+    for cookie in range(5):
+        mine = np.flatnonzero(slots["cookie"] == cookie)
+        slots["turn"][mine] = np.arange(len(mine))
+    check_equal([slots[:100], slots[100:]])
+    check_equal([cut(slots, 96, 64)])
+
+
+def test_the_first_statement_of_a_transaction() -> None:
+    """JDBC sends BEGIN along with it: both are read on columns, and each has its bytes."""
+    begin = bind(b"S_1") + execute()
+    first = bind(b"S_2") + DESCRIBE + execute()
+    started = BOUND + tag(b"BEGIN")
+    prepared = parse(b"BEGIN", b"S_1") + parse(b"SELECT a FROM t WHERE id = $1", b"S_2") + SYNC
+    parsed = parse(b"BEGIN") + bind() + execute()
+    together = [
+        turn(prepared, PARSED * 2 + READY),
+        turn(begin + first + SYNC, started + BOUND + RESULT + READY),
+        turn(parsed + first + SYNC, PARSED + started + ERROR + READY),
+    ]
+    parser, slots = PROTOCOL(), make_slots(*together)
+    found = parser._common.read(slots[:1], [1], np.zeros(1, np.int64), parser._connections)
+    commons, others, _ = parser._common.read(slots[1:], [1], np.zeros(2, np.int64), parser._connections)
+    assert (len(found[1]), len(commons.rows), others) == (2, 4, [])
+    lines = [(one["request"], one["response"]) for one in rows(*together)][2:]
+    ok = "PostgreSQL Response: SELECT 1"
+    query_line = "PostgreSQL Query: SELECT a FROM t WHERE id = $1"
+    assert [line for line, _ in lines] == ["PostgreSQL Query: BEGIN", query_line] * 2
+    assert [line for _, line in lines[:3]] == ["PostgreSQL Response: BEGIN", ok, "PostgreSQL Response: BEGIN"]
+    assert f"{lines[3][1]}".startswith("PostgreSQL Response: ERROR 42P01")
+    requests, responses = commons.shares["request_bytes"], commons.shares["response_bytes"]
+    assert requests.tolist() == [len(begin), len(first + SYNC), len(parsed), len(first + SYNC)]
+    assert responses.tolist()[:2] == [len(started), len(BOUND + RESULT + READY)]
+
+
+def test_shapes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers that send ever other sequences cost no more memory; theirs are followed turn by turn."""
+    monkeypatch.setattr(plain, "_SHAPES", {"QS": plain.QUERY})
+    monkeypatch.setattr(plain, "_SHAPES_MOST", 4)
+    units = [bind() + execute(), bind() + DESCRIBE + execute(), bind() + execute() + SYNC]
+    requests = [b"".join(units[number // 3**place % 3] for place in range(4)) + SYNC for number in range(81)]
+    found = [plain.read_plain(request, len(request), 0).shape for request in requests]
+    assert sorted({*found}) == [plain.NO_SHAPE, 1, 2, 3]
+    check_equal([make_slots(*(turn(request, BOUND + RESULT + READY) for request in requests))])
+
+
 def test_statements_that_differ_in_digits() -> None:
     """Those of literals do not count; those of names do, and are kept apart."""
     tables = ["t", "t", "t1", "t1", "t22"]
@@ -1169,6 +1242,7 @@ def test_known_hashes_change_nothing() -> None:
     assert rows_of(hashed, again) == rows_of(slots, PROTOCOL().parse(slots))
 
 
+SHAPES = ("QS", "BDES", "PDeS", "DS", "PBEBDES", "BESBES", "BEPeS")
 pieces = st.lists(st.sampled_from(range(1, len(FRAGMENTS) + 1)), max_size=6).map(bytes)
 captured = st.builds(
     lambda numbers, room, beyond: (b"".join(FRAGMENTS[number - 1] for number in numbers)[:room], beyond),
@@ -1180,12 +1254,12 @@ captured = st.builds(
 
 def read_request(data: bytes, total: int) -> object:
     """Return all that columns know of a request."""
-    return common._read_plain(data, total, 0)
+    return plain.read_plain(data, total, 0)
 
 
 def read_response(data: bytes, total: int) -> object:
     """Return all that columns know of a response to each of some requests."""
-    return [common._read_reply(data, total, common._number(shape)) for shape in ("QS", "BDES", "PBeS")]
+    return [plain.read_reply(data, total, plain._number(shape)) for shape in SHAPES]
 
 
 @settings(max_examples=500, deadline=None)

@@ -1,12 +1,13 @@
 """What requests and responses come down to: two with the same outline read the same.
 
 Statements are executed again and again with other values, and their rows differ: payloads are seldom equal,
-but few are unlike. What is left out are the values of a Bind and the rows of a result.
+but few are unlike. What is left out are the values of a Bind and the rows of a result. Where several are
+executed in a turn, an outline tells how many bytes each takes, but for the last.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,24 +29,46 @@ _READY_BYTES = 6
 _MOST_REST = 128
 """More bytes beyond the prefix than this say nothing more."""
 
-_REQUESTS = np.zeros(256, np.uint64)
-_REQUESTS[list(b"PBDES")] = np.arange(1, 6)
 _BEGINS = np.zeros(256, bool)
 _BEGINS[list(b"PB")] = True
-_RESPONSES = np.zeros(256, np.uint64)
-_RESPONSES[list(b"DZC123tTnIs")] = np.arange(1, 12)
-_ROW, _READY = _RESPONSES[list(b"DZ")]
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _ONES, _TOPS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _BYTE_MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
 
 
+class _Kinds(NamedTuple):
+    """The messages of one side.
+
+    numbers: uint64 (256,), kind by type, 0 for those that do not fit. results: bool (32,), by kind, whether
+    it ends one of several results. last: kind that may stand behind the last. repeats: one that counts once.
+    """
+
+    numbers: NDArray[np.uint64]
+    results: NDArray[np.bool_]
+    last: np.uint64
+    repeats: np.uint64
+
+
+def _kinds(types: bytes, results: bytes, last: bytes, repeats: bytes = b"\0") -> _Kinds:
+    numbers = np.zeros(256, np.uint64)
+    numbers[list(types)] = np.arange(1, len(types) + 1)
+    ends = np.zeros(32, bool)
+    ends[numbers[list(results)]] = True
+    return _Kinds(numbers, ends, numbers[ord(last)], numbers[ord(repeats)])
+
+
+_REQUESTS = _kinds(b"PBDES", results=b"E", last=b"S")
+_RESPONSES = _kinds(b"DZC123tTnIs", results=b"CIs", last=b"Z", repeats=b"D")
+
+
 class _Walk:
     """Goes over the messages of all payloads at once.
 
-    bytes: of all payloads (m, w), flat. at: intp (m,), where the next message of each starts. ends: where
-    what was captured ends; totals: where all that was sent ends. kinds: uint64 (m,), the kinds so far.
-    fits: bool (m,).
+    bytes: of all payloads (m, w), flat. starts: intp (m,), where each starts; at: where the next message of
+    it does. ends: where what was captured ends; totals: where all that was sent ends. kinds: uint64 (m,), the
+    kinds so far. fits: bool (m,). shares: uint64 (m,), of where all results ended that others follow;
+    _ended: int64 (m,), where the last one did, counted from its start, until another follows it.
     """
 
     def __init__(self, slots: np.ndarray, side: str, rows: NDArray[np.intp]) -> None:
@@ -53,32 +76,32 @@ class _Walk:
         width = payload.shape[1]
         self.payload = payload
         self.bytes = np.concatenate([payload.reshape(-1), np.zeros(_PADDING, np.uint8)])
-        self.at = np.arange(len(rows)) * width
+        self.starts = np.arange(len(rows)) * width
+        self.at = self.starts.copy()
         self.ends = self.at + np.minimum(slots[f"{side}_length"][rows], width)
         self.totals = self.at + slots[f"{side}_bytes"][rows].astype(np.int64)
         self.kinds = np.zeros(len(rows), np.uint64)
         self.fits = self.ends - self.at >= _HEADER_BYTES
+        self.shares = np.zeros(len(rows), np.uint64)
+        self._ended = np.zeros(len(rows), np.int64)
+        self._some_ended = False
         self._lengths = np.ndarray(len(self.bytes) - 3, ">u4", self.bytes.data, strides=(1,))
         self._words = np.ndarray(len(self.bytes) - 7, "<u8", self.bytes.data, strides=(1,))
 
-    def steps(
-        self, numbers: NDArray[np.uint64], repeats: int = 0
-    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.int64]]]:
-        """Yield for each step which payloads have a message, its kind, and where it ends; then go behind it.
-
-        numbers: uint64 (256,), kind by type, 0 for those that do not fit. repeats: a kind that counts once.
-        """
+    def steps(self, side: _Kinds) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.int64]]]:
+        """Yield at each step which payloads have a message, its kind, where it ends; then go behind it."""
         rows = np.flatnonzero(self.fits)
         for _ in range(_STEPS):
             at = self.at[rows]
-            kinds = numbers[self.bytes[at]]
+            kinds = side.numbers[self.bytes[at]]
             ends = at + 1 + self._lengths[at + 1]
             bad = (kinds == 0) | (ends < at + _HEADER_BYTES) | (ends > self.totals[rows])
             if bad.any():
                 self.fits[rows[bad]] = False
                 rows, kinds, ends = rows[~bad], kinds[~bad], ends[~bad]
             yield rows, kinds, ends
-            again = (kinds == repeats) & ((self.kinds[rows] & np.uint64(31)) == repeats)
+            self._note_results(side, rows, kinds, ends)
+            again = (kinds == side.repeats) & ((self.kinds[rows] & np.uint64(31)) == side.repeats)
             self.kinds[rows] = np.where(again, self.kinds[rows], (self.kinds[rows] << np.uint64(5)) | kinds)
             self.at[rows] = ends
             rows = rows[self.fits[rows]]
@@ -86,6 +109,27 @@ class _Walk:
             if not len(rows):
                 return
         self.fits[rows] = False
+
+    def _note_results(
+        self, side: _Kinds, rows: NDArray[np.intp], kinds: NDArray[np.uint64], ends: NDArray[np.int64]
+    ) -> None:
+        if self._some_ended:
+            self._share(rows[kinds != side.last])
+        ended = side.results[kinds]
+        if ended.any():
+            self._some_ended = True
+            self._ended[rows[ended]] = (ends - self.starts[rows])[ended]
+
+    def _share(self, rows: NDArray[np.intp]) -> None:
+        """Have what precedes `rows` (k,) end where the last result did."""
+        rows = rows[self._ended[rows] > 0]
+        self.shares[rows] = _mixed(self.shares[rows], self._ended[rows].view(np.uint64))
+        self._ended[rows] = 0
+
+    def end(self, more: NDArray[np.bool_]) -> None:
+        """Take it that more results follow beyond the prefix of those payloads (m,)."""
+        if self._some_ended:
+            self._share(np.flatnonzero(more))
 
     def words(self, at: NDArray[np.intp], lengths: NDArray[np.integer], count: int) -> NDArray[np.uint64]:
         """Return `count` words (k, count) from `at` (k,), of which `lengths` (k,) bytes count."""
@@ -100,47 +144,53 @@ def _hash(outline: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return row_hash(outline.view(np.uint8), np.full(len(outline), 8 * outline.shape[1]))
 
 
+def _mixed(before: NDArray[np.uint64], more: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return what stands for both: for `more` itself where nothing was before."""
+    return before * _SPREAD + more
+
+
 def response_outlines(
     slots: np.ndarray, rows: NDArray[np.intp]
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
     """Return which responses of `rows` (m,) have an outline, and its hash (m,).
 
-    It is the kinds of the messages, the number of columns, the tag, and whether all of it was captured.
+    It is the kinds of the messages, the number of columns, the tags, and whether all of it was captured.
     """
     walk = _Walk(slots, "response", rows)
-    outline = np.zeros((len(rows), 3 + _TAG_WORDS), np.uint64)
-    tag, description = _RESPONSES[ord("C")], _RESPONSES[ord("T")]
-    for mine, kinds, ends in walk.steps(_RESPONSES, int(_ROW)):
+    outline = np.zeros((len(rows), 4 + _TAG_WORDS), np.uint64)
+    tag, description = _RESPONSES.numbers[list(b"CT")]
+    for mine, kinds, ends in walk.steps(_RESPONSES):
         _take_tags(walk, outline, mine[kinds == tag], ends[kinds == tag])
         _take_descriptions(walk, outline, mine[kinds == description])
     rest = walk.totals - walk.at
     hidden = walk.at >= walk.ends
     ready = (rest == _READY_BYTES) & (hidden | (walk.bytes[np.minimum(walk.at, walk.ends)] == ord("Z")))
-    outline[:, 0] = np.where(ready, (walk.kinds << np.uint64(5)) | _READY, walk.kinds)
-    outline[:, 1] = (rest > 0) & ~ready
+    cut = (rest > 0) & ~ready
+    walk.end(cut)
+    outline[:, 0] = np.where(ready, (walk.kinds << np.uint64(5)) | _RESPONSES.last, walk.kinds)
+    outline[:, 1] = cut
+    outline[:, 3] = walk.shares
     return walk.fits, _hash(outline)
 
 
 def _take_tags(
     walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp], ends: NDArray[np.int64]
 ) -> None:
-    """Take the one tag of responses; those with several, or a long or a cut one, have no outline."""
+    """Take the tags of responses; those with a long or a cut one have no outline."""
     if not len(rows):
         return
     at = walk.at[rows] + _HEADER_BYTES
     lengths = ends - at
-    odd = (ends > walk.ends[rows]) | (lengths > 8 * _TAG_WORDS) | (outline[rows, 3] != 0)
-    walk.fits[rows[odd]] = False
-    outline[rows, 3:] = walk.words(at, lengths, _TAG_WORDS)
+    walk.fits[rows[(ends > walk.ends[rows]) | (lengths > 8 * _TAG_WORDS)]] = False
+    outline[rows, 4:] = _mixed(outline[rows, 4:], walk.words(at, lengths, _TAG_WORDS))
 
 
 def _take_descriptions(walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp]) -> None:
-    """Take the number of columns; there is but one description."""
+    """Take the number of columns: the last one, those before it have ended."""
     if not len(rows):
         return
     at = walk.at[rows] + _HEADER_BYTES
-    odd = (at + 2 > walk.ends[rows]) | (outline[rows, 2] != 0)
-    walk.fits[rows[odd]] = False
+    walk.fits[rows[at + 2 > walk.ends[rows]]] = False
     number = (walk.bytes[at].astype(np.uint64) << np.uint64(8)) | walk.bytes[at + 1]
     outline[rows, 2] = number + np.uint64(1)
 
@@ -162,25 +212,34 @@ def request_outlines(
 
 
 def _extended_outlines(walk: _Walk) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-    outline = np.zeros((len(walk.at), 3 + _NAME_WORDS), np.uint64)
+    outline = np.zeros((len(walk.at), 4 + _NAME_WORDS), np.uint64)
     for mine, kinds, ends in walk.steps(_REQUESTS):
         for kind, take in _TAKERS.items():
-            chosen = kinds == _REQUESTS[kind]
+            chosen = kinds == _REQUESTS.numbers[kind]
             if chosen.any():
                 take(walk, outline, mine[chosen], ends[chosen])
+    rest = walk.totals - walk.at
     outline[:, 0] = walk.kinds
-    outline[:, 1] = np.minimum(walk.totals - walk.at, _MOST_REST)
+    outline[:, 1] = np.minimum(rest, _MOST_REST)
+    outline[:, 3] = walk.shares
     return walk.fits, _hash(outline)
 
 
 def _take_parse(
     walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp], ends: NDArray[np.int64]
 ) -> None:
-    """A statement without a name, at the start of the request."""
+    """A statement without a name."""
     at = walk.at[rows]
-    walk.fits[rows[(walk.kinds[rows] != 0) | (walk.bytes[at + _HEADER_BYTES] != 0)]] = False
-    captured = np.minimum(ends, walk.ends[rows]) - at
-    outline[rows, 2] = row_hash(walk.payload[rows], captured)
+    lengths = np.minimum(ends, walk.ends[rows]) - at
+    walk.fits[rows[(lengths <= _HEADER_BYTES) | (walk.bytes[at + _HEADER_BYTES] != 0)]] = False
+    # Most requests begin with it.
+    later = walk.kinds[rows] != 0
+    first = rows[~later]
+    outline[first, 2] = row_hash(walk.payload[first], lengths[~later])
+    if later.any():
+        rows, lengths = rows[later], lengths[later]
+        words = walk.words(at[later], lengths, walk.payload.shape[1] // 8)
+        outline[rows, 2] = _mixed(outline[rows, 2], row_hash(words.view(np.uint8), lengths))
 
 
 def _take_bind(
@@ -191,7 +250,7 @@ def _take_bind(
     names, lengths = _until_zero(walk.words(at + 1, np.full(len(rows), 8 * _NAME_WORDS), _NAME_WORDS))
     captured = at + 1 + lengths < np.minimum(ends, walk.ends[rows])
     walk.fits[rows[(walk.bytes[at] != 0) | (lengths >= 8 * _NAME_WORDS) | ~captured]] = False
-    outline[rows, 3:] = names
+    outline[rows, 4:] = _mixed(outline[rows, 4:], names)
 
 
 def _until_zero(words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -36,7 +36,7 @@ class Commons(NamedTuple):
     """Transactions of m turns.
 
     rows: intp (m,), ascending. own: int32 (m,), index into `texts` where a command's text is not that of its
-    value, else `ABSENT`.
+    value, else `ABSENT`. shares: base columns of which a transaction does not have all of its turn's.
     """
 
     rows: NDArray[np.intp]
@@ -45,6 +45,7 @@ class Commons(NamedTuple):
     namespaces: Coded[str | None]
     own: NDArray[np.int32]
     texts: Texts | None
+    shares: dict[str, NDArray[np.int64]]
 
     def joined(self, transactions: list[Transaction]) -> tuple[Commons, NDArray[np.intp]]:
         """Return these and others (k,), in the order of their turns, and that order (m + k,)."""
@@ -59,6 +60,10 @@ class Commons(NamedTuple):
             self.namespaces.joined([found.namespace for found in transactions], order),
             own[order],
             self.texts,
+            {
+                name: np.append(share, [getattr(found, name) for found in transactions])[order]
+                for name, share in self.shares.items()
+            },
         )
         return together, order
 
@@ -67,12 +72,12 @@ def to_parsed(
     slots: np.ndarray, commons: Commons, transactions: list[Transaction], opaque: list[int]
 ) -> Parsed:
     """Return the transactions of the common turns, and the others, in the order of their turns."""
-    base, still_open = {}, None
+    base, still_open = commons.shares, None
     if transactions:
         commons, order = commons.joined(transactions)
-        base = _base(slots, commons.rows, order, transactions)
+        base = _base(slots, commons.rows, order, transactions) | commons.shares
         still_open = _still_open(slots, commons.rows, order, transactions)
-    rows, commands, replies, namespaces, own, texts = commons
+    rows, commands, replies, namespaces, own, texts, _ = commons
     lines, queries = commands.strings(attrgetter("text")), commands.strings(attrgetter("query"))
     if texts is not None:
         lines, queries = texts.column(lines, own, "PostgreSQL Query: "), texts.column(queries, own)
