@@ -1,7 +1,7 @@
-"""`postgresql`: CPU time of the pipeline for each record of pgbench's traffic in its three modes, and of JDBC's.
+"""`postgresql`: CPU time of the pipeline for each record, of pgbench in its three modes and of JDBC.
 
 Statements and answers differ as pgbench's do: accounts are random, and their balances too. A transaction of
-JDBC's begins in the same turn as its first statement. For the rest see `stages`.
+JDBC begins in the same turn as its first statement. For the rest see `stages`.
 """
 
 from __future__ import annotations
