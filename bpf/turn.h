@@ -32,7 +32,7 @@ struct connection {
 	__u32 busy;            /* a program works on it */
 	__u32 datagrams;       /* UDP: those that got a slot each, or NOT_DATAGRAMS */
 	__u32 unanswered;      /* datagrams: requests, less responses */
-	__u32 unused;
+	__u32 peer_closed;     /* the other end closed or reset it first */
 	__u8 accept_pending;   /* the ACCEPT slot waits for the process to be known */
 	__u8 await_request;    /* older than the agent: response bytes before the first request belong to nobody */
 	__u8 written;          /* this turn was written as idle */
@@ -442,10 +442,12 @@ static __always_inline void turn_close(struct connection *c, __u32 srtt_us, __u3
 	__u64 now = bpf_ktime_get_ns();
 	if (c->closed)
 		return;
+	__u32 first = c->peer_closed ? FLAG_PEER_CLOSED : FLAG_SELF_CLOSED;
 	write_accept(c);
 	give_up(s, now);
-	finish_turn(c, FLAG_CLOSED);
+	finish_turn(c, FLAG_CLOSED | first);
 	begin_turn(c);
+	s->flags |= first;
 	c->closed = true;
 	s->request_first_ns = c->opened_ns;
 	s->response_last_ns = now;

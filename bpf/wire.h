@@ -75,6 +75,8 @@ enum slot_flag {
 	FLAG_CLOSED = 64,         /* the connection's close ended it */
 	FLAG_ROLE_GUESSED = 128,  /* nobody saw the handshake or a listening port */
 	FLAG_ACCELERATED = 256,   /* the socket was a member of a socket hash: its bytes went past TCP */
+	FLAG_PEER_CLOSED = 512,   /* with FLAG_CLOSED: the other end closed or reset the connection before this one did */
+	FLAG_SELF_CLOSED = 1024,  /* with FLAG_CLOSED: this end did, or the kernel gave up on it */
 };
 
 /*
@@ -114,7 +116,7 @@ struct slot {
 	__u32 tid;
 	__u32 srtt_us UNIT("us");
 	__u32 retransmits;
-	__s32 error;                   /* errno, positive */
+	__s32 error;                   /* errno, positive: why a connect failed, or what broke the connection that FLAG_CLOSED ended */
 	__u8 request[REQUEST_BYTES];
 	__u8 response[RESPONSE_BYTES];
 };

@@ -422,6 +422,7 @@ static __always_inline int unix_end(struct sock *sk)
 	if (!c)
 		return 0;
 	lock(c);
+	c->peer_closed = true;
 	turn_close(c, 0, 0);
 	unlock(c);
 	bpf_map_delete_elem(&other_connections, &cookie);

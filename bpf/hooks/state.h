@@ -109,13 +109,15 @@ static __always_inline void connect_failed(struct sock *sk)
 	c->closed = true;
 }
 
-/* close() or shutdown() of the sending side, in the process that calls it. */
-static __always_inline void shut_down(struct sock *sk)
+/* close() or shutdown() of the sending side, in the process that calls it. peer_first: behind that of the other end. */
+static __always_inline void shut_down(struct sock *sk, bool peer_first)
 {
 	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
 	struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(sk);
 	if (!c || !tp)
 		return;
+	if (peer_first)
+		c->peer_closed = true;
 	set_closer(c);
 	/* A mere shutdown leaves bytes to read, and then the turn, open: those that come, or those that wait. */
 	if (sk->sk_shutdown != SHUTDOWN_MASK || tp->rcv_nxt - tp->copied_seq > 1)
@@ -124,6 +126,17 @@ static __always_inline void shut_down(struct sock *sk)
 	if (c->slot.role == ROLE_SERVER && tp->write_seq != tp->snd_nxt)
 		return;
 	closed(sk);
+}
+
+/* Ended without a FIN of this side: the peer has reset it, the kernel has given up on it, or the process aborts it. */
+static __always_inline void aborted(struct sock *sk, int old)
+{
+	struct connection *c = bpf_sk_storage_get(&tcp_connections, sk, NULL, 0);
+	if (!c)
+		return;
+	c->slot.error = sk->sk_err;
+	if (old == TCP_CLOSE_WAIT || sk->sk_err == ECONNRESET)
+		c->peer_closed = true;
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -142,7 +155,9 @@ int BPF_PROG(on_state, struct sock *sk, int old, int new)
 	else if (new == TCP_LISTEN)
 		add_listener(&sk->__sk_common);
 	else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
-		shut_down(sk);
+		shut_down(sk, new == TCP_LAST_ACK);
+	else if (new == TCP_CLOSE && (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT || old == TCP_FIN_WAIT1))
+		aborted(sk, old);
 	return 0;
 }
 

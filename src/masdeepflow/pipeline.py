@@ -16,7 +16,7 @@ from masdeepflow.enrich.process import is_life
 from masdeepflow.protocols.registry import Registry
 from masdeepflow.schema import ERROR_TYPE, MAX_SERVICES, Flag, Kind, Transport
 from masdeepflow.table import ABSENT, Attribute, Encoded, Events, Parsed, Table
-from masdeepflow.unanswered import Ends, explain
+from masdeepflow.unanswered import Closes, Ends, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -416,7 +416,8 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     lost = parsed.error & asked & ~answered & ~open_rows
     if lost.any():
         closed = np.where(flags & _CLOSED > 0, word(slots, "response_last_ns")[index], ABSENT)
-        end, reasons = explain(attributes.get(ERROR_TYPE), lost, Ends(first, end, closed))
+        closes = Closes(flags, slots["role"][index], slots["error"][index])
+        end, reasons = explain(attributes.get(ERROR_TYPE), lost, Ends(first, end, closed), closes)
         attributes |= reasons
     return Table(
         protocol=name,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTES",
+    "CLOSED_BY",
     "ERROR_TYPE",
     "MAX_SERVICES",
     "WAITED",
@@ -72,6 +73,8 @@ class Flag(IntFlag):
     CLOSED = 64
     ROLE_GUESSED = 128
     ACCELERATED = 256
+    PEER_CLOSED = 512
+    SELF_CLOSED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,8 @@ ERROR_TYPE = "error.type"
 """The attribute that tells why a request was never answered."""
 WAITED = "masdeepflow.waited_ns"
 """The attribute that tells how long such a request waited."""
+CLOSED_BY = "masdeepflow.closed_by"
+"""The attribute that tells which end closed or reset the connection of such a request."""
 ATTRIBUTES = _by_name(
     Column("http.request.method", "string", "Request method", metric_label=True, label_values=_METHODS),
     Column("url.path", "string", "Path of the request target"),
@@ -155,7 +160,7 @@ ATTRIBUTES = _by_name(
     Column(
         ERROR_TYPE,
         "string",
-        "Why the request was never answered: `timeout`, `closed` (the connection was, before it), "
+        "Why the request was never answered: `timeout`, `closed` or `reset` (the connection was, before it), "
         "`retried` (it was asked again); or what messaging was refused with",
     ),
     Column(
@@ -164,6 +169,7 @@ ATTRIBUTES = _by_name(
         "How long a request waited that was never answered, up to then; it has no `duration_ns`",
         unit="ns",
     ),
+    Column(CLOSED_BY, "string", "Which end closed or reset the connection: `client` or `server`"),
     Column(
         WAITS,
         "string",

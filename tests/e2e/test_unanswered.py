@@ -32,7 +32,12 @@ _LINE = re.compile(
     r"\S+Z \[INFO\] \[(?:TCP|UDP)\] Type: (TX|RX), PID: (\d+), Comm: .*?, \S+ -> \S+, "
     r"(.+) Response: (none|unfinished) \((.+)\), , Waited: (.+)ms"
 )
-_WORDS = {"timeout": "timed out", "closed": "connection closed", "retried": "retried"}
+_WORDS = {
+    "timeout": "timed out",
+    "closed": "connection closed",
+    "reset": "connection reset",
+    "retried": "retried",
+}
 
 
 class _Told(NamedTuple):
@@ -103,13 +108,18 @@ def _check_the_same(logs: _Logs) -> None:
             one["process.pid"],
             words[one["protocol"]],
             "unfinished" if one["response_bytes"] else "none",
-            _WORDS[one["error.type"]],
+            _why(one),
             _milliseconds(one["masdeepflow.waited_ns"]),
         )
         for one in logs.lost
     ]
     assert sorted(same) == sorted(logs.told)
     assert all(one["error"] and "duration_ns" not in one for one in logs.lost)
+
+
+def _why(transaction: dict[str, Any]) -> str:
+    closer = transaction.get("masdeepflow.closed_by")
+    return _WORDS[transaction["error.type"]] + (f" by {closer}" if closer else "")
 
 
 def _milliseconds(duration_ns: int) -> str:
@@ -163,8 +173,8 @@ def test_a_name_server_that_hangs_up(tmp_path: Path) -> None:
         command = ("dig", f"@{LOOPBACK}", "-p", port, "+tcp", "+tries=1", "dead.golden.test")
         logs = _logs(tmp_path, port, lambda: run(*command), 2)
     assert {(one.role, one.protocol, one.why) for one in logs.told} == {
-        ("client", "DNS", "connection closed"),
-        ("server", "DNS", "connection closed"),
+        ("client", "DNS", "connection closed by server"),
+        ("server", "DNS", "connection closed by server"),
     }
     for request in logs.lost:
         _check_ends_with_its_connection(logs, request)
@@ -174,14 +184,26 @@ def test_a_web_server_that_hangs_up(nginx: Nginx, tmp_path: Path) -> None:
     """Nginx closes the connection instead of an answer (444): both ends tell, each up to its own close."""
     logs = _logs(tmp_path, nginx.port, lambda: run("curl", "--silent", f"{nginx.url}/gone"), 2)
     assert sorted((one.role, one.protocol, one.why) for one in logs.told) == [
-        ("client", "HTTP", "connection closed"),
-        ("server", "HTTP", "connection closed"),
+        ("client", "HTTP", "connection closed by server"),
+        ("server", "HTTP", "connection closed by server"),
     ]
     for request in logs.lost:
         assert request["url.path"] == "/gone"
         _check_ends_with_its_connection(logs, request)
     at = [place for place, line in enumerate(logs.lines) if "Response: none" in line]
     assert all("Type: CLOSE" in logs.lines[place + 1] for place in at), "told before its connection's close"
+
+
+def test_a_server_that_resets(tmp_path: Path) -> None:
+    """It closes with the request unread: the client is told of a reset, and so is its connection's CLOSE."""
+    with servers.scripted(lambda client: client.recv(1, socket.MSG_PEEK)) as port:
+        command = ("curl", "--silent", f"http://{LOOPBACK}:{port}/unread")
+        logs = _logs(tmp_path, port, lambda: run(*command), 1)
+    (told,) = logs.told
+    assert told[:1] + told[2:5] == ("client", "HTTP", "none", "connection reset by server")
+    (broken,) = [one for one in logs.objects if one.get("event") == "close" and one["role"] == "client"]
+    assert broken["error.type"] == "ECONNRESET"
+    assert sum(line.endswith(", Connection broken: ECONNRESET") for line in logs.lines) == 1
 
 
 def test_a_client_that_has_enough(tmp_path: Path) -> None:
@@ -194,7 +216,10 @@ def test_a_client_that_has_enough(tmp_path: Path) -> None:
     with servers.scripted(stall) as port:
         command = ("curl", "--silent", "--max-time", "1", f"http://{LOOPBACK}:{port}/stalled")
         logs = _logs(tmp_path, port, lambda: run(*command), 2)
-    assert sorted(one.role for one in logs.told) == ["client", "server"]
+    assert sorted((one.role, one.why) for one in logs.told) == [
+        ("client", "connection closed by client"),
+        ("server", "connection closed by client"),
+    ]
     (request,) = [one for one in logs.lost if one["role"] == "client"]
     assert request["masdeepflow.waited_ns"] > _SECOND // 2
     _check_ends_with_its_connection(logs, request)
@@ -214,7 +239,7 @@ def test_a_database_client_that_is_killed(postgresql: PostgreSql, tmp_path: Path
 
     logs = _logs(tmp_path, postgresql.port, kill, 1)
     (told,) = logs.told
-    assert (told.role, told.protocol, told.why) == ("client", "PostgreSQL", "connection closed")
+    assert (told.role, told.protocol, told.why) == ("client", "PostgreSQL", "connection closed by client")
     (request,) = logs.lost
     assert request["db.query.text"] == "select pg_sleep(2)"
     _check_ends_with_its_connection(logs, request)
@@ -234,7 +259,7 @@ def test_an_answer_that_stops_halfway(postgresql: PostgreSql, tmp_path: Path) ->
 
     logs = _logs(tmp_path, postgresql.port, kill, 1)
     (told,) = logs.told
-    assert told[:1] + told[2:5] == ("client", "PostgreSQL", "unfinished", "connection closed")
+    assert told[:1] + told[2:5] == ("client", "PostgreSQL", "unfinished", "connection closed by client")
     (request,) = logs.lost
     assert request["db.query.text"] == statement
     assert request["masdeepflow.waited_ns"] > _PAUSE_S * _SECOND

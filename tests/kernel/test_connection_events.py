@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import os
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.root
 
 HOSTS = [LOOPBACK, "::1"]
 MILLISECOND = 1_000_000
+_HERE, _THERE = Flag.SELF_CLOSED, Flag.PEER_CLOSED
 
 
 def _ask(sock: socket.socket) -> None:
@@ -526,6 +528,78 @@ def test_a_request_that_comes_with_the_syn_is_one(stage: Stage) -> None:
     assert _kinds(slots, Role.CLIENT) == [Kind.CONNECT, Kind.TURN, Kind.CLOSE] * 2
     assert _kinds(slots, Role.SERVER) == [Kind.ACCEPT, Kind.TURN, Kind.CLOSE] * 2
     assert {(turn.request, turn.response) for turn in stage.turns()} == {(b"question", b"answer")}
+
+
+def _hangs_up(how: str) -> Callable[[socket.socket], object]:
+    """Return who ends the connection before its peer does."""
+
+    def end(sock: socket.socket) -> None:
+        if how == "unread":
+            sock.recv(1, socket.MSG_PEEK)
+        elif sock.getsockname()[1] == PORT:
+            read(sock, 8)
+        if how == "linger":
+            _reset(sock)
+        if how == "kill":
+            os.kill(os.getpid(), 9)
+
+    return end
+
+
+def _waits(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        while sock.recv(100):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("how", "error"), [("close", 0), ("kill", 0), ("linger", errno.ECONNRESET), ("unread", errno.ECONNRESET)]
+)
+def test_it_is_told_which_end_closed_first(stage: Stage, how: str, error: int) -> None:
+    """On the turn that is cut short and on CLOSE, at both ends; what was reset has the errno of that."""
+
+    def client(sock: socket.socket) -> None:
+        sock.sendall(b"question")
+        _waits(sock)
+
+    _, serving = stage.exchange(client, _hangs_up(how))
+    serving.may_be_killed = True
+    for role, closer, broken in ((Role.CLIENT, _THERE, error), (Role.SERVER, _HERE, 0)):
+        close = stage.event(Kind.CLOSE, role)
+        assert (close.flags & (_HERE | _THERE), close.error) == (closer, broken)
+        if (how, role) != ("unread", Role.SERVER):
+            turn = stage.turn(role)
+            assert (turn.flags & (_HERE | _THERE), turn.error) == (closer, broken)
+
+
+def test_a_client_that_gives_up_is_told_from_a_server_that_hangs_up(stage: Stage) -> None:
+    """The client closes while the server is at it: both ends have that the client was first."""
+
+    def client(sock: socket.socket) -> None:
+        sock.sendall(b"question")
+
+    stage.exchange(client, _waits)
+    assert stage.turn(Role.CLIENT).flags & (_HERE | _THERE) == _HERE
+    assert stage.turn(Role.SERVER).flags & (_HERE | _THERE) == _THERE
+
+
+def test_an_answer_to_a_client_that_has_gone_breaks_the_connection(stage: Stage) -> None:
+    """The server's CLOSE has EPIPE: its answer came back as a reset."""
+    gone = Gate()
+
+    def client(sock: socket.socket) -> None:
+        sock.sendall(b"question")
+        sock.close()
+        gone.open()
+
+    def server(sock: socket.socket) -> None:
+        gone.wait()
+        _answer(sock)
+        time.sleep(0.02)
+
+    stage.exchange(client, server)
+    close = stage.event(Kind.CLOSE, Role.SERVER)
+    assert (close.error, close.flags & (_HERE | _THERE)) == (errno.EPIPE, _THERE)
 
 
 def test_a_turn_cut_short_by_the_close_is_marked(stage: Stage) -> None:

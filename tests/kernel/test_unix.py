@@ -184,6 +184,7 @@ def test_the_end_that_reads_the_others_close_tells_the_totals(stage: Stage, path
     close = stage.event(Kind.CLOSE)
     assert (close.role, close.request_bytes, close.response_bytes) == (Role.SERVER, 24, 18)
     assert 0 < close.request_first_ns < close.response_last_ns
+    assert close.flags & Flag.PEER_CLOSED
 
 
 def test_datagrams_are_ignored(stage: Stage, path: str) -> None:

@@ -99,6 +99,7 @@ TRANSACTION_KEYS = (
         "messaging.destination.template",
         "error.type",
         "masdeepflow.waited_ns",
+        "masdeepflow.closed_by",
         "trace_id",
         "span_id",
         "parent_span_id",

@@ -26,7 +26,7 @@ INTERFACE = {
     "dns": "question.name question.type response_code answer_count",
     "messaging": "system operation.name destination.template",
     "error": "type",
-    "masdeepflow": "db.blocking waited_ns",
+    "masdeepflow": "db.blocking waited_ns closed_by",
 }
 """What the JSON log tells about a transaction by its protocol: keys by their first word."""
 

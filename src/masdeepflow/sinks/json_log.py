@@ -155,7 +155,8 @@ def _member(name: str, column: Attribute, code: int) -> str:
 
 
 def _error_types(events: Events, rows: NDArray[np.intp]) -> Iterable[str]:
-    failed = events.kind[rows] == Kind.CONNECT_FAILED
+    kinds = events.kind[rows]
+    failed = (kinds == Kind.CONNECT_FAILED) | ((kinds == Kind.CLOSE) & (events.error[rows] > 0))
     if not failed.any():
         return repeat("")
     columns = (failed.tolist(), events.error[rows].tolist())

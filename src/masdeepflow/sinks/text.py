@@ -1,7 +1,8 @@
 """The text log: one line per event, for people and for grep.
 
 A request that is never answered has a line in its response's place, at the time at which it ended:
-`HTTP Response: none (connection closed), {pod}, Waited: 1501ms`; `unfinished` for `none` where it had begun.
+`HTTP Response: none (connection closed by client), {pod}, Waited: 1501ms`; `unfinished`
+for `none` where it had begun.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.escape import escape
-from masdeepflow.schema import ERROR_TYPE, WAITED, Kind
+from masdeepflow.schema import CLOSED_BY, ERROR_TYPE, WAITED, Kind
 from masdeepflow.sinks.line_log import LineLog
 from masdeepflow.sinks.per_endpoint import PerEndpoint
 from masdeepflow.sinks.stamps import latencies, micros
 from masdeepflow.table import Encoded
-from masdeepflow.unanswered import CLOSED, RETRIED, TIMEOUT
+from masdeepflow.unanswered import CLOSED, RESET, RETRIED, TIMEOUT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +33,12 @@ __all__ = ["TextLog"]
 
 _UNRECOGNISED = "tcp"
 _NAME_LIMIT = 256  # bytes of a name or an address: a Unix path has 108, a Kubernetes name 253
-_REASONS = {TIMEOUT: "timed out", CLOSED: "connection closed", RETRIED: "retried"}
+_REASONS = {
+    TIMEOUT: "timed out",
+    CLOSED: "connection closed",
+    RESET: "connection reset",
+    RETRIED: "retried",
+}
 _TYPES = {Kind.CONNECT: "CONNECT", Kind.CONNECT_FAILED: "CONNECT", Kind.ACCEPT: "ACCEPT", Kind.CLOSE: "CLOSE"}
 
 
@@ -48,11 +54,13 @@ class _Fragments(NamedTuple):
 class _Silent(NamedTuple):
     """Requests of a table that were never answered.
 
-    rows: intp (k,). reasons: why, waited_ns: int64, for how long they waited, both of all its rows (m,).
+    rows: intp (k,). Of all its rows (m,): reasons: why; closers: which end closed the connection; waited_ns:
+    int64, for how long they waited.
     """
 
     rows: NDArray[np.intp]
     reasons: Encoded
+    closers: Encoded
     waited_ns: NDArray[np.int64]
 
 
@@ -112,7 +120,7 @@ class TextLog(LineLog):
             [fragments[index].unanswered for index in table.endpoint[rows].tolist()],
             [_label(text) or table.protocol for text in table.request_text.take(rows).to_list()],
             ["unfinished" if size else "none" for size in table.response_bytes[rows].tolist()],
-            map(_why, silent.reasons.take(rows).to_list()),
+            map(_why, silent.reasons.take(rows).to_list(), silent.closers.take(rows).to_list()),
             latencies(silent.waited_ns[rows]),
         )
         return [
@@ -126,6 +134,8 @@ class TextLog(LineLog):
         lines = [f"{stamp}{fragments[end].event[kind]}" for stamp, end, kind in zip(*columns, strict=True)]
         for place in np.flatnonzero(events.kind[rows] == Kind.CONNECT_FAILED).tolist():
             lines[place] += f", Connect failed: {_reason(int(events.error[rows[place]]))}"
+        for place in np.flatnonzero((events.kind[rows] == Kind.CLOSE) & (events.error[rows] > 0)).tolist():
+            lines[place] += f", Connection broken: {_reason(int(events.error[rows[place]]))}"
         return lines
 
     def _finish(self, summary: Summary) -> None:  # noqa: ARG002  # the text log ends with its last event
@@ -149,7 +159,10 @@ def _silent(table: Table) -> _Silent | None:
         return None
     rows = (reasons.codes >= 0) & (table.response_text.codes < 0) & (table.request_text.codes >= 0)
     rows &= ~table.still_open & (table.protocol != _UNRECOGNISED)
-    return _Silent(np.flatnonzero(rows), reasons, waited)
+    closers = table.attributes.get(CLOSED_BY)
+    if not isinstance(closers, Encoded):
+        closers = Encoded.absent(len(rows))
+    return _Silent(np.flatnonzero(rows), reasons, closers, waited)
 
 
 def _label(request_text: str | None) -> str:
@@ -157,8 +170,9 @@ def _label(request_text: str | None) -> str:
     return escape((request_text or "").partition(": ")[0].rpartition(" ")[0])
 
 
-def _why(reason: str | None) -> str:
-    return _REASONS.get(reason or "") or escape(reason or "")
+def _why(reason: str | None, closer: str | None) -> str:
+    why = _REASONS.get(reason or "") or escape(reason or "")
+    return f"{why} by {closer}" if closer else why
 
 
 def _texts(column: Encoded, rows: NDArray[np.intp]) -> tuple[dict[int, str], list[int]]:

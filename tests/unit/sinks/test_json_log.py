@@ -145,6 +145,8 @@ def test_connection_events(logged: Logged) -> None:
             "srtt_us": 30,
             "retransmits": 0,
         },
+        {"kind": Kind.CLOSE, "error": errno.ECONNRESET},
+        {"kind": Kind.ACCEPT, "end": SERVER, "error": errno.ECONNRESET},
     )
     rows = _objects(logged, make_output(events=events))
     common = {
@@ -177,6 +179,8 @@ def test_connection_events(logged: Logged) -> None:
         **totals,
         **common,
     }
+    assert (rows[5]["event"], rows[5]["error.type"]) == ("close", "ECONNRESET")
+    assert "error.type" not in rows[6], "who accepts a connection that is broken by then has not failed"
 
 
 def test_objects_are_ordered_by_timestamp(logged: Logged) -> None:

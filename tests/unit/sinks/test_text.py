@@ -63,7 +63,7 @@ def test_server_receives_the_request_and_sends_its_response(logged: Logged) -> N
 
 
 def test_connection_events_have_no_summary(logged: Logged) -> None:
-    """CONNECT, ACCEPT and CLOSE end with the addresses; a failed connect tells why."""
+    """CONNECT, ACCEPT and CLOSE end with the addresses; what failed or was broken tells why."""
     events = make_events(
         {"kind": Kind.CONNECT},
         {"kind": Kind.ACCEPT, "end": SERVER},
@@ -71,6 +71,7 @@ def test_connection_events_have_no_summary(logged: Logged) -> None:
         {"kind": Kind.CONNECT_FAILED},
         {"kind": Kind.CONNECT_FAILED, "error": 9999},
         {"kind": Kind.CLOSE},
+        {"kind": Kind.CLOSE, "error": errno.ECONNRESET},
     )
     assert logged(TextLog, make_output(events=events)) == [
         f"{FIRST} Type: CONNECT, {CLIENT_END}",
@@ -79,6 +80,7 @@ def test_connection_events_have_no_summary(logged: Logged) -> None:
         f"2026-01-02T03:04:08.678901Z [INFO] [TCP] Type: CONNECT, {CLIENT_END}, {GIVEN_UP}",
         f"2026-01-02T03:04:09.678901Z [INFO] [TCP] Type: CONNECT, {CLIENT_END}, Connect failed: errno 9999",
         f"2026-01-02T03:04:10.678901Z [INFO] [TCP] Type: CLOSE, {CLIENT_END}",
+        f"2026-01-02T03:04:11.678901Z [INFO] [TCP] Type: CLOSE, {CLIENT_END}, Connection broken: ECONNRESET",
     ]
 
 
@@ -127,6 +129,8 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
     lost |= {"end_ns": START + 1501 * MILLISECOND}
     table = make_table(
         {**lost, "error.type": "closed", "start_ns": START},
+        {**lost, "error.type": "closed", "masdeepflow.closed_by": "client"},
+        {**lost, "error.type": "reset", "masdeepflow.closed_by": "server"},
         {**lost, "error.type": "closed", "masdeepflow.waited_ns": None, "end": replace(SERVER, pod="web-0")},
         {**lost, "error.type": "timeout", "request_text": "DNS Query: A a.test"},
         {**lost, "error.type": "odd\n", "request_text": "Toy Command: x", "response_bytes": 1},
@@ -135,6 +139,8 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
     lines = logged(TextLog, make_output(table))
     assert [line for line in lines if "Response" in line] == [
         f"{stamp} RX, {CLIENT_END}, HTTP Response: none (connection closed), , Waited: 1501ms",
+        f"{stamp} RX, {CLIENT_END}, HTTP Response: none (connection closed by client), , Waited: 1501ms",
+        f"{stamp} RX, {CLIENT_END}, HTTP Response: none (connection reset by server), , Waited: 1501ms",
         f"{stamp} TX, {SERVER_END}, HTTP Response: none (connection closed), web-0, Waited: unknown",
         f"{stamp} RX, {CLIENT_END}, DNS Response: none (timed out), , Waited: 1501ms",
         f"{stamp} RX, {CLIENT_END}, Toy Response: unfinished (odd\\x0a), , Waited: 1501ms",
