@@ -166,8 +166,8 @@ def _silent(table: Table) -> _Silent | None:
 
 
 def _label(request_text: str | None) -> str:
-    """Return the protocol as its lines name it: `MySQL` of `MySQL Query: SELECT 1`."""
-    return escape((request_text or "").partition(": ")[0].rpartition(" ")[0])
+    """Return the protocol as its lines name it: `MySQL` of `MySQL Process Kill: 7`."""
+    return escape((request_text or "").partition(": ")[0].partition(" ")[0])
 
 
 def _why(reason: str | None, closer: str | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from masdeepflow.protocols.mysql import PROTOCOL
 from masdeepflow.redact import summarize_sql
-from masdeepflow.schema import Flag, Kind
+from masdeepflow.schema import Flag, Kind, Role
 from masdeepflow.table import Encoded
 
 if TYPE_CHECKING:
@@ -709,7 +709,7 @@ class Reference:
             slot[side][: min(int(slot[f"{side}_length"]), slot[side].shape[0])].tobytes()
             for side in ("request", "response")
         ]
-        names = ("cookie", "kind", "flags", *BASE)
+        names = ("cookie", "kind", "flags", "role", "request_segments", *BASE)
         turn = Turn(row, sides[0], sides[1], {name: int(slot[name]) for name in names})
         cookie, in_flight = turn.fields["cookie"], turn.fields["kind"] == Kind.OPEN
         known = self.known.setdefault(cookie, Known())
@@ -845,15 +845,41 @@ def follow_commands(known: Known, turn: Turn) -> list[Transaction]:
         if known.opaque:
             return []
     found, left = split_commands(turn)
-    hidden = left > 4 and (bool(found) or len(turn.request) < 5)
-    to_come = sum(command.kind != "nothing" for command, _ in found) + hidden
-    replies = Replies(to_come)
+    likely = left > 4 and (bool(found) or len(turn.request) < 5)
+    replies = Replies(sum(command.kind != "nothing" for command, _ in found) + likely)
     transactions: list[Transaction] = []
+    visible: list[tuple[Command, int]] = []
     for command, size in found:
-        transactions += exchange(known, turn, (with_statement(known, command), size), replies)
-    if hidden and replies.at != turn.fields["response_bytes"]:
-        transactions += exchange(known, turn, (hidden_command(known, found), left), replies)
+        visible.append((with_statement(known, command), size))
+        transactions += exchange(known, turn, visible[-1], replies)
+    number = hidden_number(visible, left, turn)
+    if not number and (not likely or replies.at == turn.fields["response_bytes"]):
+        return transactions
+    sizes = [left // (number or 1)] * (number or 1)
+    sizes[-1] += left - sum(sizes)
+    shown = hidden_commands(known, visible, sizes)
+    replies.to_come = sum(command.kind != "nothing" for command in shown)
+    for asked in zip(shown, sizes, strict=True):
+        transactions += exchange(known, turn, asked, replies)
     return transactions
+
+
+def hidden_number(visible: list[tuple[Command, int]], left: int, turn: Turn) -> int:
+    """Return how many commands there are behind visible ones, 0 where that is not known."""
+    if turn.fields["kind"] == Kind.OPEN or left <= 4 or not visible:
+        return 0
+    sizes = [size for _, size in visible]
+    calls = turn.fields["request_segments"] - len(visible) if turn.fields["role"] == Role.CLIENT else 0
+    if calls > 0 and max(sizes) <= left * 4 // calls and left // calls <= max(sizes) * 4:
+        return min(calls, 16384)
+    if (
+        len(visible) < 2
+        or len({command.code for command, _ in visible}) > 1
+        or visible[0][0].kind == "nothing"
+    ):
+        return 0
+    average = sum(sizes) / len(sizes)
+    return min(max(int(left / average + 0.5), 1), 16384)
 
 
 def split_commands(turn: Turn) -> tuple[list[tuple[Command, int]], int]:
@@ -880,16 +906,34 @@ def with_statement(known: Known, command: Command) -> Command:
     return on_statement(command, prepare)
 
 
-def hidden_command(known: Known, found: list[tuple[Command, int]]) -> Command:
-    """Return the command behind the prefix: the execute that long data is for."""
-    if not found or found[-1][0].code != 0x18:
-        return Command(0, "results", cut=True)
-    statement = found[-1][0].statement or 0
-    execute = read_command(b"\5\0\0\0\x17" + statement.to_bytes(4, "little"))
-    assert execute is not None
-    shown = with_statement(known, execute)
-    shown.code, shown.cut = 0, True
-    return shown
+def hidden_commands(known: Known, visible: list[tuple[Command, int]], sizes: list[int]) -> list[Command]:
+    """Return the commands behind the prefix: those before them, repeated, if these are alike."""
+    shown = Command(0, "results", cut=True)
+    if len(visible) > 1 and min(size for _, size in visible) <= 2 * sizes[0] <= 4 * max(
+        size for _, size in visible
+    ):
+        whole = [one for one, _ in visible if not one.cut]
+        among = whole if len(whole) > 1 else [one for one, _ in visible]
+        last = among[-1]
+        if len({(one.code, one.operation, one.summary, id_of(one)) for one in among}) == 1:
+            same = len({one.query for one in among}) == 1
+            text = last.text if same else "MySQL Query: " if last.code == 0x03 else None
+            shown = Command(0, last.kind, text and text.removesuffix("…") + "…", last.operation, cut=True)
+            shown.query, shown.summary = last.query if text and same else None, last.summary
+    everything = [shown] * len(sizes)
+    if visible and visible[-1][0].code == 0x18:
+        statement = visible[-1][0].statement or 0
+        execute = read_command(b"\5\0\0\0\x17" + statement.to_bytes(4, "little"))
+        assert execute is not None
+        everything = [visible[-1][0]] * len(sizes)
+        everything[-1] = with_statement(known, execute)
+        everything[-1].code, everything[-1].cut = 0, True
+    return everything
+
+
+def id_of(command: Command) -> int:
+    """Return the statement's id where that is all that is known of a statement."""
+    return 0 if command.query is not None else command.statement or 0
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from masdeepflow.columns import row_hash
 from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
 from masdeepflow.protocols.mysql import PROTOCOL, connection
-from masdeepflow.schema import ATTRIBUTES, Flag, Kind
+from masdeepflow.schema import ATTRIBUTES, Flag, Kind, Role
 from tests.fuzz.fuzz_mysql import FRAGMENTS, GREETING, OK, check, login, packet
 from tests.support.slots import MILLISECOND, START, cut, make_slots, turn
 from tests.unit.protocols.mysql_reference import check_equal, rows_of
@@ -522,6 +522,9 @@ QUIT = packet(b"\1")
 PING = packet(b"\x0e")
 WAIT = {"kind": Kind.OPEN}
 CLOSED = {"flags": Flag.CLOSED}
+
+
+LONG_DATA = packet(b"\x18\1\0\0\0\0\0" + b"x" * 30)
 
 
 def query(sql: str | bytes, sequence: int = 0) -> bytes:
@@ -1140,6 +1143,77 @@ def test_a_command_behind_the_prefix() -> None:
     assert rows[-1]["truncated"]
     assert sum(row["request_bytes"] for row in rows) == 30 * 9 + 13
     assert len(parse(turn(close(1) * 30 + QUIT, b"", flags=Flag.CLOSED))) == len(rows) - 1
+
+
+INSERTS = [query(b"INSERT INTO t VALUES (%d, '%s')" % (number, b"x" * number)) for number in range(40)]
+
+
+def test_a_client_hands_over_each_command_by_a_call_of_its_own() -> None:
+    """So the calls tell how many there are, and those that are visible what they are."""
+    rows = parse(turn(b"".join(INSERTS), OK * 40, request_segments=40))
+    assert len(rows) == 40
+    assert {row["db.query.summary"] for row in rows} == {"INSERT t"}
+    assert lines(rows)[:2] == [
+        ("Query: INSERT INTO t VALUES (0, '')", "OK"),
+        ("Query: INSERT INTO t VALUES (1, 'x')", "OK"),
+    ]
+    assert lines(rows)[20] == ("Query: …", None)
+    assert [row["truncated"] for row in rows[:3] + rows[-3:]] == [False] * 3 + [True] * 3
+    assert sum(row["request_bytes"] for row in rows) == sum(map(len, INSERTS))
+    assert sum(row["response_bytes"] for row in rows) == 40 * len(OK)
+
+
+def test_a_server_may_read_a_command_by_several_calls() -> None:
+    """At its end only sizes tell how many there are: here they grow."""
+    rows = parse(turn(b"".join(INSERTS), OK * 40, request_segments=80, role=Role.SERVER))
+    assert 40 < len(rows) < 70
+
+
+def test_commands_of_one_size_are_counted_by_it() -> None:
+    """Executions of one statement that the prefix hides show its text."""
+    request = prepare("DELETE FROM t WHERE id = ?"), prepared(7)
+    rows = parse(turn(*request), turn(execute(7) * 100, OK * 100))
+    assert len(rows) == 101
+    assert lines(rows)[1] == ("Execute: DELETE FROM t WHERE id = ?", "OK")
+    assert lines(rows)[-1] == ("Execute: DELETE FROM t WHERE id = ?…", None)
+    assert {row["db.query.text"] for row in rows} == {"DELETE FROM t WHERE id = ?"}
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        query("SELECT 1") + query("SELECT '" + "x" * 300 + "'") + query("SELECT 2"),
+        close(1) + prepare("INSERT INTO t VALUES (?)") + execute(1) + packet(b"\3" + bytes(200_000)) * 2,
+    ],
+)
+def test_calls_that_are_no_commands_are_not_counted(request_bytes: bytes) -> None:
+    """Large commands take several calls; what is behind unlike ones is one, as far as anybody knows."""
+    rows = parse(turn(request_bytes, OK, request_segments=90))
+    assert len(rows) <= 5
+
+
+def test_a_turn_stands_for_so_many_commands_at_most() -> None:
+    """Sizes are the peer's."""
+    slots = turn(execute(1) * 20, OK * 20, request_bytes=10**9)
+    assert len(parse(slots)) == 16384 + 15
+
+
+def test_pipelines_equal_the_reference() -> None:
+    """Of any commands, in any number of calls, at either end."""
+    random = np.random.default_rng(3)
+    kinds = [INSERTS[1], INSERTS[30], execute(1), execute(2), close(1), PING, prepare("SELECT ?"), LONG_DATA]
+    turns = []
+    for number in range(300):
+        some = random.choice(len(kinds), random.integers(1, 4))
+        request = b"".join(kinds[random.choice(some)] for _ in range(random.integers(2, 60)))
+        fields = {
+            "request_segments": int(random.integers(1, 70)),
+            "role": 1 + number % 2,
+            "cookie": number % 7,
+        }
+        kind = Kind.OPEN if number % 11 == 0 else Kind.TURN
+        turns.append(turn(request, prepared(1) + OK * random.integers(60), kind=kind, **fields))
+    check_equal([make_slots(*turns[:100]), make_slots(*turns[100:])])
 
 
 def test_long_data_hides_its_execute() -> None:

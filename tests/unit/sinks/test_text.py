@@ -133,6 +133,7 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
         {**lost, "error.type": "reset", "masdeepflow.closed_by": "server"},
         {**lost, "error.type": "closed", "masdeepflow.waited_ns": None, "end": replace(SERVER, pod="web-0")},
         {**lost, "error.type": "timeout", "request_text": "DNS Query: A a.test"},
+        {**lost, "error.type": "closed", "request_text": "MySQL Process Kill: 7"},
         {**lost, "error.type": "odd\n", "request_text": "Toy Command: x", "response_bytes": 1},
     )
     stamp = "2026-01-02T03:04:07.179901Z [INFO] [TCP] Type:"
@@ -143,6 +144,7 @@ def test_a_request_that_is_never_answered_has_a_line_that_says_why(logged: Logge
         f"{stamp} RX, {CLIENT_END}, HTTP Response: none (connection reset by server), , Waited: 1501ms",
         f"{stamp} TX, {SERVER_END}, HTTP Response: none (connection closed), web-0, Waited: unknown",
         f"{stamp} RX, {CLIENT_END}, DNS Response: none (timed out), , Waited: 1501ms",
+        f"{stamp} RX, {CLIENT_END}, MySQL Response: none (connection closed), , Waited: 1501ms",
         f"{stamp} RX, {CLIENT_END}, Toy Response: unfinished (odd\\x0a), , Waited: 1501ms",
     ]
 

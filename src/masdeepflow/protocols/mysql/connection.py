@@ -12,7 +12,6 @@ import numpy as np
 
 from masdeepflow.protocols.mysql.commands import (
     HEADER_BYTES,
-    HIDDEN,
     LAST_STATEMENT,
     MAX_LENGTH,
     ON_STATEMENT,
@@ -21,11 +20,11 @@ from masdeepflow.protocols.mysql.commands import (
     Code,
     Command,
     on_known_statement,
-    on_statement,
     read_command,
     read_commands,
 )
 from masdeepflow.protocols.mysql.handshake import compressed, is_refusal, read_greeting, read_login
+from masdeepflow.protocols.mysql.hidden import count, hidden
 from masdeepflow.protocols.mysql.replies import (
     FILE,
     MORE,
@@ -41,7 +40,7 @@ from masdeepflow.protocols.mysql.replies import (
     read_reply,
     says_ok,
 )
-from masdeepflow.schema import Flag, Kind
+from masdeepflow.schema import Flag, Kind, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,6 +59,7 @@ _ALL_STATEMENTS = 65536
 # Plain integers: an `&` with a member of an IntFlag costs more than the rest of a turn's tests.
 _CONTINUED, _CLOSED = int(Flag.CONTINUED), int(Flag.CLOSED)
 _OPEN = int(Kind.OPEN)
+_CLIENT = int(Role.CLIENT)
 _GREETING_STARTS = frozenset({b"\0\x0a", b"\0\x09"})
 
 _GOING_ON = frozenset({MORE, FILE})
@@ -82,6 +82,13 @@ class Turn(NamedTuple):
     response_bytes: int
     request_first_ns: int
     queue_ns: int
+    role: int
+    request_segments: int
+
+    @property
+    def calls(self) -> int:
+        """In how many calls a client handed over the request; 0 at the server's end, which tells nothing."""
+        return self.request_segments if self.role == _CLIENT else 0
 
 
 class Transaction(NamedTuple):
@@ -262,14 +269,20 @@ class Connection:
 
     def _follow_pipeline(self, turn: Turn) -> list[Transaction]:
         commands, left = read_commands(turn.request, turn.request_bytes)
-        hidden = left > HEADER_BYTES and bool(commands or len(turn.request) <= HEADER_BYTES)
-        awaited = sum(command.answer is not Answer.NONE for command, _ in commands) + hidden
+        likely = left > HEADER_BYTES and bool(commands or len(turn.request) <= HEADER_BYTES)
+        awaited = sum(command.answer is not Answer.NONE for command, _ in commands) + likely
         replies = _Replies(turn, awaited)
         transactions: list[Transaction] = []
-        for command, size in commands:
-            transactions += self._exchange(turn, self.with_statement(command), size, replies)
-        if hidden and replies.at != turn.response_bytes:
-            transactions += self._exchange(turn, self._hidden(commands), left, replies)
+        for place, (command, size) in enumerate(commands):
+            # It may be the one before that prepared the statement.
+            commands[place] = self.with_statement(command), size
+            transactions += self._exchange(turn, *commands[place], replies)
+        number = count(commands, left, turn.calls) if turn.kind != _OPEN else None
+        if number or (likely and replies.at != turn.response_bytes):
+            behind = hidden(commands, left, number or 1, self.with_statement)
+            replies.awaited = sum(command.answer is not Answer.NONE for command, _ in behind)
+            for command, size in behind:
+                transactions += self._exchange(turn, command, size, replies)
         return transactions
 
     def _exchange(self, turn: Turn, command: Command, size: int, replies: _Replies) -> list[Transaction]:
@@ -301,14 +314,6 @@ class Connection:
             return command
         last = command.statement == LAST_STATEMENT
         return on_known_statement(command, self.last if last else self.statements.get(command.statement))
-
-    def _hidden(self, commands: list[tuple[Command, int]]) -> Command:
-        """Return what is beyond the prefix: behind long data it is the execute that the data is for."""
-        before = commands[-1][0] if commands else HIDDEN
-        if before.code != Code.STMT_SEND_LONG_DATA:
-            return HIDDEN
-        execute = self.with_statement(on_statement(Code.STMT_EXECUTE, before.statement))
-        return replace(execute, code=0, truncated=True)
 
     def _learn(self, command: Command, answer: bytes) -> None:
         """Take over what a command changes. answer: its reply and what follows, as far as captured."""
@@ -344,15 +349,15 @@ class Connection:
 class _Replies:
     """Hands out the replies of a turn, which come in the order of the commands.
 
-    at: where the next one starts, `UNKNOWN` where that is beyond the prefix.
+    at: where the next one starts, `UNKNOWN` where that is beyond the prefix. awaited: how many are to come.
     """
 
-    __slots__ = ("_awaited", "_turn", "at")
+    __slots__ = ("_turn", "at", "awaited")
 
     def __init__(self, turn: Turn, awaited: int) -> None:
         """Start in front of the first of `awaited` replies."""
         self._turn = turn
-        self._awaited = awaited
+        self.awaited = awaited
         self.at = 0
 
     def take(self, answer: Answer) -> tuple[Reply, int]:
@@ -360,12 +365,12 @@ class _Replies:
         turn, start = self._turn, self.at
         if answer is Answer.NONE:
             return NO_REPLY, 0
-        self._awaited -= 1
+        self.awaited -= 1
         if start == UNKNOWN:
             return UNSEEN, 0
         if start >= turn.response_bytes:
             return (UNANSWERED if turn.flags & _CLOSED else NO_REPLY), 0
-        if not self._awaited:
+        if not self.awaited:
             self.at = turn.response_bytes
             return read_last_reply(answer, turn.response, start), turn.response_bytes - start
         reply, end = read_reply(answer, turn.response, start)
