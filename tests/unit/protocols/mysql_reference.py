@@ -847,6 +847,12 @@ def follow_commands(known: Known, turn: Turn) -> list[Transaction]:
     found, left = split_commands(turn)
     likely = left > 4 and (bool(found) or len(turn.request) < 5)
     replies = Replies(sum(command.kind != "nothing" for command, _ in found) + likely)
+    if (
+        turn.fields["response_bytes"]
+        and turn.response[3:4] not in (b"\1", b"")
+        and turn.response[3:5] != b"\0\xff"
+    ):
+        replies.at, replies.unshared = None, turn.fields["response_bytes"]
     transactions: list[Transaction] = []
     visible: list[tuple[Command, int]] = []
     for command, size in found:
@@ -942,6 +948,7 @@ class Replies:
 
     to_come: int
     at: int | None = 0
+    unshared: int = 0
 
     def take(self, turn: Turn, kind: str) -> tuple[Reply, int]:
         """Return the next reply and its bytes."""
@@ -950,7 +957,8 @@ class Replies:
         self.to_come -= 1
         reply, start, total = reply_at(turn, kind, self.at), self.at, turn.fields["response_bytes"]
         if start is None or start >= total:
-            return reply, 0
+            share, self.unshared = self.unshared, 0
+            return reply, share
         if not self.to_come:
             self.at = total
             return reply, total - start

@@ -1136,6 +1136,19 @@ def test_a_reply_behind_the_prefix() -> None:
     assert [row["response_bytes"] > 0 for row in rows] == [True, False]
 
 
+def test_a_response_that_begins_within_a_packet() -> None:
+    """A client that does not wait may ask on between a packet's header and its body: that is no reply."""
+    row = one(query("INSERT INTO t VALUES (1)"), OK[4:] + OK)
+    assert lines([row]) == [("Query: INSERT INTO t VALUES (1)", None)]
+    assert (row["truncated"], row["error"], row["response_bytes"]) == (True, False, 2 * len(OK) - 4)
+
+
+def test_an_error_that_answers_nothing() -> None:
+    """A server that shuts down, or has waited too long, says so before it reads the next command."""
+    row = one(query("SELECT 1"), packet(b"\xff\x87\x07#70100Connection was killed", 0))
+    assert lines([row]) == [("Query: SELECT 1", "ERR 1927 (70100): Connection was killed")]
+
+
 def test_a_command_behind_the_prefix() -> None:
     """The reply shows that there is one."""
     rows = parse(turn(close(1) * 30 + query("SELECT 1"), OK))

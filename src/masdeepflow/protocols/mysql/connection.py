@@ -62,6 +62,11 @@ _OPEN = int(Kind.OPEN)
 _CLIENT = int(Role.CLIENT)
 _GREETING_STARTS = frozenset({b"\0\x0a", b"\0\x09"})
 
+_FIRST = frozenset({b"\1", b""})
+"""Sequence number of the first packet of a reply to a command, as far as captured."""
+_OUT_OF_ORDER = b"\0\xff"
+"""An error that a server does not answer a command with: it shuts down, or nothing came for too long."""
+
 _GOING_ON = frozenset({MORE, FILE})
 """Replies that the client answers in the next turn."""
 _ONGOING = _GOING_ON | {NO_REPLY}
@@ -256,7 +261,11 @@ class Connection:
         if not alone or len(turn.request) <= HEADER_BYTES:
             return self._follow_pipeline(turn)
         command = self._read(turn.request)
-        return self._exchange(turn, command, turn.request_bytes, _Replies(turn, 1)) if command else []
+        return (
+            self._exchange(turn, command, turn.request_bytes, _Replies.to_commands(turn, 1))
+            if command
+            else []
+        )
 
     def _read(self, packet: bytes) -> Command | None:
         """Read a command with the text of its statement; quickly if it executes one that is known."""
@@ -271,7 +280,7 @@ class Connection:
         commands, left = read_commands(turn.request, turn.request_bytes)
         likely = left > HEADER_BYTES and bool(commands or len(turn.request) <= HEADER_BYTES)
         awaited = sum(command.answer is not Answer.NONE for command, _ in commands) + likely
-        replies = _Replies(turn, awaited)
+        replies = _Replies.to_commands(turn, awaited)
         transactions: list[Transaction] = []
         for place, (command, size) in enumerate(commands):
             # It may be the one before that prepared the statement.
@@ -352,13 +361,20 @@ class _Replies:
     at: where the next one starts, `UNKNOWN` where that is beyond the prefix. awaited: how many are to come.
     """
 
-    __slots__ = ("_turn", "at", "awaited")
+    __slots__ = ("_turn", "_unshared", "at", "awaited")
 
-    def __init__(self, turn: Turn, awaited: int) -> None:
+    def __init__(self, turn: Turn, awaited: int, at: int = 0) -> None:
         """Start in front of the first of `awaited` replies."""
         self._turn = turn
+        self._unshared = turn.response_bytes if at == UNKNOWN else 0
         self.awaited = awaited
-        self.at = 0
+        self.at = at
+
+    @classmethod
+    def to_commands(cls, turn: Turn, awaited: int) -> _Replies:
+        """Start in front of the first reply to commands, which is no rest of an earlier one."""
+        begun = turn.response[3:4] in _FIRST or turn.response[3:5] == _OUT_OF_ORDER
+        return cls(turn, awaited, 0 if begun or not turn.response_bytes else UNKNOWN)
 
     def take(self, answer: Answer) -> tuple[Reply, int]:
         """Return the next reply and its bytes: all that are left if it is the last, or its end is hidden."""
@@ -367,7 +383,8 @@ class _Replies:
             return NO_REPLY, 0
         self.awaited -= 1
         if start == UNKNOWN:
-            return UNSEEN, 0
+            share, self._unshared = self._unshared, 0
+            return UNSEEN, share
         if start >= turn.response_bytes:
             return (UNANSWERED if turn.flags & _CLOSED else NO_REPLY), 0
         if not self.awaited:
