@@ -114,7 +114,9 @@ def _parse() -> argparse.Namespace:
     only = f"one of {', '.join(_BENCHMARKS)}; repeatable"
     parser.add_argument("--only", action="append", choices=_BENCHMARKS, metavar="NAME", help=only)
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md from this run")
-    part = "of acceleration, awake, bypass and soak: workloads whose name has this in it; repeatable"
+    part = (
+        "of acceleration, awake, bypass, full_speed and soak: workloads whose name has this in it; repeatable"
+    )
     parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help=part)
     load = "measure nothing: show (or write the docs from) files such as bench/out/run.json, or its parts"
     parser.add_argument("--load", type=Path, nargs="+", metavar="FILE", help=load)

@@ -62,14 +62,22 @@ def figures(
     return {name: fmean(latencies_us) if name == "mean" else cuts[_PERCENTILES[name] - 1] for name in names}
 
 
-def pgbench(server: PostgreSql, directory: Path | None, clients: int, options: Sequence[object]) -> Told:
+def pgbench(
+    server: PostgreSql,
+    directory: Path | None,
+    clients: int,
+    options: Sequence[object],
+    cpu: int | None = None,
+) -> Told:
     """Run pgbench, by default its TPC-B; a request is a transaction.
 
     directory: where it logs each; latencies are those of the log, and without one there are none.
+    cpu: it runs there only.
     """
     log = directory / f"pgbench-{time.monotonic_ns()}" if directory else None
     logging = ("--log", f"--log-prefix={log}") if log else ()
-    done = _run(*server.pgbench(f"--client={clients}", *logging, *options))
+    there = () if cpu is None else ("taskset", "--cpu-list", cpu)
+    done = _run(*there, *server.pgbench(f"--client={clients}", *logging, *options))
     count = _number(r"transactions actually processed: (\d+)", done)
     rate = _number(r"tps = ([\d.]+) \(without", done)
     if directory is None or log is None:
