@@ -6,6 +6,7 @@ connections turn by turn: so both give the same.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -29,7 +30,7 @@ from masdeepflow.protocols.postgresql.plain import (
 from masdeepflow.protocols.postgresql.queries import Queries, are_queries
 from masdeepflow.protocols.postgresql.requests import NOTHING, Command, described, unknown_statement
 from masdeepflow.protocols.postgresql.sides import Side, keys_of
-from masdeepflow.recall import once
+from masdeepflow.recall import once, renumber
 from masdeepflow.schema import Flag, Kind
 from masdeepflow.table import ABSENT
 
@@ -48,6 +49,8 @@ T = TypeVar("T")
 # A member of an enum would have NumPy cast the whole column to int64 first.
 _TURN = int(Kind.TURN)
 _ODD = int(Flag.CONTINUED | Flag.SERVER_FIRST)
+_DENSE = 4
+"""Times as many places as numbers: a table of so many is quicker than sorting."""
 
 
 class _Requests(NamedTuple):
@@ -91,7 +94,7 @@ class Common:
         codes = np.zeros(len(slots), np.int32)
         codes[asked] = replies.codes
         each = _each(requests.take(rows), Coded(codes[rows], replies.values))
-        several = len(each.turns) > len(rows)
+        several = len(each.asks.codes) > len(rows)
         rows = rows[each.turns]
         states = states.take(each.turns)
         namespaces = Coded(states.codes, [None if one is None else one.namespace for one in states.values])
@@ -144,29 +147,29 @@ class Common:
 
 
 class _Each(NamedTuple):
-    """k transactions of m turns. turns: intp (k,), ascending index into the turns."""
+    """k transactions of m turns. turns: intp (k,), ascending index into the turns; of one each, all."""
 
-    turns: NDArray[np.intp]
+    turns: NDArray[np.intp] | slice
     asks: Coded[Ask]
     answers: Coded[Answer]
 
 
 def _each(requests: Coded[Plain], replies: Coded[tuple[Answer, ...]]) -> _Each:
     """Return what is asked and answered in m turns, each by itself."""
-    numbers = np.array([len(plain.asks) for plain in requests.values], np.intp)[requests.codes]
-    first = np.cumsum(numbers) - numbers
-    turns = np.repeat(np.arange(len(numbers)), numbers)
-    ranks = np.arange(len(turns)) - first[turns]
     asks = Coded(requests.codes, [plain.asks for plain in requests.values])
+    numbers = asks.integers(len)
+    if (numbers == 1).all():
+        return _Each(slice(None), _flat(asks), _flat(replies))
+    turns = np.repeat(np.arange(len(numbers)), numbers)
+    ranks = np.arange(len(turns)) - (np.cumsum(numbers) - numbers)[turns]
     return _Each(turns, _flat(asks.take(turns), ranks), _flat(replies.take(turns), ranks))
 
 
-def _flat(groups: Coded[tuple[T, ...]], ranks: NDArray[np.intp]) -> Coded[T]:
+def _flat(groups: Coded[tuple[T, ...]], ranks: NDArray[np.intp] | int = 0) -> Coded[T]:
     """Return the one of each group (k,) that its rank (k,) tells."""
-    numbers = np.array([len(group) for group in groups.values], np.intp)
-    first = np.cumsum(numbers) - numbers
-    codes = (first[groups.codes] + ranks).astype(np.int32)
-    return Coded(codes, [one for group in groups.values for one in group])
+    first = np.array([0, *accumulate(map(len, groups.values))], np.int32)
+    codes = first[groups.codes] + ranks
+    return Coded(codes.astype(np.int32, copy=False), [one for group in groups.values for one in group])
 
 
 def _shares(slots: np.ndarray, rows: NDArray[np.intp], each: _Each) -> dict[str, NDArray[np.int64]]:
@@ -227,10 +230,10 @@ def _commands(asked: _Asked, before: list[Command | None]) -> Coded[Command]:
         return Coded(asks.codes, commands)
     places = np.flatnonzero(looked_up)
     sources = _sources(asked)[places]
-    pairs, found = np.unique(sources * len(commands) + asks.codes[places], return_inverse=True)
+    found, pairs = _numbered(sources * len(commands) + asks.codes[places])
     codes = asks.codes.copy()
-    codes[places] = found + len(commands)
-    for pair in pairs.tolist():
+    codes[places] = found + np.int32(len(commands))
+    for pair in pairs:
         source, code = divmod(pair, len(asks.values))
         one, other = asks.values[code], source - len(states.values)
         if other >= 0:
@@ -242,6 +245,15 @@ def _commands(asked: _Asked, before: list[Command | None]) -> Coded[Command]:
             statement = None if state is None else state.statements.get(one.statement)
         commands.append(_about(statement, one))
     return Coded(codes, commands)
+
+
+def _numbered(pairs: NDArray[np.int64]) -> tuple[NDArray[np.integer], list[int]]:
+    """Return codes (k,) of pairs (k,), and the distinct pairs; without sorting if they are small numbers."""
+    size = int(pairs.max()) + 1
+    if size <= _DENSE * len(pairs):
+        return renumber(pairs, size)
+    distinct, codes = np.unique(pairs, return_inverse=True)
+    return codes, distinct.tolist()
 
 
 def _sources(asked: _Asked) -> NDArray[np.int64]:
