@@ -227,6 +227,30 @@ static __always_inline void datagram_io(struct connection *c, struct sock *sk, b
 	c->written = true;
 }
 
+/* A socket that sends on and on to where nobody listens is told of once in so long. */
+#define REFUSED_AGAIN_NS 1000000000ULL
+
+/* The lock is held. An ICMP message said that what the socket sent will not be received. */
+static __noinline int datagram_refused(struct connection *c, __s32 error)
+{
+	if (!c)
+		return 0;
+	struct slot *s = &c->slot;
+	__u64 first = s->request_first_ns, last = s->response_last_ns, now = bpf_ktime_get_ns();
+
+	if (c->refused_ns && now < c->refused_ns + REFUSED_AGAIN_NS)
+		return 0;
+	c->refused_ns = now;
+	s->request_first_ns = s->request_last_ns ? s->request_last_ns : now;
+	s->response_last_ns = now;
+	s->error = error;
+	write_slot(s, KIND_CONNECT_FAILED);
+	s->error = 0;
+	s->request_first_ns = first;
+	s->response_last_ns = last;
+	return 0;
+}
+
 /* The lock is held. Returns whether the socket has to be looked at again without new I/O. */
 static __always_inline bool datagram_silent(struct connection *c, __u64 now)
 {

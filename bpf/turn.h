@@ -26,6 +26,7 @@ struct connection {
 	struct moved counted;  /* what the golden signals have of the totals */
 	__u64 asked_ns;        /* datagrams: the last request */
 	__u64 shown_ns;        /* UDP: when a turn was written last */
+	__u64 refused_ns;      /* UDP: when it was told last that a datagram was refused */
 	__u32 read_seq;        /* TCP: copied_seq before the first byte that was counted */
 	__u32 sending_jiffies; /* TCP: as of the last read, see sending_jiffies() */
 	__u32 unseen_sweeps;   /* in a row that found bytes read that no hook had counted */

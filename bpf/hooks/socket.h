@@ -358,6 +358,9 @@ static __noinline int udp_io(struct sock *sk, bool send, int length)
 		datagram_io(c, sk, send, &io, now);
 	else
 		turn_io(c, send, &io, now);
+	/* On this host the answer that nobody listens comes within the call, to a socket that was not known then. */
+	if (send && sk->sk_err)
+		datagram_refused(c, sk->sk_err);
 	unlock(c);
 	if (!shared.unfinished_other)
 		shared.unfinished_other = 1;

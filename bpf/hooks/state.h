@@ -169,6 +169,22 @@ int BPF_PROG(on_destroy, struct sock *sk)
 	return 0;
 }
 
+/* A UDP socket with a peer learns that nobody listens there: ICMP, from this host or another. */
+SEC("tp_btf/inet_sk_error_report")
+int BPF_PROG(on_error, struct sock *sk)
+{
+	if (sk->sk_protocol != IPPROTO_UDP || !sk->__sk_common.skc_dport)
+		return 0;
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct connection *c = bpf_map_lookup_elem(&other_connections, &cookie);
+	if (!c)
+		return 0;
+	lock(c);
+	datagram_refused(c, sk->sk_err);
+	unlock(c);
+	return 0;
+}
+
 /* When the first unread byte arrived: how long a request waits before the server reads it. Of datagrams: when they left. */
 SEC("tp_btf/sk_data_ready")
 int BPF_PROG(on_data_ready, struct sock *sk)

@@ -199,7 +199,9 @@ class Pipeline:
         return tables
 
     def _forget(self, events: np.ndarray) -> None:
-        ended = events["cookie"][np.isin(events["kind"], _ENDED)]
+        # A datagram that is refused does not end its socket.
+        over = np.isin(events["kind"], _ENDED) & (events["transport"] != Transport.UDP)
+        ended = events["cookie"][over]
         if len(ended):
             cookies = ended.tolist()
             self.registry.forget(cookies)

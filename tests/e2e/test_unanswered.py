@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.server("nginx", "curl", "dig", "psql", "redis-cli")]
 
-_SILENT, _RESOLVER = "127.0.53.57", "127.0.53.58"
+_SILENT, _RESOLVER, _DOWN = "127.0.53.57", "127.0.53.58", "127.0.53.59"
 _WAIT_S = 20
 _PAUSE_S = 0.3  # longer than any answer waits to be taken for over
 _MILLISECOND, _SECOND = 1_000_000, 1_000_000_000
@@ -150,6 +150,17 @@ def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
         ("client", "DNS", "timed out", "5000")
     ] * 3
     assert sum("DNS Query: A dead.golden.test" in line for line in logs.lines) == 3
+
+
+def test_a_name_server_that_is_down(tmp_path: Path) -> None:
+    """Its host says at once that nobody listens: so does the log, long before the query counts as lost."""
+    command = servers.resolving_at(tmp_path, _DOWN, "getent", "ahostsv4", "dead.golden.test")
+    logs = _logs(tmp_path, 53, lambda: run(*command), 1, _DOWN)
+    failed = [one for one in logs.objects if one.get("event") == "connect_failed"]
+    assert {(one["error.type"], one["network.transport"]) for one in failed} == {("ECONNREFUSED", "udp")}
+    places = [place for place, line in enumerate(logs.lines) if "Connect failed: ECONNREFUSED" in line]
+    assert len(places) == len(failed) >= 1
+    assert "DNS Query: A dead.golden.test" in logs.lines[places[0] - 1]
 
 
 def test_a_resolver_that_asks_again(tmp_path: Path) -> None:

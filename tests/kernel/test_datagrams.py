@@ -221,7 +221,8 @@ def test_a_socket_that_is_not_answered_tells_so_once(stage: Stage) -> None:
     """Five seconds behind the last question, a slot shows that time has passed."""
 
     def ask() -> None:
-        with _udp() as sock:
+        with _udp() as deaf, _udp() as sock:
+            deaf.bind((LOOPBACK, FOLLOWED))
             sock.connect((LOOPBACK, FOLLOWED))
             sock.send(b"nobody listens")
 

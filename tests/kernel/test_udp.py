@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -149,14 +151,16 @@ def test_an_unanswered_question_is_written_in_the_end(stage: Stage) -> None:
     """A datagram that nobody answers becomes a turn without a response, seconds later."""
 
     def ask() -> None:
-        with _udp(LOOPBACK) as sock:
+        with _udp(LOOPBACK) as deaf, _udp(LOOPBACK) as sock:
+            deaf.bind((LOOPBACK, PORT))
             sock.connect((LOOPBACK, PORT))
             sock.send(b"nobody listens")
 
     stage.start(ask)
     slots = stage.until(lambda slots: any(slot.kind == Kind.TURN for slot in slots))
+    assert [slot.kind for slot in slots] == [Kind.OPEN, Kind.TURN], slots
     opened, turn = slots
-    assert (opened.kind, opened.request) == (Kind.OPEN, b"nobody listens")
+    assert opened.request == b"nobody listens"
     assert (turn.request, turn.response_bytes, turn.response_first_ns) == (b"nobody listens", 0, 0)
     assert turn.response_last_ns >= turn.request_last_ns + UNANSWERED_NS
     assert turn.flags & Flag.OPENED
@@ -183,3 +187,63 @@ def test_requests_without_response_end_at_the_next(stage: Stage) -> None:
         (b"2", b""),
         (b"last", b"re: last"),
     ]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_datagram_that_nobody_listens_for_is_refused(stage: Stage, host: str) -> None:
+    """CONNECT_FAILED tells at once, under the right process, from the first datagram of the socket on."""
+
+    def ask() -> tuple[str, int]:
+        with _udp(host) as sock:
+            sock.connect((host, PORT))
+            sock.send(b"anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                sock.recv(100)
+            address: tuple[str, int] = sock.getsockname()[:2]
+            return address
+
+    client = stage.start(ask)
+    refused = stage.event(Kind.CONNECT_FAILED)
+    assert (refused.error, refused.transport, refused.pid) == (errno.ECONNREFUSED, Transport.UDP, client.pid)
+    assert (refused.role, refused.local, refused.remote) == (Role.CLIENT, client.result, (host, PORT))
+    assert 0 < refused.request_first_ns <= refused.response_last_ns
+
+
+def test_a_socket_that_is_refused_again_and_again_tells_so_once_a_second(stage: Stage) -> None:
+    """So metrics that are sent to a collector that is gone do not fill the ring; the turns are all there."""
+
+    def send() -> None:
+        with _udp(LOOPBACK) as sock:
+            sock.connect((LOOPBACK, PORT))
+            for _ in range(40):
+                with contextlib.suppress(ConnectionRefusedError):
+                    sock.send(b"load:1|g")
+
+    stage.start(send)
+    stage.settle()
+    assert len(stage.events(Kind.CONNECT_FAILED)) == 1
+
+
+def test_a_turn_is_whole_though_a_datagram_before_it_was_refused(stage: Stage) -> None:
+    """Somebody listens by then: question and answer are a turn as ever, the refusal leaves nothing in it."""
+    refused = Gate()
+
+    def ask() -> None:
+        with _udp(LOOPBACK) as sock:
+            sock.connect((LOOPBACK, PORT))
+            sock.send(b"anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                sock.recv(100)
+            refused.open()
+            again.wait()
+            sock.send(b"and now?")
+            assert sock.recv(100) == b"re: and now?"
+
+    again = Gate()
+    stage.start(ask)
+    refused.wait()
+    _answering(stage, LOOPBACK, 1)
+    again.open()
+    turn = stage.turns(Role.CLIENT)[-1]
+    assert (turn.request, turn.response, turn.error) == (b"and now?", b"re: and now?", 0)
+    assert turn.request_first_ns < turn.response_last_ns < turn.request_first_ns + UNANSWERED_NS

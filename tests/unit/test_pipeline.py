@@ -340,6 +340,17 @@ def test_a_closed_connection_is_forgotten_everywhere() -> None:
     assert len(pipeline.endpoints) == 1  # the one that was only accepted
 
 
+def test_a_refused_datagram_does_not_end_its_socket() -> None:
+    """What waits on it is still waited for: somebody may listen by the time it asks again."""
+    toy = Toy("a")
+    pipeline = _pipeline(toy)
+    _texts(turn(b"aL", transport=Transport.UDP), pipeline=pipeline)
+    refused = turn(kind=Kind.CONNECT_FAILED, transport=Transport.UDP, error=111)
+    _, events = pipeline.process(make_slots(refused), OFFSET)
+    assert (events.kind.tolist(), events.error.tolist()) == ([Kind.CONNECT_FAILED], [111])
+    assert toy.forgotten == []
+
+
 def test_what_waits_ends_with_its_connection() -> None:
     """A turn that was written when its answer paused is not written again: the close stands for it."""
     toy = Waiting("a")

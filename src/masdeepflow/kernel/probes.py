@@ -28,7 +28,16 @@ ENUMS = ("slot_kind", "slot_role", "slot_transport", "slot_flag")
 SLOT_SIZES = {512: 208, 1024: 560, 2048: 1328, 4096: 2864}
 """Size of a ring record in bytes -> bytes of request payload that it holds (bpf/wire.h)."""
 
-_TRACEPOINTS = ("on_fork", "on_exec", "on_send", "on_receive", "on_state", "on_destroy", "on_data_ready")
+_TRACEPOINTS = (
+    "on_fork",
+    "on_exec",
+    "on_send",
+    "on_receive",
+    "on_state",
+    "on_destroy",
+    "on_error",
+    "on_data_ready",
+)
 _COARSE = 6  # CLOCK_MONOTONIC_COARSE of linux/time.h, whose resolution is a jiffy
 _WHEN_SPLICING = "on_splice"  # costs every read of a TCP socket, so only hosts that need it pay
 _FINDERS = ("find_sockets", "find_files")
