@@ -82,6 +82,7 @@ class _Places:
         resources = {service.resource for service in snapshot.services}
         resources |= {peer.resource for peer in snapshot.peers}
         resources |= {failure.resource for failure in snapshot.failures_by}
+        resources |= {broken.resource for broken in snapshot.broken_by}
         fields = range(len(_RESOURCE_LABELS))
         self._used = [field for field in fields if any(resource[field] for resource in resources)]
         self.labels = tuple(_RESOURCE_LABELS[field] for field in self._used)
@@ -211,7 +212,7 @@ def _requests(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
         "masdeepflow_requests", "Requests, answered or not, lost ones included", labels=labels
     )
     errors = CounterMetricFamily(
-        "masdeepflow_request_errors", "Requests that were answered with an error", labels=labels
+        "masdeepflow_request_errors", "Requests that were answered with an error, or never", labels=labels
     )
     for service, (total, failed) in zip(snapshot.services, snapshot.signals.tolist(), strict=True):
         values = (service.name, service.protocol, *places.of(service.resource), service.role)
@@ -236,6 +237,11 @@ def _connections(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
     failures = CounterMetricFamily(
         "tcp_connect_failures", "Failed connects", labels=("service_name", "error_type", *places.labels)
     )
+    broken = CounterMetricFamily(
+        "tcp_connections_broken",
+        "Connections that were reset by the other end, or given up by the kernel",
+        labels=(*peers, "error_type"),
+    )
     for peer, row in zip(snapshot.peers, snapshot.connections.tolist(), strict=True):
         opens, closes, again, sent, received, rtt_ns, *counts = row
         labels = (peer.service, peer.role, *places.of(peer.resource))
@@ -247,7 +253,9 @@ def _connections(snapshot: Snapshot, places: _Places) -> Iterator[Metric]:
         rtt.add_metric(labels, _cumulative(counts), rtt_ns / 1e9)
     for failure, (count,) in zip(snapshot.failures_by, snapshot.failures.tolist(), strict=True):
         failures.add_metric((failure.service, failure.error, *places.of(failure.resource)), count)
-    yield from (opened, closed, retransmits, moved, rtt, failures)
+    for why, (count,) in zip(snapshot.broken_by, snapshot.broken.tolist(), strict=True):
+        broken.add_metric((why.service, why.role, *places.of(why.resource), why.error), count)
+    yield from (opened, closed, retransmits, moved, rtt, failures, broken)
 
 
 def _lookup_counters(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:

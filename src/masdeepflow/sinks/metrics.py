@@ -35,7 +35,18 @@ if TYPE_CHECKING:
     from masdeepflow.summary import Summary
     from masdeepflow.table import Attribute, Events, Output, Table
 
-__all__ = ["FAMILIES", "OTHER", "Failure", "Metrics", "Peer", "Resource", "Series", "Service", "Snapshot"]
+__all__ = [
+    "FAMILIES",
+    "OTHER",
+    "Broken",
+    "Failure",
+    "Metrics",
+    "Peer",
+    "Resource",
+    "Series",
+    "Service",
+    "Snapshot",
+]
 
 OTHER = "(other)"
 """The service under which everything beyond the limits is counted."""
@@ -104,6 +115,15 @@ class Failure(NamedTuple):
     resource: Resource = Resource()
 
 
+class Broken(NamedTuple):
+    """Why connections ended otherwise than by a close, at one end of them. error: the errno's name."""
+
+    service: str
+    role: str
+    error: str
+    resource: Resource = Resource()
+
+
 class _Signals:
     """Columns of a service's counters; the fine histogram follows."""
 
@@ -129,6 +149,7 @@ class Snapshot:
     signals: (n, 2), requests and errors. durations: (n, 1 + buckets), sum in ns and counts by bucket.
     connections: (n, 6 + buckets), opened, closed, retransmits, bytes sent, bytes received,
     sum of round-trip times in ns and their counts by bucket. failures: (n, 1), failed connects.
+    broken: (n, 1), connections that were reset or that the kernel gave up on.
     events: connection events and transactions by type. coverage: bytes parsed and moved, by service.
     """
 
@@ -140,6 +161,8 @@ class Snapshot:
     connections: NDArray[np.int64]
     failures_by: list[Failure]
     failures: NDArray[np.int64]
+    broken_by: list[Broken]
+    broken: NDArray[np.int64]
     events: dict[str, int]
     coverage: list[Coverage]
 
@@ -166,6 +189,7 @@ class Metrics:
         self._series: Counters[Series] = Counters(_Durations.BUCKETS + buckets, series_limit)
         self._peers: Counters[Peer] = Counters(_Connections.RTT_BUCKETS + buckets, service_limit)
         self._failures: Counters[Failure] = Counters(1, service_limit)
+        self._broken: Counters[Broken] = Counters(1, service_limit)
         self._bytes: Counters[str] = Counters(2, service_limit)
         self._family_of: dict[str, str] = {}
         # Protocol -> its endpoints seen last, which this keeps alive, and the row in `_services` of each.
@@ -245,6 +269,8 @@ class Metrics:
                 connections=self._peers.copy(),
                 failures_by=self._failures.keys(),
                 failures=self._failures.copy(),
+                broken_by=self._broken.keys(),
+                broken=self._broken.copy(),
                 events={
                     "transaction": self._transactions,
                     **{kind.name.lower(): int(self._events[kind]) for kind in _EVENTS},
@@ -337,6 +363,9 @@ class Metrics:
         server = np.array([owner.role == "server" for owner in owners], bool)[mine]
         closes = np.flatnonzero((events.kind == Kind.CLOSE) & (peers >= 0))
         self._add_closes(events, closes, peers[closes], server[closes])
+        broken = closes[events.error[closes] > 0]
+        if len(broken):
+            self._add_broken(owners, mine[broken], events.error[broken])
         for row in np.flatnonzero((events.kind == Kind.CONNECT_FAILED) & (peers >= 0)).tolist():
             self._add_failure(_peer(owners[mine[row]]), int(events.error[row]))
 
@@ -369,10 +398,24 @@ class Metrics:
         self._peers.add(peers[measured], _Connections.RTT_NS, rtt_ns)
         self._peers.add(peers[measured], _Connections.RTT_BUCKETS + bucket_of(rtt_ns), 1)
 
+    def _add_broken(self, owners: list[Owner], mine: NDArray[np.intp], errors: NDArray[np.int32]) -> None:
+        """Count broken connections. mine: (m,), which of the owners is that of each; errors: (m,), errnos."""
+        kinds, counts = np.unique(np.stack([mine, errors]), axis=1, return_counts=True)
+        for owner, error, count in zip(*kinds.tolist(), counts.tolist(), strict=True):
+            if owners[owner].transport != "tcp":
+                continue
+            peer, name = _peer(owners[owner]), _errno(error)
+            key = Broken(peer.service, peer.role, name, peer.resource)
+            self._broken.row(self._broken.number(key, Broken(OTHER, peer.role, name)))[0] += count
+
     def _add_failure(self, peer: Peer, error: int) -> None:
-        name = errno.errorcode.get(error, str(error)) if error else "closed"
+        name = _errno(error) if error else "closed"
         number = self._failures.number(Failure(peer.service, name, peer.resource), Failure(OTHER, name))
         self._failures.row(number)[0] += 1
+
+
+def _errno(error: int) -> str:
+    return errno.errorcode.get(error, str(error))
 
 
 def _prompt(table: Table, rows: NDArray[np.intp] | slice) -> NDArray[np.bool_] | slice:

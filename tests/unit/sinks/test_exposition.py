@@ -51,6 +51,7 @@ def _full() -> CollectorRegistry:
                 {"kind": Kind.CONNECT_FAILED, "error": errno.ECONNREFUSED},
                 {
                     "kind": Kind.CLOSE,
+                    "error": errno.ECONNRESET,
                     "request_bytes": 7,
                     "response_bytes": 9,
                     "srtt_us": 50,
@@ -168,6 +169,7 @@ def test_connections(samples: Samples) -> None:
     assert _value(samples, "tcp_rtt_seconds_bucket", le="0.0001", **labels) == 1
     assert _value(samples, "tcp_rtt_seconds_sum", **labels) == pytest.approx(0.00005)
     assert _value(samples, "tcp_connect_failures_total", service_name="curl", error_type="ECONNREFUSED") == 1
+    assert _value(samples, "tcp_connections_broken_total", error_type="ECONNRESET", **labels) == 1
 
 
 def test_the_agent_tells_about_itself(samples: Samples) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from masdeepflow.schema import Kind
 from masdeepflow.sinks.latency import KERNEL_BUCKETS
-from masdeepflow.sinks.metrics import OTHER, Failure, Metrics, Peer, Series, Service
+from masdeepflow.sinks.metrics import OTHER, Broken, Failure, Metrics, Peer, Series, Service
 from masdeepflow.summary import ServiceSummary, Summary
 from tests.support.tables import CLIENT, MILLISECOND, SECOND, SERVER, make_events, make_output, make_table
 
@@ -272,6 +272,24 @@ def test_failed_connects_are_counted_by_error() -> None:
     snapshot = metrics.snapshot()
     assert snapshot.failures_by == [Failure("curl", "ECONNREFUSED"), Failure("curl", "closed")]
     assert snapshot.failures.tolist() == [[2], [1]]
+
+
+def test_broken_connections_are_counted_by_error_at_each_end() -> None:
+    """Resets and what the kernel gave up on; not closes, nor connects that failed."""
+    reset = {"kind": Kind.CLOSE, "error": errno.ECONNRESET}
+    rows = (
+        *(reset, {**reset, "end": SERVER}, reset, {"kind": Kind.CLOSE}),
+        *({**reset, "error": errno.ETIMEDOUT}, {"kind": Kind.CONNECT_FAILED, "error": errno.ECONNREFUSED}),
+    )
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.write(make_output(events=make_events(*rows)))
+    snapshot = metrics.snapshot()
+    assert dict(zip(snapshot.broken_by, snapshot.broken[:, 0].tolist(), strict=True)) == {
+        Broken("curl", "client", "ECONNRESET"): 4,
+        Broken("curl", "client", "ETIMEDOUT"): 2,
+        Broken("nginx", "server", "ECONNRESET"): 2,
+    }
 
 
 def test_snapshots_never_go_backwards_and_are_whole() -> None:
