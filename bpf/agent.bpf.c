@@ -17,6 +17,7 @@
 #include "hooks/departure.h"
 #include "hooks/socket.h"
 #include "hooks/state.h"
+#include "hooks/unheard.h"
 #include "hooks/process.h"
 #include "hooks/sweep.h"
 

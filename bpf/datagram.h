@@ -41,6 +41,46 @@ struct {
 	__type(value, struct peers);
 } peers_of_socket SEC(".maps");
 
+/* A server has many peers, and more unread. Who asks it is known when it answers; this is for what it never answers. */
+#define ASKERS 64
+
+struct askers {
+	struct unread unread[ASKERS];
+	__u32 next_unread;
+	__u32 unused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct askers);
+} askers_of_socket SEC(".maps");
+
+/*
+ * Who asks several servers over one socket takes one answer, and closes it. Whether the others live is told by answers that
+ * nobody reads (on_drop()), by the client's port: the socket may be gone.
+ */
+struct arrived {
+	__u64 at_ns;
+	__u32 first;           /* bytes of the payload */
+	__u32 from;            /* of whom, see brief() */
+};
+
+struct asked_several {
+	__u64 cookie;
+	__u32 left;            /* answers that may be told of: no more than were asked for */
+	__u32 next_arrived;
+	struct arrived arrived[UNREAD]; /* in the socket's buffer */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct asked_several);
+} several SEC(".maps");
+
 static __always_inline void get_end(struct end *end, const struct slot *s)
 {
 	__builtin_memset(end, 0, sizeof(*end));
@@ -74,33 +114,110 @@ static __always_inline void add_asked(struct peers *p, const struct end *peer)
 		p->asked[p->next_asked++ % ASKED_PEERS] = *peer;
 }
 
+static __always_inline bool is_datagram_port(__u16 port)
+{
+	__u32 word = port / 64;
+	const __u64 *ports = bpf_map_lookup_elem(&datagram_ports, &word);
+	return ports && (*ports >> (port & 63)) & 1;
+}
+
+/* What a buffer holds of a datagram: the start of its IP header, its UDP header, and the first bytes behind that. */
+struct datagram {
+	__u8 network[24];
+	__be16 transport[6];
+};
+
+static __always_inline bool read_datagram(struct datagram *d, struct sk_buff *skb)
+{
+	const unsigned char *head = skb->head;
+	return !bpf_probe_read_kernel(d->network, sizeof(d->network), head + skb->network_header) &&
+	       !bpf_probe_read_kernel(d->transport, sizeof(d->transport), head + skb->transport_header);
+}
+
+/* Who sent it, as a socket of this family knows the peer. */
+static __always_inline void get_sender(struct end *from, const struct datagram *d, __u16 family)
+{
+	__builtin_memset(from, 0, sizeof(*from));
+	if (d->network[0] >> 4 == 6) {
+		__builtin_memcpy(from->address, d->network + 8, 16);
+	} else if (family == AF_INET6) {
+		from->address[10] = from->address[11] = 0xff;
+		__builtin_memcpy(from->address + 12, d->network + 12, 4);
+	} else {
+		__builtin_memcpy(from->address, d->network + 12, 4);
+	}
+	from->port = __builtin_bswap16(d->transport[0]);
+}
+
+static __always_inline struct unread *next_unread(struct sock *sk)
+{
+	struct peers *p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, 0);
+	if (p)
+		return &p->unread[__sync_fetch_and_add(&p->next_unread, 1) % UNREAD];
+	if (!is_datagram_port(sk->__sk_common.skc_num))
+		return NULL;
+	struct askers *a = bpf_sk_storage_get(&askers_of_socket, sk, NULL, 0);
+	return a ? &a->unread[__sync_fetch_and_add(&a->next_unread, 1) % ASKERS] : NULL;
+}
+
+static __always_inline __u32 brief(const struct end *end)
+{
+	return *(const __u32 *)(end->address + 12) ^ *(const __u32 *)end->address ^ end->port;
+}
+
+static __always_inline void note_arrival(const struct sock *sk, const struct unread *u)
+{
+	__u32 port = sk->__sk_common.skc_num;
+	struct asked_several *asked = bpf_map_lookup_elem(&several, &port);
+	if (!asked)
+		return;
+	struct arrived *a = &asked->arrived[asked->next_arrived++ % UNREAD];
+	a->at_ns = bpf_ktime_get_ns();
+	a->first = u->first;
+	a->from = brief(&u->from);
+}
+
+/* When it was put in a buffer; now if it never was. */
+static __always_inline __u64 arrived_ns(const struct asked_several *asked, const struct end *from, __u32 first)
+{
+	for (int i = 0; i < UNREAD; i++) {
+		const struct arrived *a = &asked->arrived[i];
+		if (a->at_ns && a->first == first && a->from == brief(from))
+			return a->at_ns;
+	}
+	return bpf_ktime_get_ns();
+}
+
 /* A datagram was put in the socket's buffer: the last one there. */
 static __noinline int note_sender(struct sock *sk)
 {
-	struct peers *p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, 0);
-	if (!p || !sk->sk_receive_queue.qlen)
+	struct datagram d;
+	if (!sk->sk_receive_queue.qlen)
 		return 0;
-	struct sk_buff *skb = BPF_CORE_READ(sk, sk_receive_queue.prev);
-	const unsigned char *head = BPF_CORE_READ(skb, head);
-	__u8 network[24];
-	__be16 transport[6]; /* a UDP header, and the first bytes behind it */
-	if (bpf_probe_read_kernel(network, sizeof(network), head + BPF_CORE_READ(skb, network_header)) ||
-	    bpf_probe_read_kernel(transport, sizeof(transport), head + BPF_CORE_READ(skb, transport_header)))
+	struct unread *u = next_unread(sk);
+	if (!u || !read_datagram(&d, sk->sk_receive_queue.prev))
 		return 0;
-	struct unread *u = &p->unread[p->next_unread++ % UNREAD];
-	__builtin_memset(&u->from, 0, sizeof(u->from));
-	if (network[0] >> 4 == 6) {
-		__builtin_memcpy(u->from.address, network + 8, 16);
-	} else if (sk->__sk_common.skc_family == AF_INET6) {
-		u->from.address[10] = u->from.address[11] = 0xff;
-		__builtin_memcpy(u->from.address + 12, network + 12, 4);
-	} else {
-		__builtin_memcpy(u->from.address, network + 12, 4);
-	}
-	u->from.port = __builtin_bswap16(transport[0]);
-	__builtin_memcpy(&u->first, &transport[4], sizeof(u->first));
+	get_sender(&u->from, &d, sk->__sk_common.skc_family);
+	__builtin_memcpy(&u->first, &d.transport[4], sizeof(u->first));
 	u->there = true;
+	if (shared.watching && !is_datagram_port(sk->__sk_common.skc_num))
+		note_arrival(sk, u);
 	return 0;
+}
+
+/* Another answer to this client may be told of though nobody reads it. */
+static __always_inline void expect_unread(const struct slot *s)
+{
+	__u32 port = s->local_port;
+	struct asked_several *known = bpf_map_lookup_elem(&several, &port);
+	struct asked_several new = {.cookie = s->cookie, .left = ASKED_PEERS};
+
+	if (!shared.asks_several)
+		shared.asks_several = 1;
+	if (known && known->cookie == s->cookie)
+		__sync_fetch_and_add(&known->left, 1);
+	else
+		bpf_map_update_elem(&several, &port, &new, BPF_ANY);
 }
 
 /* A socket without a peer of its own, which has asked `before` if anybody, asks whom the slot names now. */
@@ -117,9 +234,11 @@ static __always_inline void peer_asked(struct sock *sk, const struct end *before
 	}
 	if (!p)
 		return;
-	if (before->port)
-		add_asked(p, before);
 	add_asked(p, &now);
+	if (!before->port)
+		return;
+	add_asked(p, before);
+	expect_unread(s);
 }
 
 /*
@@ -144,11 +263,28 @@ static __noinline int name_sender(struct sock *sk, struct slot *s)
 	return 0;
 }
 
-static __always_inline bool is_datagram_port(__u16 port)
+/*
+ * Name in the slot who asks the server whose socket has read what it holds: of those noted as many came later as there are
+ * left to read. Not quite: a datagram is put in the queue before it is noted, and threads may read at once.
+ */
+static __noinline int name_asker(struct sock *sk, struct slot *s)
 {
-	__u32 word = port / 64;
-	const __u64 *ports = bpf_map_lookup_elem(&datagram_ports, &word);
-	return ports && (*ports >> (port & 63)) & 1;
+	struct askers *a = bpf_sk_storage_get(&askers_of_socket, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!a)
+		return 0;
+	__u32 left = sk->sk_receive_queue.qlen + BPF_CORE_READ((struct udp_sock *)sk, reader_queue.qlen);
+	__u32 at = a->next_unread - left - UNREAD / 2;
+	if (left >= ASKERS - UNREAD)
+		return 0;
+	for (__u32 i = 0; i < UNREAD; i++) {
+		struct unread *u = &a->unread[(at + i) % ASKERS];
+		if (!u->there || u->first != *(__u32 *)s->request)
+			continue;
+		u->there = false;
+		set_end(s, &u->from);
+		return 1;
+	}
+	return 0;
 }
 
 /* Whether its last datagram had a slot of its own. */
@@ -202,11 +338,18 @@ static __always_inline void datagram_io(struct connection *c, struct sock *sk, b
 
 	begin_turn(c);
 	datagram_payload(s, io);
-	if (!asks && !send && !sk->__sk_common.skc_dport && s->request_length) {
+	if (!send && !sk->__sk_common.skc_dport && s->request_length) {
 		get_end(&asked, s);
-		named = name_sender(sk, s);
+		if (asks)
+			name_asker(sk, s);
+		else
+			named = name_sender(sk, s);
+		if (named && shared.watching)
+			s->flags |= FLAG_WATCHED;
 	}
 	if (asks) {
+		if (!sk->__sk_common.skc_dport && shared.watching)
+			s->flags |= FLAG_WATCHED;
 		s->request_first_ns = s->request_last_ns = now;
 		s->request_bytes = io->length;
 		s->request_segments = 1;
@@ -248,6 +391,34 @@ static __noinline int datagram_refused(struct connection *c, __s32 error)
 	s->error = 0;
 	s->request_first_ns = first;
 	s->response_last_ns = last;
+	return 0;
+}
+
+/*
+ * The lock is held. What the client's socket asks could not be sent, if `send`, or what it has asked failed: errno `error`.
+ * Refusals come by ICMP, on loopback before the send has ended; whether the client reads of them is another matter.
+ */
+static __noinline int datagram_failed(struct connection *c, bool send, const struct io *io, int error)
+{
+	struct slot *s = &c->slot;
+	__u64 now = bpf_ktime_get_ns();
+
+	begin_turn(c);
+	s->flags |= FLAG_FAILED;
+	s->error = error;
+	if (s->service == NO_SERVICE || s->service == OVERFLOW_SERVICE)
+		s->service = find_service(s);
+	if (send) {
+		datagram_payload(s, io);
+		s->request_first_ns = s->request_last_ns = now;
+		count_datagram(s, write_slot(s, KIND_DATAGRAM), c->asked_ns);
+	} else {
+		s->response_first_ns = s->response_last_ns = now;
+		write_slot(s, KIND_DATAGRAM);
+		c->unanswered = 0;
+	}
+	s->error = 0;
+	c->written = true;
 	return 0;
 }
 

@@ -43,7 +43,9 @@ enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 enum { MSG_PEEK = 2, MSG_TRUNC = 0x20, MSG_ERRQUEUE = 0x2000 };
 enum { SK_USER_DATA_PSOCK = 4 };
 enum { RCV_SHUTDOWN = 1, SEND_SHUTDOWN = 2, SHUTDOWN_MASK = 3 };
-enum { ENOSYS = 38, EADDRNOTAVAIL = 99, ECONNRESET = 104, ECANCELED = 125 };
+enum { EPERM = 1, EACCES = 13, ENOSYS = 38, ENOPROTOOPT = 92, EADDRNOTAVAIL = 99, ENETDOWN = 100, ENETUNREACH = 101 };
+enum { ECONNRESET = 104, ECONNREFUSED = 111, EHOSTDOWN = 112, EHOSTUNREACH = 113, ECANCELED = 125 };
+enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
 /* include/net/tcp_states.h */
 enum {
 	TCP_ESTABLISHED = 1, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_CLOSE,
@@ -93,8 +95,10 @@ struct sock_common {
 
 struct sk_buff {
 	unsigned char *head;
+	__u32 tail;
 	__u16 transport_header;
 	__u16 network_header;
+	__be16 protocol;
 };
 
 struct sk_buff_head {
@@ -116,6 +120,10 @@ struct sock {
 	__u8 sk_shutdown;
 	__u8 sk_userlocks : 4;
 	__u8 sk_kern_sock : 1;
+};
+
+struct udp_sock {
+	struct sk_buff_head reader_queue;
 };
 
 struct inet_sock {

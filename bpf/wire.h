@@ -77,6 +77,9 @@ enum slot_flag {
 	FLAG_ACCELERATED = 256,   /* the socket was a member of a socket hash: its bytes went past TCP */
 	FLAG_PEER_CLOSED = 512,   /* with FLAG_CLOSED: the other end closed or reset the connection before this one did */
 	FLAG_SELF_CLOSED = 1024,  /* with FLAG_CLOSED: this end did, or the kernel gave up on it */
+	FLAG_FAILED = 2048,       /* KIND_DATAGRAM, error: errno. Not sent if it is a request; else nothing came, and none will */
+	FLAG_UNREAD = 4096,       /* KIND_DATAGRAM: an answer that came and that nobody has read */
+	FLAG_WATCHED = 8192,      /* KIND_DATAGRAM, a request: if it is answered a slot tells, read or not; an answer: who sent it is certain */
 };
 
 /*
@@ -172,6 +175,8 @@ struct shared {
 	__u32 adopting;          /* the listeners are found: now the roles of older connections can be told */
 	__u32 splicing;          /* a process reads a TCP socket with splice(): on_splice() is needed */
 	__u32 jiffy_ns;
+	__u32 asks_several;      /* a client asks several servers over one socket: on_drop() is needed */
+	__u32 watching;          /* it is attached */
 };
 
 #endif

@@ -109,6 +109,7 @@ need_for_testing() {
     # Name servers and clients that share nothing with BIND's, among them a C library that asks all servers at once.
     need knot have knotd
     need knot-dnsutils have kdig
+    need knot-resolver have kresd
     need libmemcached-tools have memcping
     # A client of NATS that shares nothing with nats-py.
     need libnats-dev test -e /usr/include/nats/nats.h

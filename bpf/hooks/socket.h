@@ -106,25 +106,6 @@ static __always_inline void find_buffers(struct io *io, struct sock *sk, struct 
 		io->shape = BUFFER_NONE; /* sendfile, splice, io_uring, a 32-bit call: bytes and time only */
 }
 
-/* Nothing came or went, or was only looked at. It takes its place in a vector of messages; an error ends the vector. */
-static __always_inline int no_bytes(struct sock *sk, bool send, int length)
-{
-	struct io io = {.length = (__u32)length};
-	struct task_struct *task = current_task();
-	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
-
-	if (send && sk->sk_protocol == IPPROTO_UDP)
-		take_departure(0);
-	if (SYSCALL_NUMBER(task, regs) != (send ? NR_sendmmsg : NR_recvmmsg))
-		return 0;
-	if (length < 0)
-		return end_messages();
-	io.pointer = SYSCALL_ARG2(regs);
-	io.count = SYSCALL_ARG3(regs);
-	next_message(sk, &io);
-	return 0;
-}
-
 /* A response that did not fit in the socket buffer at once: its last byte leaves behind the last call. */
 #define BUFFERED_BYTES 16384
 
@@ -313,6 +294,14 @@ static __always_inline bool has_new_ends(const struct slot *s, struct sock *sk, 
 	return send || s->role != ROLE_CLIENT || sk->__sk_common.skc_dport;
 }
 
+/* Errors of the network, and of who forbids its use: of ICMP, routes, filters. */
+static __always_inline bool is_network_error(int error)
+{
+	return error == ECONNREFUSED || error == EHOSTUNREACH || error == ENETUNREACH || error == EPERM ||
+	       error == EACCES || error == EHOSTDOWN || error == ENETDOWN || error == ENOPROTOOPT ||
+	       error == EADDRNOTAVAIL;
+}
+
 static __noinline int udp_io(struct sock *sk, bool send, int length)
 {
 	struct io io = {.length = (__u32)length};
@@ -359,11 +348,71 @@ static __noinline int udp_io(struct sock *sk, bool send, int length)
 	else
 		turn_io(c, send, &io, now);
 	/* On this host the answer that nobody listens comes within the call, to a socket that was not known then. */
-	if (send && sk->sk_err)
+	if (send && sk->sk_err) {
 		datagram_refused(c, sk->sk_err);
+		if (datagram && is_request(c, true))
+			datagram_failed(c, false, NULL, sk->sk_err);
+	}
 	unlock(c);
 	if (!shared.unfinished_other)
 		shared.unfinished_other = 1;
+	return 0;
+}
+
+/* A client of a followed port could not send. */
+static __noinline int udp_failed(struct sock *sk, int error)
+{
+	/* How long it would have been nobody tells: what there is room for, as far as the buffers go. */
+	struct io io = {.length = PAYLOAD_BYTES};
+	struct peer_name peer = {};
+	__u64 id = bpf_get_current_pid_tgid();
+	__u16 remote = __builtin_bswap16(sk->__sk_common.skc_dport);
+
+	if (id >> 32 == shared.own_pid || is_datagram_port(sk->__sk_common.skc_num))
+		return 0;
+	struct task_struct *task = current_task();
+	find_buffers(&io, sk, task, true);
+	if (!remote)
+		read_peer(&peer, &io, task);
+	if (peer.at)
+		remote = __builtin_bswap16(peer.port);
+	if (!is_datagram_port(remote))
+		return 0;
+	struct connection *c = find_other(sk, true);
+	if (!c)
+		return 0;
+	lock(c);
+	if (c->slot.role == ROLE_CLIENT && !turn_open(c) && c->datagrams != NOT_DATAGRAMS) {
+		set_process(c, id >> 32, task);
+		c->slot.tid = (__u32)id;
+		set_addresses(&c->slot, &sk->__sk_common);
+		if (peer.at)
+			set_peer(&c->slot, &peer);
+		datagram_failed(c, true, &io, error);
+	}
+	unlock(c);
+	return 0;
+}
+
+/* Nothing came or went, or was only looked at. It takes its place in a vector of messages; an error ends the vector. */
+static __always_inline int no_bytes(struct sock *sk, bool send, int length)
+{
+	struct io io = {.length = (__u32)length};
+	struct task_struct *task = current_task();
+	struct pt_regs *regs = (struct pt_regs *)task_pt_regs(task);
+
+	if (send && sk->sk_protocol == IPPROTO_UDP) {
+		take_departure(0);
+		if (is_network_error(-length))
+			udp_failed(sk, -length);
+	}
+	if (SYSCALL_NUMBER(task, regs) != (send ? NR_sendmmsg : NR_recvmmsg))
+		return 0;
+	if (length < 0)
+		return end_messages();
+	io.pointer = SYSCALL_ARG2(regs);
+	io.count = SYSCALL_ARG3(regs);
+	next_message(sk, &io);
 	return 0;
 }
 

@@ -415,7 +415,7 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
     end = np.maximum(np.maximum(last, base["request_last_ns"]), start)
     open_rows = kinds == _OPEN if parsed.still_open is None else parsed.still_open
     attributes = {**parsed.attributes, **_accelerated(flags)}
-    lost = parsed.error & asked & ~answered & ~open_rows
+    lost = _unanswered(parsed) & asked & ~answered & ~open_rows
     if lost.any():
         closed = np.where(flags & _CLOSED > 0, word(slots, "response_last_ns")[index], ABSENT)
         closes = Closes(flags, slots["role"][index], slots["error"][index])
@@ -440,6 +440,15 @@ def _table(  # noqa: PLR0913, PLR0917  # the parts that a table is made of
         response_text=parsed.response_text,
         attributes=attributes,
     )
+
+
+def _unanswered(parsed: Parsed) -> NDArray[np.bool_]:
+    """Return which transactions (m,) have failed, or say why they have no answer though they have not."""
+    reasons = parsed.attributes.get(ERROR_TYPE)
+    if not isinstance(reasons, Encoded) or not reasons.values:
+        return parsed.error
+    unanswered: NDArray[np.bool_] = parsed.error | (reasons.codes != ABSENT)
+    return unanswered
 
 
 def _accelerated(flags: NDArray[np.uint32]) -> dict[str, Attribute]:

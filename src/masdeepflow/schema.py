@@ -75,6 +75,9 @@ class Flag(IntFlag):
     ACCELERATED = 256
     PEER_CLOSED = 512
     SELF_CLOSED = 1024
+    FAILED = 2048
+    UNREAD = 4096
+    WATCHED = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ ATTRIBUTES = _by_name(
     Column("dns.question.type", "string", "Type asked for", metric_label=True, label_values=_RECORDS),
     Column("dns.response_code", "string", "Response code", metric_label=True),
     Column("dns.answer_count", "int", "Records in the answer section"),
+    Column("dns.extended_error", "string", "What RFC 8914 says of a response, and the server's own words"),
     Column("messaging.system", "string", "Messaging product", metric_label=True),
     Column(
         "messaging.operation.name",
@@ -161,7 +165,8 @@ ATTRIBUTES = _by_name(
         ERROR_TYPE,
         "string",
         "Why the request was never answered: `timeout`, `closed` or `reset` (the connection was, before it), "
-        "`retried` (it was asked again); or what messaging was refused with",
+        "`retried` (it was asked again), `answered_elsewhere` (another server was asked too, and has "
+        "answered: no error), an errno such as ECONNREFUSED; or what messaging was refused with",
     ),
     Column(
         WAITED,

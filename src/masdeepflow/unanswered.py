@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from masdeepflow.table import Attribute
 
-__all__ = ["CLOSED", "RESET", "RETRIED", "TIMEOUT", "Closes", "Ends", "explain"]
+__all__ = ["ANSWERED_ELSEWHERE", "CLOSED", "RESET", "RETRIED", "TIMEOUT", "Closes", "Ends", "explain"]
 
+ANSWERED_ELSEWHERE = "answered_elsewhere"
+"""`error.type` of a request whose answer nobody waited for: another server gave one. No error."""
 CLOSED = "closed"
 """`error.type` of a request whose connection was closed before its response came."""
 RESET = "reset"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from tests.support.ports import free_port
 from tests.support.programs import run, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.e2e.conftest import StartAgent
@@ -100,27 +103,119 @@ int main(int count, char **names)
 """
 
 
+@contextlib.contextmanager
+def _deaf(host: str) -> Iterator[None]:
+    """Have somebody listen who never answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind((host, 53))
+        yield
+
+
+def _musl_lookup(directory: Path) -> Path:
+    (directory / "lookup.c").write_text(_MUSL)
+    made = run("musl-gcc", "-o", directory / "lookup", directory / "lookup.c")
+    assert made.code == 0, made.stderr
+    return directory / "lookup"
+
+
 @pytest.mark.server("musl-gcc", "gcc")
 @pytest.mark.parametrize("dead_first", [False, True])
 def test_of_several_servers_the_one_that_answers_is_named(
     start_agent: StartAgent, tmp_path: Path, *, dead_first: bool
 ) -> None:
-    """The C library musl asks all name servers at once, over one socket: who is dead has not answered."""
-    (tmp_path / "lookup.c").write_text(_MUSL)
-    made = run("musl-gcc", "-o", tmp_path / "lookup", tmp_path / "lookup.c")
-    assert made.code == 0, made.stderr
-    with servers.dnsmasq(tmp_path, (_HOST, 53)):
+    """The C library musl asks all name servers at once, over one socket: who is dead has timed out."""
+    lookup = _musl_lookup(tmp_path)
+    with servers.dnsmasq(tmp_path, (_HOST, 53)), _deaf(_DEAD):
         agent = start_agent("--log", "json", ports=[53])
         hosts = (_DEAD, _HOST) if dead_first else (_HOST, _DEAD)
+        words = (lookup, "www.golden.test")
+        assert run(*servers.resolving_at(tmp_path, hosts[0], *words, others=hosts[1:])).code == 0
+        agent.settle()  # now it is known that somebody asks several
         for _ in range(_NAMES):
-            lookup = (tmp_path / "lookup", "www.golden.test")
-            done = run(*servers.resolving_at(tmp_path, hosts[0], *lookup, others=hosts[1:]))
+            done = run(*servers.resolving_at(tmp_path, hosts[0], *words, others=hosts[1:]))
             assert done.code == 0
-        agent.settle()
-        answered = [one for one in _shown(agent.transactions, 53) if "dns.response_code" in one]
+
+        def shown() -> list[dict[str, Any]]:
+            return _shown(agent.transactions, 53)
+
+        def lost() -> list[dict[str, Any]]:
+            return [one for one in shown() if "error.type" in one]
+
+        until(lambda: len(lost()) == _SIDES * (_NAMES + 1), timeout_s=_WAIT_S)
+        answered = [one for one in shown() if "dns.response_code" in one]
     counts = Counter((one["role"], one["server.address"], one["dns.question.type"]) for one in answered)
     ends = [(role, _HOST, kind) for role in ("client", "server") for kind in ("A", "AAAA")]
-    assert counts == dict.fromkeys(ends, _NAMES)
+    assert counts == dict.fromkeys(ends, _NAMES + 1)
+    assert not any(one["error"] for one in answered)
+    assert {one["server.address"] for one in lost()} == {_DEAD}
+    reasons = Counter((one["error.type"], one["error"]) for one in lost())
+    assert reasons["timeout", True] >= _SIDES * _NAMES
+    assert reasons.total() - reasons["answered_elsewhere", False] == reasons["timeout", True]
+
+
+@pytest.mark.server("musl-gcc", "gcc")
+def test_of_servers_that_all_answer_none_has_failed(start_agent: StartAgent, tmp_path: Path) -> None:
+    """Of several that are asked at once the later ones' answers are there too, though nobody reads them."""
+    lookup = _musl_lookup(tmp_path)
+    (tmp_path / "other").mkdir()
+    with servers.dnsmasq(tmp_path, (_HOST, 53)), servers.dnsmasq(tmp_path / "other", (_DEAD, 53)):
+        agent = start_agent("--log", "json", ports=[53])
+        words = servers.resolving_at(tmp_path, _HOST, lookup, "www.golden.test", others=[_DEAD])
+        assert run(*words).code == 0
+        agent.settle()
+        before = len(agent.transactions)
+        for _ in range(_NAMES):
+            assert run(*words).code == 0
+
+        def answered() -> Counter[tuple[str, str]]:
+            found = [one for one in _shown(agent.transactions[before:], 53) if "dns.response_code" in one]
+            return Counter((one["role"], one["server.address"]) for one in found)
+
+        ends = [(role, host) for role in ("client", "server") for host in (_HOST, _DEAD)]
+        until(lambda: answered() == dict.fromkeys(ends, _SIDES * _NAMES), lambda: str(answered()), _WAIT_S)
+        agent.settle()
+        assert not any(one["error"] for one in agent.transactions)
+
+
+def test_the_server_that_a_lookup_waits_for_is_named(start_agent: StartAgent, tmp_path: Path) -> None:
+    """The C library asks a second server when the first one is silent: how long it waited, and for whom."""
+    with servers.dnsmasq(tmp_path, (_HOST, 53)), _deaf(_DEAD):
+        agent = start_agent("--log", "json", ports=[53])
+        words = ("getent", "ahosts", "www.golden.test")
+        assert run(*servers.resolving_at(tmp_path, _DEAD, *words, others=[_HOST])).code == 0
+
+        def retried() -> list[dict[str, Any]]:
+            return [one for one in _shown(agent.transactions, 53) if one.get("error.type") == "retried"]
+
+        until(lambda: len(retried()) == _SIDES, timeout_s=_WAIT_S)
+        agent.settle()
+        clients = [one for one in _shown(agent.transactions, 53) if one["role"] == "client"]
+    lost = [one for one in clients if one["error"]]
+    assert {(one["server.address"], one["error.type"]) for one in lost} == {(_DEAD, "retried")}
+    assert {one["dns.question.type"] for one in lost} == {"A", "AAAA"}
+    # resolving_at() tells it to wait for a second.
+    assert all(1_000_000_000 <= one["masdeepflow.waited_ns"] < 3_000_000_000 for one in lost)
+    answered = [(one["server.address"], one["dns.response_code"]) for one in clients if not one["error"]]
+    assert answered == [(_HOST, "NOERROR")] * _SIDES
+
+
+@pytest.mark.parametrize("database", ["ahosts", "ahostsv4"])
+def test_a_server_that_is_not_there_is_told_at_once(
+    start_agent: StartAgent, tmp_path: Path, database: str
+) -> None:
+    """Nothing listens there, and the C library goes on: an error with its reason, read or not."""
+    with servers.dnsmasq(tmp_path, (_HOST, 53)):
+        agent = start_agent(ports=[53])
+        words = ("getent", database, "www.golden.test")
+        assert run(*servers.resolving_at(tmp_path, _DEAD, *words, others=[_HOST])).code == 0
+        agent.wait_for(lambda lines: any(f"-> {_HOST}:53, DNS Response: NOERROR" in line for line in lines))
+        agent.settle()
+        refused = [line for line in agent.lines if f"-> {_DEAD}:53, DNS Response" in line]
+        asked = [line for line in agent.lines if f"-> {_DEAD}:53, DNS Query" in line]
+    assert len(refused) == len(asked) > 0
+    assert all(
+        "Response: none (ECONNREFUSED: nothing listens there), , Waited: 0." in line for line in refused
+    )
 
 
 def test_the_second_datagram_of_a_truncated_lookup_is_no_error(
@@ -146,10 +241,9 @@ def test_the_second_datagram_of_a_truncated_lookup_is_no_error(
 def test_a_server_that_does_not_answer_is_an_error(start_agent: StartAgent) -> None:
     """Each try is a query of its own that ends as an error, once, five seconds after it was sent."""
     agent = start_agent("--log", "json", ports=[53])
-    run("dig", "@127.0.53.55", "+tries=2", "+time=1", "dead.golden.test")
-    # With no server there at all the kernel tells the client at once: it may try less often than it was told.
-    until(lambda: _shown(agent.transactions, 53), timeout_s=_WAIT_S)
-    agent.settle()
+    with _deaf(_DEAD):
+        run("dig", f"@{_DEAD}", "+tries=2", "+time=1", "dead.golden.test")
+    until(lambda: len(_shown(agent.transactions, 53)) == _SIDES, timeout_s=_WAIT_S)
     shown = _shown(agent.transactions, 53)
     assert {(found["error"], found["error.type"], found["role"]) for found in shown} == {
         (True, "timeout", "client")

@@ -843,6 +843,26 @@ def _unanswered(directory: Path) -> Iterator[Where]:
         yield _DNS
 
 
+@_scenario("dns/refused")
+def _refused(directory: Path) -> Iterator[Where]:
+    yield _DNS
+    # Of A and AAAA at once the second one's send meets the first one's refusal; of one nobody reads it.
+    for database in ("ahosts", "ahostsv4"):
+        run(*servers.resolving_at(directory, _DNS[0], "getent", database, "www.golden.test"))
+    _dig("+tries=2", "+time=1", "www.golden.test")
+    yield _DNS
+
+
+@_scenario("dns/kresd-denied")
+def _kresd_denied(directory: Path) -> Iterator[Where]:
+    with servers.kresd(directory, _DNS):
+        yield _DNS
+        _dig("www.denied.test", "www.example.org", "AAAA")
+        _dig("+tcp", "www.denied.test")
+        _dig("+noedns", "www.denied.test")
+        yield _DNS
+
+
 @_scenario("dns/random-on-53")
 def _random_on_53(directory: Path) -> Iterator[Where]:
     del directory

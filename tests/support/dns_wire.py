@@ -8,7 +8,7 @@ from typing import Any
 from masdeepflow.schema import Kind, Role, Transport
 from tests.support.slots import START, turn
 
-__all__ = ["AAAA", "OPT", "A", "answered", "asked", "encode_name", "query", "record", "response"]
+__all__ = ["AAAA", "OPT", "A", "answered", "asked", "edns", "encode_name", "query", "record", "response"]
 
 A, CNAME, PTR, AAAA, ANY = 1, 5, 12, 28, 255
 OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"
@@ -26,6 +26,11 @@ def query(name: bytes, kind: int = A, number: int = 1, *, edns: bool = False, fl
     """Return a query."""
     head = struct.pack(">6H", number, flags, 1, 0, 0, int(edns))
     return head + encode_name(name) + struct.pack(">2H", kind, 1) + OPT * edns
+
+
+def edns(options: bytes) -> bytes:
+    """Return an OPT record with options."""
+    return b"\0\0\x29\x04\xd0\0\0\0\0" + struct.pack(">H", len(options)) + options
 
 
 def record(value: bytes, kind: int = A, ttl: int = 60, name: bytes = b"\xc0\x0c") -> bytes:

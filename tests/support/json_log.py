@@ -94,6 +94,7 @@ TRANSACTION_KEYS = (
         "dns.question.type",
         "dns.response_code",
         "dns.answer_count",
+        "dns.extended_error",
         "messaging.system",
         "messaging.operation.name",
         "messaging.destination.template",

@@ -31,6 +31,8 @@ __all__ = [
     "distant_dns",
     "dnsmasq",
     "jdbc",
+    "knot",
+    "kresd",
     "mariadb",
     "memcached",
     "mongodb",
@@ -556,6 +558,26 @@ def knot(directory: Path, address: tuple[str, int]) -> Iterator[None]:
     many = "".join(f"many A 192.0.2.{last}\n" for last in range(1, 61))
     zone.write_text(_KNOT_ZONE.format(zone=_ZONE) + many)
     with Program(directory, "knotd", "-c", config):
+        wait_listening(port, host)
+        yield
+
+
+_KRESD = """
+net.listen('{host}', {port}, {{ kind = 'dns' }})
+modules.unload('ta_update')
+trust_anchors.remove('.')
+policy.add(policy.suffix(policy.DENY, {{todname('denied.test.')}}))
+policy.add(policy.all(policy.REFUSE))
+"""
+
+
+@contextlib.contextmanager
+def kresd(directory: Path, address: tuple[str, int]) -> Iterator[None]:
+    """Run Knot Resolver, which denies names of denied.test, with its reason, and refuses all others."""
+    host, port = address
+    config = directory / "kresd.conf"
+    config.write_text(_KRESD.format(host=host, port=port))
+    with Program(directory, "kresd", "-c", config, "-n", directory):
         wait_listening(port, host)
         yield
 

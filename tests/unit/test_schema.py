@@ -23,7 +23,7 @@ INTERFACE = {
     "user_agent": "original",
     "db": "system.name collection.name namespace operation.name query.text query.summary "
     "response.status_code response.message",
-    "dns": "question.name question.type response_code answer_count",
+    "dns": "question.name question.type response_code answer_count extended_error",
     "messaging": "system operation.name destination.template",
     "error": "type",
     "masdeepflow": "db.blocking waited_ns closed_by",

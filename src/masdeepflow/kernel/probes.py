@@ -40,6 +40,7 @@ _TRACEPOINTS = (
 )
 _COARSE = 6  # CLOCK_MONOTONIC_COARSE of linux/time.h, whose resolution is a jiffy
 _WHEN_SPLICING = "on_splice"  # costs every read of a TCP socket, so only hosts that need it pay
+_WHEN_ASKING_SEVERAL = "on_drop"  # costs every packet that is dropped, likewise
 _FINDERS = ("find_sockets", "find_files")
 _SWEEPS = ("sweep_tcp", "sweep_other")
 _MAPS = (
@@ -123,7 +124,7 @@ class Probes:
             loaded.load()
             for name in _MAPS:
                 self._descriptors[name] = loaded.map_fd(name)
-            for name in (*_TRACEPOINTS, _WHEN_SPLICING, *_FINDERS, *_SWEEPS):
+            for name in (*_TRACEPOINTS, _WHEN_SPLICING, _WHEN_ASKING_SEVERAL, *_FINDERS, *_SWEEPS):
                 if name not in self._skip:
                     self._descriptors[name] = loaded.program_fd(name)
             return from_btf(loaded.btf(), STRUCTS, ENUMS)
@@ -166,6 +167,9 @@ class Probes:
         if shared["splicing"] and not self._splicing:
             self._splicing = True
             self._links.append(libbpf.attach_tracepoint(self._descriptors[_WHEN_SPLICING]))
+        if shared["asks_several"] and not shared["watching"]:
+            self._links.append(libbpf.attach_tracepoint(self._descriptors[_WHEN_ASKING_SEVERAL]))
+            shared["watching"] = 1
         tcp, other = bool(shared["unfinished_tcp"]), bool(shared["unfinished_other"])
         if tcp:
             shared["unfinished_tcp"] = 0

@@ -19,7 +19,7 @@ from masdeepflow.sinks.line_log import LineLog
 from masdeepflow.sinks.per_endpoint import PerEndpoint
 from masdeepflow.sinks.stamps import latencies, micros
 from masdeepflow.table import Encoded
-from masdeepflow.unanswered import CLOSED, RESET, RETRIED, TIMEOUT
+from masdeepflow.unanswered import ANSWERED_ELSEWHERE, CLOSED, RESET, RETRIED, TIMEOUT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +38,14 @@ _REASONS = {
     CLOSED: "connection closed",
     RESET: "connection reset",
     RETRIED: "retried",
+    ANSWERED_ELSEWHERE: "another server answered",
+    "ECONNREFUSED": "ECONNREFUSED: nothing listens there",
+    "EHOSTUNREACH": "EHOSTUNREACH: no such host, or a firewall rejects it",
+    "ENETUNREACH": "ENETUNREACH: no route there",
+    "EADDRNOTAVAIL": "EADDRNOTAVAIL: no address to send from",
+    "EPERM": "EPERM: not sent, a firewall of this host forbids it",
+    "EACCES": "EACCES: not sent, this host forbids it",
+    "ENETDOWN": "ENETDOWN: the network interface is down",
 }
 _TYPES = {Kind.CONNECT: "CONNECT", Kind.CONNECT_FAILED: "CONNECT", Kind.ACCEPT: "ACCEPT", Kind.CLOSE: "CLOSE"}
 

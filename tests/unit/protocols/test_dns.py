@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import struct
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from masdeepflow.protocols.base import LIKELY, POSSIBLE
 from masdeepflow.protocols.dns import PROTOCOL, TIMEOUT_NS
 from masdeepflow.protocols.dns.glances import MESSAGE
 from masdeepflow.protocols.dns.message import CUT, read_message
-from masdeepflow.protocols.dns.reading import Reader
+from masdeepflow.protocols.dns.reading import FEW, Reader
 from masdeepflow.schema import Flag, Kind, Role, Transport
 from tests.support import dns_wire as wire
-from tests.support.dns_wire import answered, asked, query, record, response, serving
+from tests.support.dns_wire import answered, asked, edns, query, record, response, serving
 from tests.support.slots import START, make_slots, turn
 from tests.unit.protocols.dns_reference import check_equal, read
 
@@ -223,6 +224,194 @@ def test_an_answer_of_another_server_is_one_all_the_same() -> None:
     )
     assert protocol.parse(slots).base["request_first_ns"].tolist() == [START, START + 1]
     assert protocol.overdue(LATER * 2)["remote_port"].tolist() == [53]
+
+
+def _ends_of_two(first: int, second: int, answer: int) -> list[Any]:
+    """Return the reason why the second of two servers has no answer, by flags of queries and answer."""
+    protocol = PROTOCOL()
+    protocol.parse(
+        make_slots(
+            asked(QUERY, START, flags=first),
+            asked(QUERY, START + 1, remote_port=54, flags=second),
+            answered(RESPONSE, START + 2, flags=answer),
+        )
+    )
+    late = protocol.parse(protocol.overdue(LATER * 2))
+    assert late.base["request_last_ns"].tolist() == [LATER + 1]
+    return [*_column(late, "error.type"), *late.error.tolist()]
+
+
+def test_a_dead_server_beside_a_living_one_has_timed_out() -> None:
+    """If an answer of it would be told of though nobody reads it, and who has answered is certain."""
+    watched = Flag.WATCHED
+    assert _ends_of_two(watched, watched, watched) == ["timeout", True]
+    assert _ends_of_two(watched, watched, 0) == ["answered_elsewhere", False]
+    assert _ends_of_two(0, 0, watched) == ["answered_elsewhere", False]
+
+
+def test_an_answer_that_nobody_has_read_is_shown_as_such() -> None:
+    """With its code and its time: the server lives."""
+    parsed = PROTOCOL().parse(
+        make_slots(
+            asked(QUERY, START, flags=Flag.WATCHED),
+            asked(QUERY, START + 1, remote_port=54, flags=Flag.WATCHED),
+            answered(RESPONSE, START + 2, flags=Flag.WATCHED),
+            answered(RESPONSE, START + 9, remote_port=54, flags=Flag.WATCHED | Flag.UNREAD),
+        )
+    )
+    text = "DNS Response: NOERROR 1 answer"
+    assert parsed.response_text.to_list() == [text, f"{text}, not read"]
+    assert (parsed.base["response_last_ns"] - parsed.base["request_first_ns"]).tolist() == [2, 8]
+    assert not parsed.error.any()
+
+
+def _failed(error: int, at_ns: int, data: bytes = b"", **fields: Any) -> dict[str, object]:  # noqa: ANN401  # of a slot
+    make = asked if data else answered
+    return make(data, at_ns, flags=Flag.FAILED, error=error, **fields)
+
+
+def test_an_error_of_a_socket_ends_what_waits_on_it() -> None:
+    """Of earlier batches too, at the time at which it came; not what is asked behind it, nor on others."""
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(asked(QUERY, START), asked(query(b"other.test"), START, cookie=2)))
+    parsed = protocol.parse(
+        make_slots(
+            asked(query(b"b.test"), START + 5),
+            _failed(111, START + 9),
+            asked(query(b"c.test"), START + 10),
+        )
+    )
+    assert _column(parsed, "error.type") == ["ECONNREFUSED", "ECONNREFUSED", None]
+    assert parsed.error.tolist() == [True, True, False]
+    assert parsed.base["request_last_ns"].tolist()[:2] == [START + 9] * 2
+    assert parsed.still_open is not None
+    assert parsed.still_open.tolist() == [False, False, True]
+    assert sorted(protocol.overdue(LATER * 2)["cookie"].tolist()) == [1, 2]
+
+
+def test_what_was_refused_is_not_asked_again() -> None:
+    """What comes first counts; the answer is that of the second try."""
+    parsed = PROTOCOL().parse(
+        make_slots(
+            asked(QUERY, START),
+            _failed(113, START + 5),
+            asked(QUERY, START + 9),
+            answered(RESPONSE, START + 20),
+        )
+    )
+    told = dict(zip(_column(parsed, "error.type"), parsed.base["request_first_ns"].tolist(), strict=True))
+    assert told == {"EHOSTUNREACH": START, None: START + 9}
+
+
+def test_what_could_not_be_sent_is_an_error_by_itself() -> None:
+    """Nobody answers it; a refusal that it meets is about what was sent before."""
+    protocol = PROTOCOL()
+    parsed = protocol.parse(
+        make_slots(
+            asked(query(b"a.test"), START),
+            _failed(1, START + 5, QUERY),
+            _failed(111, START + 6, query(b"b.test")),
+            answered(RESPONSE, START + 9),
+            asked(QUERY, START + 10, cookie=2),
+            _failed(101, START + 11, QUERY, cookie=2),
+            answered(RESPONSE, START + 12, cookie=2),
+        )
+    )
+    ends = zip(parsed.request_text.to_list(), _column(parsed, "error.type"), strict=True)
+    assert sorted(ends, key=repr) == [
+        ("DNS Query: A a.test", "ECONNREFUSED"),
+        ("DNS Query: A b.test", "ECONNREFUSED"),
+        ("DNS Query: A www.example.org", "ENETUNREACH"),
+        ("DNS Query: A www.example.org", "EPERM"),
+        ("DNS Query: A www.example.org", None),
+    ]
+    assert not len(protocol.overdue(LATER * 2))
+
+
+def test_an_unknown_errno_is_told_by_its_number() -> None:
+    """Kernels may have more of them than the C library."""
+    parsed = PROTOCOL().parse(make_slots(_failed(4000, START, QUERY)))
+    assert _column(parsed, "error.type") == ["errno 4000"]
+
+
+_SECOND = 1_000_000_000
+_OTHER_END: dict[str, Any] = {"cookie": 2, "remote_address": np.full(16, 9, np.uint8)}
+
+
+def test_a_client_that_goes_on_to_the_next_server_has_waited_until_then() -> None:
+    """The C library asks it over another socket, with the same id: the first is over, as an error."""
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(asked(QUERY, START)))
+    protocol.parse(
+        make_slots(
+            asked(QUERY, START + _SECOND, **_OTHER_END), asked(QUERY, START + 2 * _SECOND, **_OTHER_END)
+        )
+    )
+    due = protocol.overdue(START + 2 * _SECOND)
+    late = protocol.parse(due)
+    assert due["cookie"].tolist() == [1]
+    assert (late.error.tolist(), _column(late, "error.type")) == ([True], ["retried"])
+    assert late.base["request_last_ns"].tolist() == [START + _SECOND]
+    assert protocol.overdue(LATER * 2)["cookie"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"at_ns": START + _SECOND // 4},
+        {"pid": 4},
+        {"data": query(NAME, number=2)},
+        {"data": query(b"other.test")},
+        {"remote_address": np.zeros(16, np.uint8)},
+        {"role": Role.SERVER},
+    ],
+    ids=["at once", "another process", "another id", "another question", "the same server", "a server"],
+)
+def test_who_asks_others_meanwhile_has_not_gone_on(fields: dict[str, Any]) -> None:
+    """It may wait for all of them."""
+    protocol = PROTOCOL()
+    both = {"role": fields["role"]} if "role" in fields else {}
+    own: dict[str, Any] = {"remote_address": np.zeros(16, np.uint8), **both}
+    protocol.parse(make_slots(asked(QUERY, START, **own)))
+    data, at_ns = fields.pop("data", QUERY), fields.pop("at_ns", START + _SECOND)
+    protocol.parse(make_slots(asked(data, at_ns, **_OTHER_END | fields)))
+    assert not len(protocol.overdue(START + 2 * _SECOND))
+
+
+def _edns_error(*options: tuple[int, bytes]) -> bytes:
+    data = b"".join(struct.pack(">2H", code, len(value)) + value for code, value in options)
+    return response(NAME, code=2, flags=0x8180)[:10] + b"\0\1" + response(NAME)[12:] + edns(data)
+
+
+@pytest.mark.parametrize("count", [1, FEW])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([(15, b"\0\6")], "DNSSEC Bogus"),
+        ([(10, bytes(8)), (15, b"\0\x16no \xc3\xa9 answer\0")], "No Reachable Authority: no é answer"),
+        ([(15, b"\0\0bad \xff byte")], "Other Error: bad \ufffd byte"),
+        ([(15, b"\xc0\0")], "EDE 49152"),
+        ([(15, b"\0"), (15, b"\0\3")], "Stale Answer"),
+        ([(15, b"\0\3"), (15, b"\0\x0fsecond")], "Stale Answer"),
+    ],
+)
+def test_what_a_server_says_of_an_error_is_shown(
+    options: list[tuple[int, bytes]], text: str, count: int
+) -> None:
+    """RFC 8914: the name of its code, and its own words, few or many responses at a time."""
+    slots = [answered(_edns_error(*options), START + 1, cookie=number) for number in range(1, count + 1)]
+    slots += [asked(QUERY, START, cookie=number) for number in range(1, count + 1)]
+    parsed = PROTOCOL().parse(make_slots(*slots))
+    assert parsed.response_text.to_list() == [f"DNS Response: SERVFAIL ({text})"] * count
+    assert _column(parsed, "dns.extended_error") == [text] * count
+
+
+def test_who_says_no_more_has_no_column_of_it() -> None:
+    """An option that is cut, or none, is nothing to show."""
+    parsed = PROTOCOL().parse(make_slots(asked(QUERY), answered(_edns_error((10, bytes(8))))))
+    assert "dns.extended_error" not in parsed.attributes
+    cut = _edns_error((15, b"\0\6words"))[:-6]
+    assert "dns.extended_error" not in PROTOCOL().parse(make_slots(asked(QUERY), answered(cut))).attributes
 
 
 def test_the_close_of_a_stream_ends_what_was_asked_on_it() -> None:
@@ -625,6 +814,11 @@ _RECORDS = st.sampled_from(
         record(b"\1c\xc0\x0c", wire.CNAME, 3),
         wire.OPT,
         b"\0\0\x29\4\xd0\2\0\0\0\0\0",
+        edns(b"\0\x0a\0\2ab\0\x0f\0\2\0\3"),
+        edns(b"\0\x0f\0\6\0\1told"),
+        edns(b"\0\x0f\0\1\0\0\x0f\0\2\1\0"),
+        edns(b"\0\x0f\0\6\0\1cut"),
+        edns(b"\0\1\0\0" * 16 + b"\0\x0f\0\2\0\3"),
         record(b"", 99, name=b"\1z\0"),
         record(b"short", wire.A),
     ]
@@ -662,10 +856,18 @@ def _slots(draw: st.DrawFn) -> dict[str, object]:
     at = START + draw(st.integers(0, 40)) * 250_000_000
     cookie, port = draw(st.integers(1, 3)), draw(st.sampled_from([53, 53, 54, 0]))
     role = Role.SERVER if cookie == 3 else Role.CLIENT  # a socket has one
-    what = draw(st.sampled_from(["asked", "answered", "udp", "tcp"]))
+    what = draw(st.sampled_from(["asked", "asked", "answered", "answered", "udp", "tcp", "failed"]))
     fields: dict[str, Any] = {"cookie": cookie, "remote_port": port, "role": role}
     if what in {"asked", "answered"}:
+        # Failures are of what is asked, and of clients; what is certain or not read, of what comes.
+        flags = [0, 0, Flag.WATCHED, Flag.FAILED if role == Role.CLIENT else 0]
+        flags = flags if what == "asked" else [0, 0, Flag.WATCHED, Flag.WATCHED | Flag.UNREAD]
+        fields["flags"] = draw(st.sampled_from(flags))
+        fields["error"] = draw(st.sampled_from([1, 111]))
         return (asked if what == "asked" else answered)(draw(_messages()), at, **fields)
+    if what == "failed":
+        failed = {"flags": Flag.FAILED, "error": draw(st.sampled_from([111, 113])), "role": Role.CLIENT}
+        return answered(b"", at, **fields | failed)
     sides = [b"".join(draw(st.lists(_messages(), max_size=3))) for _ in range(2)]
     if what == "tcp":
         sides = [_framed(*draw(st.lists(_messages(), max_size=8))) for _ in range(2)]
@@ -687,13 +889,13 @@ def test_columns_show_what_the_reference_shows(batches: list[list[dict[str, obje
 
 def _looked_at(messages: list[bytes], few: int) -> list[tuple[object, ...]]:
     """Return what a reader tells of datagrams, id, key and addresses included."""
-    told, names, addresses = Reader(few).look(make_slots(*map(asked, messages)))
+    told, names, addresses, remarks = Reader(few).look(make_slots(*map(asked, messages)))
     shown: list[tuple[object, ...]] = []
     for row, (one, name) in enumerate(zip(told, names.some(np.arange(len(told))), strict=True)):
         mine = addresses[addresses["place"] == row]
         fields = tuple(one[field].item() for field in MESSAGE.names or () if field not in {"place", "row"})
         learnt = [(bytes(found["packed"]), bool(found["six"]), int(found["ttl"])) for found in mine]
-        shown.append((fields, name, learnt) if one["valid"] else ())
+        shown.append((fields, name, learnt, remarks.get(row)) if one["valid"] else ())
     return shown
 
 

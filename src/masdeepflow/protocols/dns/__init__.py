@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from masdeepflow.protocols.dns.failed import failed
 from masdeepflow.protocols.dns.glances import joined, told
 from masdeepflow.protocols.dns.names import as_objects
-from masdeepflow.protocols.dns.pairing import Pairs, again, mixed, pair, settled_elsewhere
+from masdeepflow.protocols.dns.pairing import Over, Pairs, again, mixed, pair, settled_elsewhere
 from masdeepflow.protocols.dns.parsed import Transactions, no_responses, timed_out, to_parsed
 from masdeepflow.protocols.dns.reading import FEW, Batch, Reader, turn_messages
 from masdeepflow.protocols.dns.recognition import Recognition
 from masdeepflow.protocols.dns.unseen import match_unseen
-from masdeepflow.protocols.dns.waiting import OVERDUE_TURN, Queries, is_doubtful
+from masdeepflow.protocols.dns.waiting import OVERDUE_TURN, Queries
 from masdeepflow.schema import Flag, Kind, Role, Transport
 from masdeepflow.table import ABSENT
 
@@ -38,6 +39,7 @@ TIMEOUT_NS = 5_000_000_000
 """UNANSWERED_NS of bpf/turn.h, and what resolvers wait by default (resolv.conf(5))."""
 _NAMES = 4096
 _NOBODYS = 2  # no message's key
+_UNSENT = np.uint64(0x5555555555555554)  # nobody answers what was not sent
 _SECOND_NS = 1_000_000_000
 _CLOSED = int(Flag.CLOSED)
 
@@ -69,7 +71,7 @@ class Dns:
         """Return the transactions of slots that are this protocol's, or of those that were `overdue`."""
         if len(slots) and (slots["turn"] == OVERDUE_TURN).all():
             due = self._reader.datagrams(slots)
-            return timed_out(due.messages, due.names, is_doubtful(slots), TIMEOUT_NS)
+            return timed_out(due.messages, due.names, slots, TIMEOUT_NS)
         in_flight = slots["kind"] == Kind.OPEN
         if not in_flight.any():
             return to_parsed(slots, self._follow(slots, self._reader.read(slots)))
@@ -93,7 +95,8 @@ class Dns:
         if batch.streamed:
             self._leave_datagrams(slots, messages, pairs.waiting, len(batch.streamed))
         if batch.streamed or len(pairs.earlier):
-            old["doubtful"], batch.messages["doubtful"] = np.split(messages["doubtful"], [count])
+            for name in "doubtful", "elsewhere":
+                old[name], batch.messages[name] = np.split(messages[name], [count])
         if len(hidden.rows):
             hidden.asked["place"][hidden.asked["key"] == 0] = len(names)
             names = names.joined(as_objects([None]))
@@ -101,38 +104,48 @@ class Dns:
         order = np.lexsort((pairs.queries, pairs.responses))
         queries, responses = pairs.queries[order], messages.take(pairs.responses[order])
         self._learn(batch, responses)
-        retried, retries = self._retried(slots, messages, pairs)
-        waiting = np.setdiff1d(pairs.waiting, retried) if len(retried) else pairs.waiting
+        over = failed(slots, messages, pairs.waiting).before(self._retried(slots, messages, pairs))
+        waiting = np.setdiff1d(pairs.waiting, over.queries) if len(over.queries) else pairs.waiting
+        self._waiting.leave(slots, batch.messages[~batch.messages["response"]])
         fresh, left = waiting[waiting >= count], waiting[waiting < count]
         rows = messages["row"].take(fresh)
         closed = _closed(slots, rows)
         self._waiting.keep(left, slots, batch, fresh[~closed] - count)
+        unanswered = np.concatenate((over.queries, fresh))
         # What was asked before is over before it is asked again, in the same slot.
         return Transactions(
-            np.concatenate((responses["row"], hidden.rows, messages["row"].take(retries), rows)),
-            joined(messages.take(queries), hidden.asked, messages.take(np.concatenate((retried, fresh)))),
-            joined(responses, hidden.answered, no_responses(len(retried) + len(fresh))),
+            np.concatenate((responses["row"], hidden.rows, over.rows, rows)),
+            joined(messages.take(queries), hidden.asked, messages.take(unanswered)),
+            joined(responses, hidden.answered, no_responses(len(over.queries) + len(fresh))),
             names,
-            _ended(len(responses) + len(hidden.rows), messages["first_ns"].take(retries), closed),
+            *_ended(len(responses) + len(hidden.rows), over, closed),
+            batch.remarks,
         )
 
     def _pair(self, slots: np.ndarray, messages: np.ndarray) -> Pairs:
         """Pair messages (n,) by socket, id and question; a response without a question by socket and id.
 
         Where a client has asked several servers the same, first by the server too. Who has one answer may not
-        read the others': those are doubtful.
+        read the others': unless these are told of all the same, nobody knows whether there were any.
         """
         queries, stamps = ~messages["response"], messages["first_ns"]
         questions = messages["key"].copy()
         bare = ~queries & (questions == 0)
         questions[bare] = _NOBODYS
+        questions[messages["errno"] > 0] ^= _UNSENT
         keys = mixed(messages["cookie"], messages["id"], questions)
         pairs = pair(keys, stamps, queries)
         if len(pairs.earlier):
             own = self._by_server(keys, slots, messages, pairs)
             if own is not None:
                 pairs = again(pair(own, stamps, queries), keys, stamps, queries)
-                messages["doubtful"][settled_elsewhere(pairs, keys, own, stamps)] = True
+                settled = settled_elsewhere(pairs, keys, own, stamps)
+                if messages["watched"][settled].any():
+                    unsure = ~messages["watched"][pairs.responses]
+                    guessed = pairs._replace(queries=pairs.queries[unsure], responses=pairs.responses[unsure])
+                    told = np.isin(settled, settled_elsewhere(guessed, keys, own, stamps))
+                    settled = settled[told | ~messages["watched"][settled]]
+                messages["elsewhere"][settled] = True
         if bare.any() and len(pairs.waiting):
             pairs = again(pairs, mixed(messages["cookie"], messages["id"]), stamps, queries, bare)
         return pairs
@@ -152,22 +165,21 @@ class Dns:
         same = len(np.unique(own[places])) == len(np.unique(keys[places]))
         return None if same else own
 
-    def _retried(
-        self, slots: np.ndarray, messages: np.ndarray, pairs: Pairs
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the clients' queries (m,) that go unanswered because they were asked again, and by which.
+    def _retried(self, slots: np.ndarray, messages: np.ndarray, pairs: Pairs) -> Over:
+        """Return the clients' queries that go unanswered because they were asked again.
 
         Only of the same server: some ask several at once. A server's peers can't be told apart.
         """
         if not len(pairs.earlier):
-            return pairs.earlier, pairs.later
+            return Over.none()
         mine = (pairs.later >= len(self._waiting)) & np.isin(pairs.earlier, pairs.waiting)
         earlier, later = pairs.earlier[mine], pairs.later[mine]
         before, after = self._waiting.ends(earlier, slots, messages), slots[messages["row"][later]]
         same = (before["role"] == Role.CLIENT) & (before["remote_port"] == after["remote_port"])
         same &= (before["remote_address"] == after["remote_address"]).all(axis=1)
         same &= (before["remote_port"] > 0) & (messages["first_ns"][earlier] < messages["first_ns"][later])
-        return earlier[same], later[same]
+        rows, stamps = messages["row"][later[same]], messages["first_ns"][later[same]]
+        return Over(earlier[same], rows, stamps, np.zeros(len(rows), np.int32))
 
     def _leave_datagrams(
         self, slots: np.ndarray, messages: np.ndarray, waiting: NDArray[np.intp], streamed: int
@@ -239,12 +251,15 @@ def _closed(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
 
 
 def _ended(
-    answered: int, retries_ns: NDArray[np.int64], closed: NDArray[np.bool_]
-) -> NDArray[np.int64] | None:
-    """Return `Transactions.ended_ns`: of those answered, those asked again, and those left, closed or not."""
-    if not len(retries_ns) and not closed.any():
-        return None
-    return np.concatenate((np.full(answered, ABSENT), retries_ns, np.where(closed, 0, ABSENT)))
+    answered: int, over: Over, closed: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int32]]:
+    """Return `ended_ns` and `errno` of `Transactions`: the answered, what is over, what is left or closed."""
+    if not len(over.queries) and not closed.any():
+        return None, over.errno
+    return (
+        np.concatenate((np.full(answered, ABSENT), over.ended_ns, np.where(closed, 0, ABSENT))),
+        np.pad(over.errno, (answered, len(closed))),
+    )
 
 
 def _last_of_each(addresses: np.ndarray) -> np.ndarray:
@@ -270,6 +285,8 @@ def _with_open(found: Transactions, slots: np.ndarray, rows: NDArray[np.intp]) -
         joined(found.answered, no_responses(len(asking))),
         found.names.joined(as_objects([one.message.name for one in asking])),
         None if found.ended_ns is None else np.pad(found.ended_ns, (0, len(asking)), constant_values=ABSENT),
+        np.pad(found.errno, (0, len(asking))),
+        found.remarks,
     )
 
 

@@ -19,7 +19,9 @@ from masdeepflow.protocols.dns.message import (
     ANYWHERE,
     CLASSES,
     CNAME,
+    CODE_BYTES,
     CUT,
+    EXTENDED_ERROR,
     HEADER_BYTES,
     IXFR,
     LAST_CODE,
@@ -27,6 +29,8 @@ from masdeepflow.protocols.dns.message import (
     NOWHERE,
     ON_ITS_PORT,
     OPT,
+    OPTION_BYTES,
+    OPTIONS,
     POINTER,
     QUESTION_BYTES,
     RECOGNISED,
@@ -51,28 +55,34 @@ if TYPE_CHECKING:
 
     from masdeepflow.protocols.dns.message import Message
 
-__all__ = ["ADDRESS", "MESSAGE", "Block", "Glance", "glance", "joined", "question_keys", "told"]
+__all__ = ["ADDRESS", "ASKED_ANEW", "MESSAGE", "Block", "Glance", "glance", "joined", "question_keys", "told"]
 
+_FLAGS = ("valid", "response", "truncated", "doubtful", "elsewhere", "unread", "watched")
 MESSAGE = np.dtype(
     [
         *((name, np.uint64) for name in ("key", "cookie", "id")),
         *((name, np.int64) for name in ("row", "first_ns", "last_ns", "size", "queue_ns")),
-        *((name, np.int32) for name in ("place", "end", "kind", "code", "answers")),
+        *((name, np.int32) for name in ("place", "end", "kind", "code", "answers", "extended", "errno")),
         *((name, np.uint8) for name in ("opcode", "fits")),
-        *((name, np.bool_) for name in ("valid", "response", "truncated", "doubtful")),
+        *((name, np.bool_) for name in _FLAGS),
     ],
     align=True,
 )
 """What is known of a message: what a `Message` shows but its name, and what its slot tells.
 
 key: hash of `Message.question`, 0 without a name. valid: it is a message. doubtful: a query that may have
-been answered by what was not captured, or not read. row: of its slot. place: in the
+been answered by what was not captured, or not read. elsewhere: another server has answered it. unread: a
+response that nobody has read. watched: a query whose answer is told of, read or not; a response whose sender
+is certain. extended: code of RFC 8914, one more than it is, 0 for none. errno: why a query could not be sent,
+`ASKED_ANEW` where its client went on to another server, at `last_ns`, else 0. row: of its slot. place: in the
 `Names` and among the addresses. Stamps are in ns, size is in bytes. To choose rows, `take` is thirty times as
 quick as an index, and so is `joined`.
 """
 ADDRESS = np.dtype([("place", np.int32), ("six", np.bool_), ("ttl", np.int64), ("packed", np.uint8, 16)])
 """An address of the answers of the message `place`. six: IPv6, else the first four bytes count. ttl: s."""
 
+ASKED_ANEW = -1
+"""`errno` of a query whose client went on to another server."""
 _RAW = f"V{MESSAGE.itemsize}"
 _WORD, _ROOM = 8, 128
 _LABEL_BYTES, _LABELS = 63, 127
@@ -158,7 +168,7 @@ def glance(block: Block, messages: np.ndarray) -> Glance:
     messages["code"] = np.where(response, (flags & np.uint16(15)) | records.upper << 4, ABSENT)
     messages["answers"] = np.where(response, counts[:, 1], 0)
     messages["key"] = _keys(texts, lengths, kind)
-    messages["end"] = records.ends
+    messages["end"], messages["extended"] = records.ends, records.extended
     group = block.numbers(np.where(fits, question + 2, 0), 2)
     rare = ~_TYPES[kind]
     rare |= _OPCODES[messages["opcode"]] == ON_ITS_PORT
@@ -254,9 +264,13 @@ def _usual(flags: NDArray[np.uint16], messages: np.ndarray, counts: NDArray[np.i
 
 
 class _Records(NamedTuple):
-    """What the records of n messages tell. upper: int64 (n,), bits of the code. ends: int64 (n,) or `CUT`."""
+    """What the records of n messages tell.
+
+    upper: int64 (n,), bits of the code. extended: int64 (n,), as in `MESSAGE`. ends: int64 (n,) or `CUT`.
+    """
 
     upper: NDArray[np.int64]
+    extended: NDArray[np.int64]
     ends: NDArray[np.int64]
     addresses: np.ndarray
 
@@ -268,7 +282,8 @@ def _records(
 
     counts: (n, 3). Clears `fits` where a record's name is none.
     """
-    upper, ends = np.zeros(len(behind), np.int64), behind - block.starts
+    upper, extended = np.zeros((2, len(behind)), np.int64)
+    ends = behind - block.starts
     alias, learnt = np.full(len(behind), _EVER), np.zeros(len(behind), np.int64)
     totals, found = counts.sum(axis=1), []
     rows = np.flatnonzero(fits & (totals > 0))
@@ -288,8 +303,12 @@ def _records(
             block.numbers(data - back, size) for back, size in ((RECORD_BYTES, 2), (6, 4), (2, 2))
         )
         extends = kind == OPT
-        upper[rows[extends]] = ttl[extends] >> 24
         at = data + length
+        if extends.any():
+            mine = rows[extends]
+            upper[mine] = ttl[extends] >> 24
+            extended[mine], told = _extended(block, data[extends], np.minimum(at, limits)[extends])
+            fits[mine[told]] = False
         going = at <= limits
         answers = going & (number < counts[rows, 0])
         if answers.any():
@@ -305,7 +324,26 @@ def _records(
         ends[rows[over]] = at[over] - block.starts[rows[over]]
         going &= ~over
         rows, at = rows[going], at[going]
-    return _Records(upper, ends, np.concatenate(found) if found else np.zeros(0, ADDRESS))
+    return _Records(upper, extended, ends, np.concatenate(found) if found else np.zeros(0, ADDRESS))
+
+
+def _extended(
+    block: Block, at: NDArray[np.int64], limits: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return codes (k,) of RFC 8914, as in `MESSAGE`, of options that start `at`; and which have a text."""
+    codes, told = np.zeros(len(at), np.int64), np.zeros(len(at), bool)
+    places = np.flatnonzero(at + OPTION_BYTES <= limits)
+    for _ in range(OPTIONS):
+        if not len(places):
+            break
+        option, size = (block.numbers(at[places] + back, 2) for back in (0, 2))
+        start = at[places] + OPTION_BYTES
+        found = (option == EXTENDED_ERROR) & (size >= CODE_BYTES) & (start + size <= limits[places])
+        codes[places[found]] = block.numbers(start[found], CODE_BYTES) + 1
+        told[places[found]] = size[found] > CODE_BYTES
+        at[places] = start + size
+        places = places[~found & (at[places] + OPTION_BYTES <= limits[places])]
+    return codes, told
 
 
 def _all_pointers(block: Block, at: NDArray[np.int64]) -> bool:
@@ -327,7 +365,7 @@ def told(found: Sequence[Message | None]) -> np.ndarray:
     """Return what messages that were read show (k,), of dtype `MESSAGE`."""
     messages = np.zeros(len(found), MESSAGE)
     messages["valid"] = [message is not None for message in found]
-    for name in ("response", "opcode", "kind", "code", "answers", "truncated", "end", "fits"):
+    for name in ("response", "opcode", "kind", "code", "answers", "truncated", "extended", "end", "fits"):
         messages[name] = [0 if message is None else getattr(message, name) for message in found]
     messages["key"] = question_keys([None if message is None else message.question for message in found])
     return messages

@@ -19,7 +19,9 @@ __all__ = [
     "ADDRESSES",
     "CLASSES",
     "CNAME",
+    "CODE_BYTES",
     "CUT",
+    "EXTENDED_ERROR",
     "HEADER_BYTES",
     "IXFR",
     "LAST_CODE",
@@ -27,6 +29,8 @@ __all__ = [
     "NOWHERE",
     "ON_ITS_PORT",
     "OPT",
+    "OPTIONS",
+    "OPTION_BYTES",
     "POINTER",
     "QUESTION_BYTES",
     "RECOGNISED",
@@ -48,6 +52,9 @@ CUT = -1
 """`Message.end` of a message of which not all bytes are there."""
 QUESTION_BYTES, RECORD_BYTES = 4, 10
 """Of a question and of a record, behind the name."""
+OPTION_BYTES, CODE_BYTES, EXTENDED_ERROR, OPTIONS = 4, 2, 15, 16
+"""Of EDNS (RFC 6891 section 6.1.2): what stands before an option's data, the code of one of RFC 8914, which
+says more of errors, before its text; and how many are looked at."""
 NAME_BYTES, POINTER = 255, 0xC0
 ADDRESSES, RECORDS = 64, 256
 """Addresses that are noted of one message, and records of a section that are looked at."""
@@ -67,6 +74,7 @@ ALLOWED_ADDITIONAL = 2
 _LABEL_BYTES, _POINTERS = 63, 32
 _ADDRESS_BYTES = {A: 4, AAAA: 16}
 _QUESTIONS = 2  # nobody asks more at once
+_BLANK = "\0 "  # a text may end with a zero
 _SPECIAL, _PLAIN = b".\\", range(0x21, 0x7F)
 
 
@@ -76,8 +84,9 @@ class Message(NamedTuple):
     response: the QR bit. name: of the question, in RFC 1035's presentation, None if there is none or it is
     cut. kind: type of the question. code: of a response, with the upper bits that EDNS gives it. answers:
     count of records in the answer section of a response. truncated: the TC bit. addresses: (packed address,
-    TTL in s) of the answers. end: length of the message, `CUT` if it goes on behind the bytes that there
-    are. fits: where it is recognised: `NOWHERE`, `ON_ITS_PORT` or `ANYWHERE`.
+    TTL in s) of the answers. extended: code of RFC 8914, one more than it is, 0 for none. remark: its text.
+    end: length of the message, `CUT` if it goes on behind the bytes that there are. fits: where it is
+    recognised: `NOWHERE`, `ON_ITS_PORT` or `ANYWHERE`.
     """
 
     response: bool
@@ -88,6 +97,8 @@ class Message(NamedTuple):
     answers: int
     truncated: bool
     addresses: tuple[tuple[bytes, int], ...]
+    extended: int
+    remark: str
     end: int
     fits: int
 
@@ -138,6 +149,8 @@ def _read(data: bytes) -> Message:
         counts[0] if response else 0,
         bool(first & TRUNCATED_BIT),
         tuple(records.addresses),
+        records.extended,
+        records.remark,
         end,
         min(question.fits, RECOGNISED[opcode]) if fits else NOWHERE,
     )
@@ -196,7 +209,8 @@ class _Records:
 
     def __init__(self) -> None:
         self.addresses: list[tuple[bytes, int]] = []
-        self.extended_code = 0
+        self.extended_code = self.extended = 0
+        self.remark = ""
         self._alias_ttl = (1 << 31) - 1
 
     def read(self, data: bytes, at: int, counts: list[int]) -> int:
@@ -226,11 +240,26 @@ class _Records:
         end = start + length
         if kind == OPT:
             self.extended_code = ttl >> 24
+            self._read_options(data[start:end])
         if end > len(data):
             raise _CutOffError
         if section == 0:
             self._learn(kind, ttl, data[start:end])
         return end
+
+    def _read_options(self, options: bytes) -> None:
+        at, self.extended, self.remark = 0, 0, ""
+        for _ in range(OPTIONS):
+            start = at + OPTION_BYTES
+            if start > len(options):
+                return
+            code, size = (int.from_bytes(options[place : place + 2], "big") for place in (at, at + 2))
+            at = start + size
+            if code == EXTENDED_ERROR and size >= CODE_BYTES and at <= len(options):
+                told = start + CODE_BYTES
+                self.extended = int.from_bytes(options[start:told], "big") + 1
+                self.remark = options[told:at].decode("utf-8", "replace").strip(_BLANK)
+                return
 
     def _learn(self, kind: int, ttl: int, value: bytes) -> None:
         if kind == CNAME:

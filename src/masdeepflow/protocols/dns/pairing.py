@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pairs", "again", "mixed", "pair", "settled_elsewhere"]
+__all__ = ["Over", "Pairs", "again", "mixed", "pair", "settled_elsewhere"]
 
 _ROUNDS = 16
 _MIXERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
@@ -26,6 +26,36 @@ class Pairs(NamedTuple):
     waiting: NDArray[np.intp]
     earlier: NDArray[np.intp]
     later: NDArray[np.intp]
+
+
+class Over(NamedTuple):
+    """m queries that are over without a response.
+
+    queries: intp, among the messages. rows: intp, the slot that tells. ended_ns: int64. errno: int32, 0 where
+    it was asked again.
+    """
+
+    queries: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    ended_ns: NDArray[np.int64]
+    errno: NDArray[np.int32]
+
+    @classmethod
+    def none(cls) -> Over:
+        """Return no queries."""
+        return cls(np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0, np.int64), np.zeros(0, np.int32))
+
+    def before(self, others: Over) -> Over:
+        """Return these, and those of the others that are not among them."""
+        if not len(self.queries):
+            return others
+        left = ~np.isin(others.queries, self.queries)
+        return Over(
+            np.concatenate((self.queries, others.queries[left])),
+            np.concatenate((self.rows, others.rows[left])),
+            np.concatenate((self.ended_ns, others.ended_ns[left])),
+            np.concatenate((self.errno, others.errno[left])),
+        )
 
 
 def mixed(*columns: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from masdeepflow.protocols.dns.glances import MESSAGE
+from masdeepflow.protocols.dns.glances import ASKED_ANEW, MESSAGE
+from masdeepflow.protocols.dns.waiting import is_doubtful, is_elsewhere
 from masdeepflow.protocols.dns.words import (
     NO_ERROR,
     NO_SUCH_NAME,
     code_name,
+    extended_error,
     query_line,
     response_line,
     type_name,
 )
 from masdeepflow.recall import renumber
 from masdeepflow.table import ABSENT, Encoded, Parsed
-from masdeepflow.unanswered import RETRIED, TIMEOUT
+from masdeepflow.unanswered import ANSWERED_ELSEWHERE, RETRIED, TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transactions", "no_responses", "timed_out", "to_parsed"]
 
-_ANSWERS_BITS, _KIND_BITS, _OPCODE_BITS = 16, 16, 4
+_ANSWERS_BITS, _KIND_BITS, _OPCODE_BITS, _EXTENDED_BITS, _REMARK_BITS = 16, 16, 4, 17, 14
 _NOBODY = np.zeros(1, MESSAGE)
 for _name in ("kind", "code", "answers"):
     _NOBODY[_name] = ABSENT
@@ -41,8 +44,9 @@ class Transactions(NamedTuple):
 
     rows: intp, the slot of the response, or that of the query while it waits. asked, answered: messages (m,),
     of dtype `MESSAGE`; of `no_responses` without a response, its code `ABSENT` if it was not captured. names:
-    of the queries' places. ended_ns: int64, when a query without a response was asked again, 0 where its
-    connection's close ended it, else `ABSENT`; None if it is that everywhere.
+    of the queries' places. remarks: texts of errors, by the responses' places. ended_ns: int64, when a query
+    without a response was asked again or, for the reason `errno`, had failed, 0 where its connection's close
+    ended it, else `ABSENT`; None if it is that everywhere. errno: int32, else 0.
     """
 
     rows: NDArray[np.intp]
@@ -50,6 +54,8 @@ class Transactions(NamedTuple):
     answered: np.ndarray
     names: Names
     ended_ns: NDArray[np.int64] | None
+    errno: NDArray[np.int32]
+    remarks: Mapping[int, str]
 
 
 def no_responses(count: int) -> np.ndarray:
@@ -80,27 +86,41 @@ def to_parsed(slots: np.ndarray, found: Transactions) -> Parsed:
     parsed = Parsed(
         found.rows[order],
         text,
-        _response_text(answered),
+        _response_text(answered, found.remarks),
         (code != ABSENT) & (code != NO_ERROR) & (code != NO_SUCH_NAME),
         (asked["key"] == 0) | (answered["valid"] & (code == ABSENT)),
-        _attributes(name, asked["kind"], code, answered["answers"], Encoded.absent(len(order))),
+        {
+            **_attributes(name, asked["kind"], code, answered["answers"], Encoded.absent(len(order))),
+            **_extended(answered, found.remarks),
+        },
         {name: column.copy() for name, column in base.items()},
         still_open=~answered["valid"],
     )
-    return parsed if found.ended_ns is None else _with_ended(parsed, found.ended_ns[order], asked["last_ns"])
+    if found.ended_ns is None:
+        return parsed
+    return _with_ended(parsed, found.ended_ns[order], found.errno[order], asked["last_ns"])
 
 
-def _with_ended(parsed: Parsed, ended_ns: NDArray[np.int64], last_ns: NDArray[np.int64]) -> Parsed:
+def _with_ended(
+    parsed: Parsed, ended_ns: NDArray[np.int64], errnos: NDArray[np.int32], last_ns: NDArray[np.int64]
+) -> Parsed:
     """Mark the transactions that are over without a response. last_ns: int64 (m,), of the queries' bytes."""
-    retried, over = ended_ns > 0, ended_ns != ABSENT
-    reasons = Encoded(np.where(retried, 0, ABSENT).astype(np.int32), [RETRIED])
+    told, over = ended_ns > 0, ended_ns != ABSENT
+    numbers, codes = np.unique(errnos, return_inverse=True)
+    names = [_reason(number) for number in numbers.tolist()]
+    column = Encoded(np.where(told, codes, ABSENT).astype(np.int32), names)
     return replace(
         parsed,
         error=parsed.error | over,
         still_open=parsed.still_open & ~over,
-        attributes=parsed.attributes | {"error.type": reasons},
-        base=parsed.base | {"request_last_ns": np.where(retried, ended_ns, last_ns)},
+        attributes=parsed.attributes | {"error.type": column},
+        base=parsed.base | {"request_last_ns": np.where(told, ended_ns, last_ns)},
     )
+
+
+def _reason(number: int) -> str:
+    """Return `error.type` by errno; 0 is of a query that was asked again."""
+    return errno.errorcode.get(number, f"errno {number}") if number else RETRIED
 
 
 def _attributes(
@@ -156,17 +176,35 @@ def _lines(opcodes: NDArray[np.int64], kinds: NDArray[np.int32], names: list[str
     return list(map(query_line, opcodes.tolist(), kinds.tolist(), names))
 
 
-def _response_text(answered: np.ndarray) -> Encoded:
-    names = ("code", "answers", "truncated", "valid")
-    code, answers, truncated, valid = (answered[name].copy() for name in names)
+def _extended(answered: np.ndarray, remarks: Mapping[int, str]) -> dict[str, Encoded]:
+    """Return the attribute of errors that RFC 8914 tells more of, if there are any among responses (m,)."""
+    rows = np.flatnonzero(answered["extended"])
+    if not len(rows):
+        return {}
+    texts: list[str | None] = [None] * len(answered)
+    for row, extended, place in zip(
+        rows.tolist(), answered["extended"][rows].tolist(), answered["place"][rows].tolist(), strict=True
+    ):
+        texts[row] = extended_error(extended, remarks.get(place, ""))
+    return {"dns.extended_error": Encoded.from_list(texts)}
+
+
+def _response_text(answered: np.ndarray, remarks: Mapping[int, str]) -> Encoded:
+    names = ("code", "answers", "truncated", "valid", "extended", "unread")
+    columns = [answered[name].copy() for name in names]
+    code, answers, truncated, valid, extended, unread = columns
+    said, texts = _numbered(answered, remarks)
 
     def make() -> tuple[NDArray[np.int32], list[str]]:
         numbers = ((code.astype(np.int64) << _ANSWERS_BITS | answers) << 1 | truncated) << 1 | valid
+        numbers = ((numbers << _EXTENDED_BITS | extended) << _REMARK_BITS | said) << 1 | unread
         first, inverse = np.unique(numbers, return_index=True, return_inverse=True)[1:]
-        chosen = zip(*(column[first].tolist() for column in (code, answers, truncated, valid)), strict=True)
+        chosen = zip(*(column[first].tolist() for column in (*columns, said)), strict=True)
         lines = [
-            response_line(number, count, truncated=cut) if there else None
-            for number, count, cut, there in chosen
+            response_line(number, count, extended_error(more, texts[text]), truncated=cut, unread=left)
+            if there
+            else None
+            for number, count, cut, there, more, left, text in chosen
         ]
         shown = Encoded.from_list(lines)
         return shown.codes[inverse], shown.values
@@ -174,20 +212,36 @@ def _response_text(answered: np.ndarray) -> Encoded:
     return Encoded.later(np.arange(len(code)), make)
 
 
-def timed_out(messages: np.ndarray, names: Names, doubtful: NDArray[np.bool_], timeout_ns: int) -> Parsed:
+def _numbered(answered: np.ndarray, remarks: Mapping[int, str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return numbers (m,) of the distinct texts of errors, which come with them; the first is of none."""
+    numbers, texts = np.zeros(len(answered), np.int64), {"": 0}
+    if remarks:
+        for row in np.flatnonzero(answered["extended"]).tolist():
+            remark = remarks.get(int(answered["place"][row]), "")
+            numbers[row] = texts.setdefault(remark, len(texts))
+    return numbers, list(texts)
+
+
+def timed_out(messages: np.ndarray, names: Names, due: np.ndarray, timeout_ns: int) -> Parsed:
     """Return a transaction for each query (n,), as nobody was seen to answer it for `timeout_ns`.
 
-    doubtful: bool (n,), which may have been answered, and so are no errors.
+    due: (n,), as `Queries.overdue` gave them. What may have been answered, or was elsewhere, is no error.
     """
     size = len(messages)
     text, name = _asked(messages, names)
-    nothing, reason = np.full(size, ABSENT, np.int32), np.where(doubtful, ABSENT, 0).astype(np.int32)
+    doubtful, elsewhere, anew = is_doubtful(due), is_elsewhere(due), due["error"] == ASKED_ANEW
+    elsewhere &= ~anew
+    nothing = np.full(size, ABSENT, np.int32)
+    reason = np.select([doubtful & ~anew, elsewhere, anew], [ABSENT, 1, 2], 0).astype(np.int32)
+    ended = np.where(anew, due["request_last_ns"].astype(np.int64), messages["first_ns"] + timeout_ns)
     return Parsed(
         messages["row"].copy(),
         text,
         Encoded.absent(size),
-        ~doubtful,
-        (messages["key"] == 0) | doubtful,
-        _attributes(name, messages["kind"], nothing, nothing, Encoded(reason, [TIMEOUT])),
-        {"request_last_ns": messages["first_ns"] + timeout_ns},
+        ~(reason == ABSENT) & ~elsewhere,
+        (messages["key"] == 0) | (reason == ABSENT),
+        _attributes(
+            name, messages["kind"], nothing, nothing, Encoded(reason, [TIMEOUT, ANSWERED_ELSEWHERE, RETRIED])
+        ),
+        {"request_last_ns": ended},
     )

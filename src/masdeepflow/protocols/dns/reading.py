@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from masdeepflow.protocols.dns.names import READ, Names, as_objects
 from masdeepflow.schema import Flag, Kind, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +33,8 @@ __all__ = [
 
 _LENGTH_BYTES, _ID_BYTES = 2, 2
 _WORD, _SIX = 8, 16
-_CONTINUED = int(Flag.CONTINUED)
+_CONTINUED, _FAILED = int(Flag.CONTINUED), int(Flag.FAILED)
+_UNREAD, _WATCHED = int(Flag.UNREAD), int(Flag.WATCHED)
 _LIMIT = 4096
 _QUERIES, _ALL_QUERIES = 2048, 1 << 16  # of a turn, and of a batch, that were not captured
 LEAST_BYTES = _LENGTH_BYTES + HEADER_BYTES
@@ -69,7 +71,7 @@ class Batch(NamedTuple):
     """messages: (n,), of dtype `MESSAGE`, those that are datagrams by themselves first; all are valid.
 
     names, addresses: of their places. addresses: (a,), of dtype `ADDRESS`. streamed: the bytes of those that
-    are no datagrams, whose places are the last ones. unseen: by row.
+    are no datagrams, whose places are the last ones. unseen: by row. remarks: texts of errors, by place.
     """
 
     messages: np.ndarray
@@ -77,6 +79,7 @@ class Batch(NamedTuple):
     addresses: np.ndarray
     streamed: list[bytes]
     unseen: Sequence[Unseen] = ()
+    remarks: Mapping[int, str] = MappingProxyType({})
 
     def data(self, place: int) -> bytes | None:
         """Return the bytes of the message of this place, None if it is a datagram by itself."""
@@ -157,43 +160,52 @@ class Reader:
 
     def datagrams(self, slots: np.ndarray) -> Batch:
         """Return the messages of slots (n,) that are a datagram each."""
-        messages, names, addresses = self.look(slots)
+        messages, names, addresses, remarks = self.look(slots)
         messages["row"] = messages["place"] = np.arange(len(slots))
         messages["cookie"], messages["queue_ns"] = slots["cookie"], slots["queue_ns"]
         stamps = np.maximum(slots["request_first_ns"], slots["response_first_ns"])
         messages["first_ns"] = messages["last_ns"] = stamps
         messages["size"] = np.maximum(slots["request_bytes"], slots["response_bytes"])
+        _tell_ends(messages, slots)
         valid = messages["valid"]
-        return Batch(messages if valid.all() else messages.compress(valid), names, addresses, [])
+        kept = messages if valid.all() else messages.compress(valid)
+        return Batch(kept, names, addresses, [], (), remarks)
 
-    def look(self, slots: np.ndarray) -> tuple[np.ndarray, Names, np.ndarray]:
-        """Return what datagrams (n,) show (n,), of dtype `MESSAGE`, their names and addresses, by row."""
+    def look(self, slots: np.ndarray) -> tuple[np.ndarray, Names, np.ndarray, dict[int, str]]:
+        """Return what datagrams (n,) show (n,), of dtype `MESSAGE`; names, addresses and remarks, by row."""
         block = _block_of(slots)
         messages = np.zeros(len(slots), MESSAGE)
         known = np.empty(len(slots), object)
+        remarks: dict[int, str] = {}
         if len(slots) < self._few:
-            addresses = self._read(block, np.arange(len(slots)), messages, known)
+            addresses = self._read(block, np.arange(len(slots)), messages, known, remarks)
             texts, lengths = np.zeros((0, 0), np.uint8), np.zeros(0, np.int64)
         else:
             fits, texts, lengths, addresses = glance(block, messages)
             if not fits.all():
                 others = np.flatnonzero(~fits)
                 lengths[others] = READ
-                more = self._read(block, others, messages, known)
+                more = self._read(block, others, messages, known, remarks)
                 addresses = np.concatenate((addresses[fits[addresses["place"]]], more))
         messages["id"] = block.numbers(block.starts, _ID_BYTES)
-        return messages, Names(texts, lengths, known), addresses
+        return messages, Names(texts, lengths, known), addresses, remarks
 
     def _read(
-        self, block: Block, rows: NDArray[np.intp], messages: np.ndarray, known: NDArray[np.object_]
+        self,
+        block: Block,
+        rows: NDArray[np.intp],
+        messages: np.ndarray,
+        known: NDArray[np.object_],
+        remarks: dict[int, str],
     ) -> np.ndarray:
-        """Read `rows` (k,) into `messages` and `known`, and return their addresses."""
+        """Read `rows` (k,) into `messages`, `known` and `remarks`, and return their addresses."""
         if not len(rows):
             return _NO_ADDRESSES
         places = self._known.places(_without_ids(block, rows))
         messages[rows] = self._known.messages.take(places)
         values = [self._known.values[place] for place in places]
         known[rows] = as_objects([None if value is None else value.name for value in values])
+        remarks |= _remarks(rows, values)
         return _addresses(rows, values)
 
 
@@ -237,6 +249,26 @@ def _without_ids(block: Block, rows: NDArray[np.intp]) -> list[bytes]:
     return [data[at * width : at * width + length] for at, length in enumerate(lengths)]
 
 
+def _tell_ends(messages: np.ndarray, slots: np.ndarray) -> None:
+    """Note of datagrams (n,) what the kernel side tells of how they ended."""
+    flags = slots["flags"]
+    messages["watched"] = flags & _WATCHED > 0
+    rare = flags & (_UNREAD | _FAILED) > 0
+    if rare.any():
+        rows = np.flatnonzero(rare)
+        messages["unread"][rows] = flags[rows] & _UNREAD > 0
+        unsent = rows[(flags[rows] & _FAILED > 0) & ~messages["response"][rows]]
+        messages["errno"][unsent] = slots["error"][unsent]
+
+
+def _remarks(places: NDArray[np.integer], found: Sequence[Message | None]) -> dict[int, str]:
+    return {
+        place: message.remark
+        for place, message in zip(places.tolist(), found, strict=True)
+        if message is not None and message.remark
+    }
+
+
 def _addresses(places: NDArray[np.integer], found: Sequence[Message | None]) -> np.ndarray:
     """Return the addresses of messages at `places` (k,)."""
     telling = [
@@ -263,6 +295,8 @@ def _joined(whole: Batch, slots: np.ndarray, found: list[Found]) -> Batch:
         whole.names.joined(as_objects([message.name for message in values])),
         np.concatenate((whole.addresses, _addresses(messages["place"], values))),
         list(data),
+        (),
+        {**whole.remarks, **_remarks(messages["place"], values)},
     )
 
 

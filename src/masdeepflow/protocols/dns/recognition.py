@@ -66,7 +66,7 @@ class Recognition:
 
     def _fits(self, slots: np.ndarray, least: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return which datagrams (n,) are messages to their last byte, and fit `least` (n,)."""
-        messages, _, _ = self._reader.look(slots)
+        messages, *_ = self._reader.look(slots)
         end = np.where(messages["valid"] & (messages["fits"] >= least), messages["end"], 0)
         captured = slots["request_length"].astype(np.int64) + slots["response_length"]
         total = np.maximum(slots["request_bytes"], slots["response_bytes"]).astype(np.int64)

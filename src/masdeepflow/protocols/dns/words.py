@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from masdeepflow.table import ABSENT
 
-__all__ = ["NO_ERROR", "NO_SUCH_NAME", "TYPES", "code_name", "query_line", "response_line", "type_name"]
+__all__ = [
+    "NO_ERROR",
+    "NO_SUCH_NAME",
+    "TYPES",
+    "code_name",
+    "extended_error",
+    "query_line",
+    "response_line",
+    "type_name",
+]
 
 TYPES = {
     1: "A",
@@ -79,6 +88,40 @@ CODES = {
 }
 NO_ERROR, NO_SUCH_NAME = 0, 3
 """Codes of what is an answer, that a name does not exist included."""
+_EXTENDED = (
+    "Other Error",
+    "Unsupported DNSKEY Algorithm",
+    "Unsupported DS Digest Type",
+    "Stale Answer",
+    "Forged Answer",
+    "DNSSEC Indeterminate",
+    "DNSSEC Bogus",
+    "Signature Expired",
+    "Signature Not Yet Valid",
+    "DNSKEY Missing",
+    "RRSIGs Missing",
+    "No Zone Key Bit Set",
+    "NSEC Missing",
+    "Cached Error",
+    "Not Ready",
+    "Blocked",
+    "Censored",
+    "Filtered",
+    "Prohibited",
+    "Stale NXDOMAIN Answer",
+    "Not Authoritative",
+    "Not Supported",
+    "No Reachable Authority",
+    "Network Error",
+    "Invalid Data",
+    "Signature Expired before Valid",
+    "Too Early",
+    "Unsupported NSEC3 Iterations Value",
+    "Unable to conform to policy",
+    "Synthesized",
+    "Invalid Query Type",
+)
+"""Names of codes of RFC 8914, from 0."""
 _OPCODES = {0: "Query", 4: "Notify", 5: "Update"}
 
 
@@ -101,11 +144,22 @@ def _asked(kind: int) -> str:
     return "?" if kind == ABSENT else type_name(kind)
 
 
-def response_line(code: int, answers: int, *, truncated: bool) -> str:
+def extended_error(extended: int, remark: str) -> str:
+    """Return what RFC 8914 calls an error, and its text. extended: one more than the code, 0 for none."""
+    if not extended:
+        return ""
+    code = extended - 1
+    name = _EXTENDED[code] if code < len(_EXTENDED) else f"EDE {code}"
+    return f"{name}: {remark}" if remark else name
+
+
+def response_line(
+    code: int, answers: int, extended: str = "", *, truncated: bool, unread: bool = False
+) -> str:
     """Return a response's line. code: `ABSENT` of one of which no byte was captured."""
     if code == ABSENT:
         return "DNS Response: …"
     text = f"DNS Response: {code_name(code)}"
     if answers or code == NO_ERROR:
         text += f" {answers} answer{'' if answers == 1 else 's'}"
-    return text + ", truncated" * truncated
+    return text + f" ({extended})" * bool(extended) + ", truncated" * truncated + ", not read" * unread
