@@ -37,6 +37,7 @@ _WORDS = {
     "closed": "connection closed",
     "reset": "connection reset",
     "retried": "retried",
+    "ECONNREFUSED": "ECONNREFUSED: nothing listens there",
 }
 
 
@@ -153,7 +154,7 @@ def test_a_name_server_that_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_name_server_that_is_down(tmp_path: Path) -> None:
-    """Its host says at once that nobody listens: so does the log, long before the query counts as lost."""
+    """Its host says at once that nobody listens: so does the log, of the socket and of the query."""
     command = servers.resolving_at(tmp_path, _DOWN, "getent", "ahostsv4", "dead.golden.test")
     logs = _logs(tmp_path, 53, lambda: run(*command), 1, _DOWN)
     failed = [one for one in logs.objects if one.get("event") == "connect_failed"]
@@ -161,6 +162,8 @@ def test_a_name_server_that_is_down(tmp_path: Path) -> None:
     places = [place for place, line in enumerate(logs.lines) if "Connect failed: ECONNREFUSED" in line]
     assert len(places) == len(failed) >= 1
     assert "DNS Query: A dead.golden.test" in logs.lines[places[0] - 1]
+    assert {one["error.type"] for one in logs.lost} == {"ECONNREFUSED"}
+    assert all(one["masdeepflow.waited_ns"] < _SECOND for one in logs.lost)
 
 
 def test_a_resolver_that_asks_again(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ _SAME_ON_BOTH_SIDES = (
     "messaging.destination.template",
     "error.type",
 )
-_ONE_SIDED = {"mysql/tls", "nats/tls", "dns/unanswered", "dns/knot-glibc"}
+_ONE_SIDED = {"mysql/tls", "nats/tls", "dns/unanswered", "dns/refused", "dns/knot-glibc"}
 
 
 def _transactions(name: str) -> list[dict[str, Any]]:
