@@ -397,4 +397,13 @@ def _add_found(metrics: Metrics, pipeline: Pipeline, found: Frame | End) -> None
 def _summary(pipeline: Pipeline, lost: dict[str, int], metrics: Metrics) -> Summary:
     failures = dict(pipeline.registry.errors)
     forgotten = {**pipeline.evictions(), **pipeline.registry.evictions()}
-    return Summary(pipeline.records, lost, metrics.services(), metrics.coverage(), failures, forgotten)
+    return Summary(
+        pipeline.records,
+        lost,
+        metrics.services(),
+        metrics.coverage(),
+        failures,
+        forgotten,
+        metrics.failed_connects(),
+        metrics.broken_connections(),
+    )

@@ -12,6 +12,7 @@ _NAME_LIMIT = 64
 _HEADINGS = ("service", "protocol", "role", "requests", "errors", "p50", "p95", "p99")
 _NAMES = 3  # columns of text, to the left; figures stand to the right
 _MISSED = 5  # services named of which not all bytes were understood
+_ENDS = 5  # services and reasons named whose connections failed
 _SHORT_MS = 10  # shown with two decimals below
 
 
@@ -52,6 +53,7 @@ class Summary:
 
     coverage: one of each service that has moved bytes. failures: protocol -> how often its parser failed.
     forgotten: table or protocol -> how much had to go before its time, to stay within bounds.
+    failed_connects, broken_connections: (service, errno's name) -> how many TCP connections.
     """
 
     records: int
@@ -60,6 +62,8 @@ class Summary:
     coverage: list[Coverage] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     forgotten: dict[str, int] = field(default_factory=dict)
+    failed_connects: dict[tuple[str, str], int] = field(default_factory=dict)
+    broken_connections: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 def render(summary: Summary) -> str:
@@ -67,6 +71,10 @@ def render(summary: Summary) -> str:
     lines = [f"seen  {summary.records} records", f"lost  {_counted(summary.lost)}"]
     if summary.coverage:
         lines.append(f"read  {_covered(summary.coverage)}")
+    if summary.failed_connects:
+        lines.append(f"failed  {_ended(summary.failed_connects, 'connect')}")
+    if summary.broken_connections:
+        lines.append(f"broken  {_ended(summary.broken_connections, 'connection')}")
     if summary.failures:
         named = ", ".join(f"{escape(name)} {count}" for name, count in summary.failures.items())
         count = sum(summary.failures.values())
@@ -85,6 +93,16 @@ def render(summary: Summary) -> str:
 def _counted(counts: dict[str, int]) -> str:
     named = [f"{escape(name)} {count}" for name, count in counts.items() if count]
     return f"{sum(counts.values())} ({', '.join(named)})" if named else "0"
+
+
+def _ended(counts: dict[tuple[str, str], int], what: str) -> str:
+    """Return how many connections ended badly, and whose and why, those with the most first."""
+    total = sum(counts.values())
+    most = sorted(counts.items(), key=lambda one: -one[1])
+    named = [f"{escape(service, _NAME_LIMIT)} {why} {count}" for (service, why), count in most[:_ENDS]]
+    if len(most) > _ENDS:
+        named.append(f"{len(most) - _ENDS} more")
+    return f"{total} {what}{'s' * (total != 1)} ({', '.join(named)})"
 
 
 def _covered(coverage: list[Coverage]) -> str:

@@ -37,6 +37,19 @@ def test_summary_tells_what_was_forgotten() -> None:
     assert render(Summary(9, {}, forgotten={"names": 0})) == "seen  9 records\nlost  0\n"
 
 
+def test_summary_tells_whose_connections_failed_and_why() -> None:
+    """A service that reaches nobody has no request to stand in the table with; else there is no line."""
+    failed = {("api", "ECONNREFUSED"): 2, ("e\nvil", "EHOSTUNREACH"): 7}
+    broken = {(f"s{number}", "ECONNRESET"): 1 for number in range(7)}
+    lines = render(Summary(9, {}, failed_connects=failed, broken_connections=broken)).splitlines()
+    assert lines[2:] == [
+        r"failed  9 connects (e\x0avil EHOSTUNREACH 7, api ECONNREFUSED 2)",
+        f"broken  7 connections ({', '.join(f's{number} ECONNRESET 1' for number in range(5))}, 2 more)",
+    ]
+    one = Summary(9, {}, failed_connects={("api", "closed"): 1})
+    assert render(one).splitlines()[2] == "failed  1 connect (api closed 1)"
+
+
 def test_summary_escapes_names() -> None:
     """A process may call itself anything: its name stays on its line and within its column."""
     evil = ServiceSummary("\x1b[2J\n" + "x" * 200, "http", "server", 1, 0, 1.0, 1.0, 1.0)

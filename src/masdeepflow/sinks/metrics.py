@@ -257,6 +257,18 @@ class Metrics:
         ]
         return sorted(summaries, key=lambda summary: -summary.requests)
 
+    def failed_connects(self) -> dict[tuple[str, str], int]:
+        """Return how many connects of each service failed, by service and errno's name."""
+        with self._lock:
+            keys, counts = self._failures.keys(), self._failures.copy()[:, 0].tolist()
+        return _by_service([(key.service, key.error) for key in keys], counts)
+
+    def broken_connections(self) -> dict[tuple[str, str], int]:
+        """Return how many connections of each service were broken, by service and errno's name."""
+        with self._lock:
+            keys, counts = self._broken.keys(), self._broken.copy()[:, 0].tolist()
+        return _by_service([(key.service, key.error) for key in keys], counts)
+
     def snapshot(self) -> Snapshot:
         """Return all counters as they are between two batches."""
         with self._lock:
@@ -412,6 +424,14 @@ class Metrics:
         name = _errno(error) if error else "closed"
         number = self._failures.number(Failure(peer.service, name, peer.resource), Failure(OTHER, name))
         self._failures.row(number)[0] += 1
+
+
+def _by_service(keys: list[tuple[str, str]], counts: list[int]) -> dict[tuple[str, str], int]:
+    """Return the sum of the counts (n,) of each distinct key, wherever the service runs."""
+    sums: dict[tuple[str, str], int] = {}
+    for key, count in zip(keys, counts, strict=True):
+        sums[key] = sums.get(key, 0) + count
+    return sums
 
 
 def _errno(error: int) -> str:

@@ -290,6 +290,14 @@ def test_broken_connections_are_counted_by_error_at_each_end() -> None:
         Broken("curl", "client", "ETIMEDOUT"): 2,
         Broken("nginx", "server", "ECONNRESET"): 2,
     }
+    elsewhere = {**reset, "end": replace(CLIENT, pod="web-1")}
+    metrics.write(make_output(events=make_events(elsewhere)))
+    assert metrics.broken_connections() == {
+        ("curl", "ECONNRESET"): 5,
+        ("curl", "ETIMEDOUT"): 2,
+        ("nginx", "ECONNRESET"): 2,
+    }
+    assert metrics.failed_connects() == {("curl", "ECONNREFUSED"): 2}
 
 
 def test_snapshots_never_go_backwards_and_are_whole() -> None:
