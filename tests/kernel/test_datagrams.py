@@ -115,7 +115,7 @@ def _serving_in_turns(stage: Stage, host: str, rounds: int, count: int) -> Gate:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_who_asks_a_server_is_known_before_it_answers(stage: Stage, host: str) -> None:
-    """Answered or not; but for what came before its socket was first read, or was read before it was noted."""
+    """Answered or not; but for what came before its socket was first read, or read before it was noted."""
     rounds, count = 30, 3
     ready = _serving_in_turns(stage, host, rounds, count)
 

@@ -47,6 +47,11 @@ _REASONS = {
     "EACCES": "EACCES: not sent, this host forbids it",
     "ENETDOWN": "ENETDOWN: the network interface is down",
 }
+_CONNECTS = {
+    errno.ECANCELED: "ECANCELED: given up before an answer came",
+    errno.EADDRNOTAVAIL: "EADDRNOTAVAIL: no local port was left",
+}
+_LONG_NS = 10_000_000  # a connect that fails later has waited for something
 _TYPES = {Kind.CONNECT: "CONNECT", Kind.CONNECT_FAILED: "CONNECT", Kind.ACCEPT: "ACCEPT", Kind.CLOSE: "CLOSE"}
 
 
@@ -141,7 +146,7 @@ class TextLog(LineLog):
         columns = (micros(events.time_ns[rows]), events.endpoint[rows].tolist(), events.kind[rows].tolist())
         lines = [f"{stamp}{fragments[end].event[kind]}" for stamp, end, kind in zip(*columns, strict=True)]
         for place in np.flatnonzero(events.kind[rows] == Kind.CONNECT_FAILED).tolist():
-            lines[place] += f", Connect failed: {_reason(int(events.error[rows[place]]))}"
+            lines[place] += _connect_failed(events, rows[place])
         for place in np.flatnonzero((events.kind[rows] == Kind.CLOSE) & (events.error[rows] > 0)).tolist():
             lines[place] += f", Connection broken: {_reason(int(events.error[rows[place]]))}"
         return lines
@@ -209,6 +214,13 @@ def _head(endpoint: Endpoint, event: str) -> str:
 
 def _name(text: str) -> str:
     return escape(text, _NAME_LIMIT)
+
+
+def _connect_failed(events: Events, row: np.intp) -> str:
+    error = int(events.error[row])
+    duration = events.duration_ns[row : row + 1]
+    waited = f", Waited: {latencies(duration)[0]}" if duration[0] >= _LONG_NS else ""
+    return f", Connect failed: {_CONNECTS.get(error) or _reason(error)}{waited}"
 
 
 def _reason(error: int) -> str:

@@ -84,6 +84,26 @@ def test_connection_events_have_no_summary(logged: Logged) -> None:
     ]
 
 
+def test_a_connect_that_failed_late_tells_how_long_it_waited(logged: Logged) -> None:
+    """What was refused at once does not; of errnos that say little there are words."""
+    rows = (
+        (errno.ECONNREFUSED, 9_999_999),
+        (errno.ETIMEDOUT, 1200 * MILLISECOND),
+        (errno.ECANCELED, 10 * MILLISECOND),
+        (errno.EADDRNOTAVAIL, 1000),
+    )
+    kind = {"kind": Kind.CONNECT_FAILED}
+    events = make_events(*({**kind, "error": error, "duration_ns": duration} for error, duration in rows))
+    assert [
+        line.partition("Connect failed: ")[2] for line in logged(TextLog, make_output(events=events))
+    ] == [
+        "ECONNREFUSED",
+        "ETIMEDOUT, Waited: 1200ms",
+        "ECANCELED: given up before an answer came, Waited: 10ms",
+        "EADDRNOTAVAIL: no local port was left",
+    ]
+
+
 def test_transport_is_shown(logged: Logged) -> None:
     """UDP and UNIX stand in TCP's place."""
     udp = replace(CLIENT, transport="udp")
