@@ -1531,6 +1531,74 @@ def test_columns_equal_the_reference(number: int) -> None:
     check_equal([slots[:150], slots[150:]])
 
 
+LAST = execute(0xFFFFFFFF)
+MORE = packet(b"\0\1\0\x0a\0\0\0", 1)
+LIFE_OF_A_STATEMENT = [
+    *[(prepare(f"SELECT {number}, a"), prepared(number)) for number in (1, 2, 3)],
+    (prepare("SELECT a FROM t4"), prepared(1) + packet(b"\3def" + bytes(40), 2)),
+    (prepare("SELEC"), ERROR),
+    *[(execute(number), ROWS) for number in (1, 2, 3)],
+    (LAST, ROWS),
+    (execute(1), ERROR),
+    (execute(1, 0x1A), OK),
+    (execute(2, 0x1A), ERROR),
+    (close(2) + prepare("SELECT b FROM t5"), prepared(2)),
+    (close(1) + close(2) + close(3) + query("SELECT 1"), ROWS),
+    (close(1) + close(2) + close(3) + close(4) + PING, OK),
+    (close(3) + LAST, OK),
+    (close(1) + QUIT, b""),
+    (QUIT, b""),
+    (query("UPDATE t SET a = 1; SELECT 2"), MORE + ROWS),
+    (query("UPDATE t SET a = 1; SELEC"), MORE + ERROR[:3] + b"\2" + ERROR[4:]),
+    (query("USE shop"), OK),
+    (packet(b"\x1f"), OK),
+]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_statements_on_columns_equal_the_reference(number: int) -> None:
+    """Prepared, executed, reset and closed in any order, with and without what has to be followed."""
+    random = np.random.default_rng(number)
+    kinds = LIFE_OF_A_STATEMENT[: len(LIFE_OF_A_STATEMENT) - 4 * (number % 2)]
+    turns = []
+    for kind in random.choice(len(kinds), 500):
+        request, response = kinds[kind]
+        in_flight, closed = random.random() < 0.05, request[-5:] == QUIT
+        fields = {"cookie": int(random.integers(1, 9)), "flags": Flag.CLOSED if closed else 0}
+        turns.append(turn(request, response, kind=Kind.OPEN if in_flight else Kind.TURN, **fields))
+    slots = make_slots(*turns)
+    check_equal([slots[:7], slots[7:200], slots[200:]])
+    check_equal([cut(slots, 16, 8)])
+    check_equal([cut(slots, 24, 16)])
+
+
+def test_what_a_statement_shows_does_not_depend_on_the_batch() -> None:
+    """Drivers that prepare, execute and close each statement reuse no id; if one does, the order decides."""
+    turns = [
+        turn(prepare("SELECT 1"), prepared(1)),
+        turn(execute(1), ROWS),
+        turn(close(1) + prepare("SELECT 2"), prepared(1)),
+        turn(execute(1), ROWS),
+        turn(close(1) + QUIT, flags=Flag.CLOSED),
+    ]
+    rows = parse(*turns)
+    assert [row.get("request", "")[6:] for row in rows] == [
+        "Prepare: SELECT 1",
+        "Execute: SELECT 1",
+        "Close Statement: 1",
+        "Prepare: SELECT 2",
+        "Execute: SELECT 2",
+        "Close Statement: 1",
+        "Quit",
+    ]
+    parser = PROTOCOL()
+    apart = [row for one in turns for row in parse(one, parser=parser)]
+    names = ("request", "response", "request_bytes", "response_bytes", "db.query.text")
+    assert [[row.get(name) for name in names] for row in apart] == [
+        [row.get(name) for name in names] for row in rows
+    ]
+
+
 STATEMENTS = [
     b"SELECT c FROM sbtest%d WHERE id=%d",
     b"SELECT `id` FROM `users` WHERE `name` = '%d' LIMIT %d",

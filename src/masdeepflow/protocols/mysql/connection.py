@@ -327,24 +327,24 @@ class Connection:
     def _learn(self, command: Command, answer: bytes) -> None:
         """Take over what a command changes. answer: its reply and what follows, as far as captured."""
         if command.code == Code.STMT_PREPARE:
-            self.last = command.execute
-        if command.code == Code.STMT_CLOSE:
+            self.prepare(prepared_id(answer) if says_ok(answer) else None, command.execute)
+        elif command.code == Code.STMT_CLOSE:
             self.statements.pop(command.statement, None)
         elif not says_ok(answer):
             return
-        elif command.code == Code.STMT_PREPARE:
-            self._prepare(prepared_id(answer), command)
         elif command.code == Code.RESET_CONNECTION:
             self.statements.clear()
             self.last = None
         else:
             self.namespace = command.namespace
 
-    def _prepare(self, statement: int | None, command: Command) -> None:
-        if statement is None or command.execute is None:
+    def prepare(self, statement: int | None, execute: Command | None) -> None:
+        """Take over a statement that was prepared last, and its id, None if there is none."""
+        self.last = execute
+        if statement is None or execute is None:
             return
         self.statements.pop(statement, None)
-        self.statements[statement] = command.execute
+        self.statements[statement] = execute
         if len(self.statements) > _STATEMENTS:
             del self.statements[next(iter(self.statements))]
             self.dropped += 1
@@ -443,7 +443,7 @@ class Connections:
                 if connection.opaque:
                     opaque.append(turn.cookie)
                 if known is None or connection.dropped or prepared != len(connection.statements):
-                    self._keep(turn.cookie, connection, prepared)
+                    self.keep(turn.cookie, connection, prepared)
         return transactions, opaque
 
     def _greet(self, turn: Turn) -> bool:
@@ -452,10 +452,10 @@ class Connections:
         if greeting is None or turn.flags & _CONTINUED or turn.kind == _OPEN:
             return False
         self.forget([turn.cookie])
-        self._keep(turn.cookie, Connection(greeting.system, greeting.capabilities), 0)
+        self.keep(turn.cookie, Connection(greeting.system, greeting.capabilities), 0)
         return True
 
-    def _keep(self, cookie: int, connection: Connection, prepared: int) -> None:
+    def keep(self, cookie: int, connection: Connection, prepared: int) -> None:
         """Keep a connection that a turn changed; `prepared` statements were counted of it before."""
         if connection.known:
             self._known[cookie] = connection

@@ -30,10 +30,12 @@ def to_parsed(
 ) -> Parsed:
     """Return the transactions of the common turns, and the others, in the order of their turns."""
     base = {}
+    order = np.arange(len(commons.rows))
     if transactions:
         commons, order = _joined(commons, transactions)
-        base = _base(slots, commons.rows, order, transactions)
-    rows, commands, replies, states, own, texts = commons
+    if transactions or commons.silent.any():
+        base = _base(slots, commons, order, transactions)
+    rows, commands, replies, states, own, texts, *_ = commons
     lines = commands.strings(lambda command: command.text)
     queries = commands.strings(lambda command: command.query)
     if texts is not None:
@@ -64,26 +66,33 @@ def _joined(commons: Commons, transactions: list[Transaction]) -> tuple[Commons,
     rows = np.concatenate([commons.rows, np.array([found.row for found in transactions], np.intp)])
     # The order of several transactions of one turn is kept.
     order = np.argsort(rows, kind="stable")
-    own = np.concatenate([commons.own, np.full(len(transactions), ABSENT, np.int32)])
+    others = len(transactions)
+    own = np.concatenate([commons.own, np.full(others, ABSENT, np.int32)])
     together = commons._replace(
         rows=rows[order],
         commands=commons.commands.joined((found.command for found in transactions), order),
         replies=commons.replies.joined((found.reply for found in transactions), order),
         states=commons.states.joined(((found.system, found.namespace) for found in transactions), order),
         own=own[order],
+        sizes=np.append(commons.sizes, np.zeros(others, np.int64))[order],
+        silent=np.append(commons.silent, np.zeros(others, bool))[order],
     )
     return together, order
 
 
 def _base(
-    slots: np.ndarray, rows: NDArray[np.intp], order: NDArray[np.intp], transactions: list[Transaction]
+    slots: np.ndarray, commons: Commons, order: NDArray[np.intp], transactions: list[Transaction]
 ) -> dict[str, NDArray[np.int64]]:
     """Return the columns of which a transaction has a share only, none, or the value of an earlier turn."""
+    rows = commons.rows
     others = np.flatnonzero(order >= len(rows) - len(transactions))
     base = {name: slots[name][rows].astype(np.int64) for name in _BASE + _RESPONSE_STAMPS}
+    base["request_bytes"] = commons.sizes.copy()
+    base["response_bytes"][commons.silent] = 0
     for name in _BASE:
         base[name][others] = [getattr(found, name) for found in transactions]
-    unanswered = others[[found.reply in NO_ANSWER for found in transactions]]
+    unanswered = commons.silent.copy()
+    unanswered[others] = [found.reply in NO_ANSWER for found in transactions]
     for name in _RESPONSE_STAMPS:
         base[name][unanswered] = 0
     return base

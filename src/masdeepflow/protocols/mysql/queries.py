@@ -13,6 +13,8 @@ from masdeepflow.statements import Statements, Texts
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from masdeepflow.protocols.mysql.requests import Requests
+
 __all__ = ["Queries", "Read", "are_plain_queries"]
 
 _START = HEADER_BYTES + 1
@@ -26,10 +28,10 @@ class Read(NamedTuple):
     texts: Texts
 
 
-def are_plain_queries(slots: np.ndarray, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+def are_plain_queries(requests: Requests, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which of `rows` (m,), commands, are a statement with no attributes in front of it."""
-    payload = slots["request"]
-    attributes = (payload[rows, _START + 1] == 1) & (slots["request_length"][rows] > _START + 1)
+    payload = requests.payload
+    attributes = (payload[rows, _START + 1] == 1) & (requests.lengths[rows] > _START + 1)
     plain: NDArray[np.bool_] = (payload[rows, HEADER_BYTES] == Code.QUERY) & ~attributes
     return plain
 
@@ -41,11 +43,10 @@ class Queries:
         """Start with nothing remembered."""
         self._statements = Statements(_START, shown_text)
 
-    def read(self, slots: np.ndarray, rows: NDArray[np.intp]) -> Read:
+    def read(self, requests: Requests, rows: NDArray[np.intp]) -> Read:
         """Return what `rows` (k,) show, for which `are_plain_queries` holds."""
-        payload = slots["request"]
-        lengths = np.minimum(slots["request_length"][rows], payload.shape[1]).astype(np.int64)
-        cut = lengths < slots["request_bytes"][rows]
+        payload, lengths = requests.payload, requests.lengths[rows]
+        cut = lengths < requests.sizes[rows]
         width = -(-int(lengths.max(initial=0)) // _WORD) * _WORD
         payload = np.ascontiguousarray(payload[:, :width][rows])
         codes, found = self._statements.read(payload, lengths, cut)
