@@ -96,7 +96,7 @@ need_for_testing() {
     need containerd have containerd
     need containernetworking-plugins test -e /usr/lib/cni/bridge -o -e /opt/cni/bin/bridge
     need curl have curl
-    # Runs a client of PostgreSQL's driver for Java from its source.
+    # Runs clients of PostgreSQL's and MariaDB's drivers for Java from their source.
     need default-jdk-headless have javac
     # Answers as late as it is told.
     need dnsdist have dnsdist
@@ -110,6 +110,8 @@ need_for_testing() {
     need knot have knotd
     need knot-dnsutils have kdig
     need knot-resolver have kresd
+    # Sends batches of statements without waiting for replies.
+    need libmariadb-java test -e /usr/share/java/mariadb-java-client.jar
     need libmemcached-tools have memcping
     # A client of NATS that shares nothing with nats-py.
     need libnats-dev test -e /usr/include/nats/nats.h
@@ -130,6 +132,8 @@ need_for_testing() {
     # On libmemcached: many keys at once by the binary protocol.
     need php-memcached php_has memcached
     need php-mongodb php_has mongodb
+    # Prepares, executes and closes each statement.
+    need php-mysql php_has mysqli
     need php-redis php_has redis
     need podman have podman
     need procps have ps

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 from masdeepflow.traffic_gen.mysql_wire import Command
-from tests.support import json_log
+from tests.support import json_log, servers
 from tests.support.mysql_session import MySqlSession
 from tests.support.ports import LOOPBACK
 from tests.support.programs import Program, run
@@ -169,6 +169,46 @@ def test_prepared_statements_are_shown_with_their_text(mariadb: MariaDb, start_a
         executed = [one.get("db.query.text") for one in found if one not in prepared]
         good = [text for text in statements if _code(text) is None]
         assert [text for text in executed if text in set(good)] == good
+
+
+_ROWS = 700
+
+
+def _inserted(server: MariaDb) -> int:
+    """Return how many statements that insert the server itself has counted."""
+    return int(run(*server.client, "--execute=SHOW GLOBAL STATUS LIKE 'Com_insert'").stdout.split()[-1])
+
+
+@pytest.mark.server("java")
+def test_batches_of_connector_j_are_counted_at_both_ends(mariadb: MariaDb, start_agent: StartAgent) -> None:
+    """Sent without waiting for replies: the client's end sees the first of them, and counts the others."""
+    before = _inserted(mariadb)
+    agent = start_agent("--log", "json", ports=[mariadb.port])
+    assert servers.mariadb_jdbc(mariadb, _ROWS).code == 0
+    assert _inserted(mariadb) - before == 2 * _ROWS
+    for found in _by_role(agent).values():
+        inserts = [one for one in found if one.get("db.query.summary") == "INSERT item"]
+        named = [one for one in inserts if one["db.operation.name"] == "INSERT"]
+        assert len(named) == 2 * _ROWS
+        executed = [
+            one for one in named if one.get("db.query.text", "").startswith("INSERT INTO item VALUES (?")
+        ]
+        assert len(executed) == _ROWS
+        assert [one["db.response.status_code"] for one in found if one["error"]] == [str(_NO_TABLE)] * 2
+
+
+@pytest.mark.server("php")
+def test_statements_of_php_are_there_once_per_side(mariadb: MariaDb, start_agent: StartAgent) -> None:
+    """Each prepared, executed and closed; several results; long data; a cursor; another user."""
+    agent = start_agent("--log", "json", ports=[mariadb.port])
+    assert servers.mariadb_php(mariadb).code == 0
+    for found in _by_role(agent).values():
+        names = Counter(one["db.operation.name"] for one in found)
+        expected = {"STMT_PREPARE": 9, "INSERT": 4, "STMT_SEND_LONG_DATA": 2, "STMT_CLOSE": 7, "CALL": 1}
+        assert {name: names[name] for name in expected} == expected
+        assert sum(one.get("db.query.text") == "SELECT name FROM item WHERE id = ?" for one in found) == 6
+        codes = [one["db.response.status_code"] for one in found if one["error"]]
+        assert codes[:1] == [str(_NO_TABLE)]
 
 
 def test_each_command_has_its_line(mariadb: MariaDb, start_agent: StartAgent) -> None:

@@ -286,6 +286,22 @@ def _mysqlclient(directory: Path) -> Iterator[Where]:
         yield _MYSQL
 
 
+@_scenario("mysql/connector-j")
+def _connector_j(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MYSQL) as server:
+        yield _MYSQL
+        assert servers.mariadb_jdbc(server, rows=14).lines == ["1146", "1146"]
+        yield _MYSQL
+
+
+@_scenario("mysql/php")
+def _mysql_php(directory: Path) -> Iterator[Where]:
+    with servers.mariadb(directory, _MYSQL) as server:
+        yield _MYSQL
+        assert servers.mariadb_php(server).lines == ["1"] * 3 + ["42S02"]
+        yield _MYSQL
+
+
 @_scenario("mysql/commands")
 def _commands(directory: Path) -> Iterator[Where]:
     with servers.mariadb(directory, _MYSQL):

@@ -29,7 +29,8 @@ _SAME_ON_BOTH_SIDES = (
     "messaging.destination.template",
     "error.type",
 )
-_ONE_SIDED = {"mysql/tls", "nats/tls", "dns/unanswered", "dns/refused", "dns/knot-glibc"}
+_ONE_SIDED = {"mysql/tls", "mysql/connector-j", "nats/tls", "dns/unanswered", "dns/refused", "dns/knot-glibc"}
+"""Or with more than a prefix holds at one of them."""
 
 
 def _transactions(name: str) -> list[dict[str, Any]]:
@@ -99,4 +100,4 @@ def test_nothing_is_here_that_no_script_makes() -> None:
     directory = recording_of("http/x").parent.parent
     files = {path for path in directory.glob("*/*") if path.suffix in (".rec", ".jsonl")}
     assert files == {path for name in SCENARIOS for path in (recording_of(name), lines_of(name))}
-    assert sum(path.stat().st_size for path in files) < 3_200_000
+    assert sum(path.stat().st_size for path in files) < 3_400_000

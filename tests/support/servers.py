@@ -34,6 +34,8 @@ __all__ = [
     "knot",
     "kresd",
     "mariadb",
+    "mariadb_jdbc",
+    "mariadb_php",
     "memcached",
     "mongodb",
     "nats",
@@ -195,6 +197,18 @@ def mariadb(directory: Path, address: tuple[str, int] | None = None) -> Iterator
         wait_listening(port, host)
         run(*server.client, "--execute=CREATE DATABASE shop; CREATE TABLE shop.item (id INT, name TEXT)")
         yield server
+
+
+def mariadb_jdbc(server: MariaDb, rows: int) -> Finished:
+    """Use a server through MariaDB's driver for Java: `mariadb_client.java` tells what it does."""
+    client = Path(__file__).with_name("mariadb_client.java")
+    where = f"jdbc:mariadb://{server.address}:{server.port}/shop?user=root"
+    return run("java", "-cp", "/usr/share/java/mariadb-java-client.jar", client, where, rows)
+
+
+def mariadb_php(server: MariaDb) -> Finished:
+    """Use a server through PHP's mysqlnd: `mariadb_client.php` tells what it does."""
+    return run("php", Path(__file__).with_name("mariadb_client.php"), server.address, server.port)
 
 
 def _mariadbd(server: MariaDb, data: Path, certificate: Path, key: Path) -> list[str]:

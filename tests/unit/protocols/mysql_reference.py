@@ -898,6 +898,12 @@ def split_commands(turn: Turn) -> tuple[list[tuple[Command, int]], int]:
         command = read_command(request[at : at + 4 + length])
         if command is None:
             break
+        if (
+            found
+            and command.statement is not None
+            and len(request[at : at + min(4 + length, 9)]) < min(4 + length, 9)
+        ):
+            break
         end = total if length == 0xFFFFFF else min(at + 4 + length, total)
         found.append((command, end - at))
         at += 4 + length if length != 0xFFFFFF else end

@@ -1176,6 +1176,14 @@ def test_a_client_hands_over_each_command_by_a_call_of_its_own() -> None:
     assert sum(row["response_bytes"] for row in rows) == 40 * len(OK)
 
 
+def test_a_statement_id_that_is_cut_is_none() -> None:
+    """Of what is executed last, the prefix may hold the command without the id."""
+    one_execution = packet(b"\x17\1\0\0\0\0\1\0\0\0" + bytes(15))
+    rows = parse(turn(one_execution * 9, OK * 9, request_segments=9))
+    assert {row["request"].removesuffix("…") for row in rows} == {"MySQL Execute: statement 1"}
+    assert len(rows) == 9
+
+
 def test_a_server_may_read_a_command_by_several_calls() -> None:
     """At its end only sizes tell how many there are: here they grow."""
     rows = parse(turn(b"".join(INSERTS), OK * 40, request_segments=80, role=Role.SERVER))

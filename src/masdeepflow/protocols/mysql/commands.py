@@ -51,6 +51,7 @@ LAST_STATEMENT = 0xFFFFFFFF
 """MariaDB's statement id for the one prepared last."""
 
 _ELLIPSIS = "…"
+_ID_END = HEADER_BYTES + 5
 _REMEMBERED = 4096
 # The first bytes of a UTF-8 character whose rest is beyond the end.
 _CUT_CHARACTER = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z")
@@ -201,7 +202,9 @@ def read_commands(request: bytes, request_bytes: int) -> tuple[list[tuple[Comman
         length = int.from_bytes(request[at : at + 3], "little")
         end = at + HEADER_BYTES + length
         command = read_command(request[at:end])
-        if command is None:
+        # An id that is cut is none.
+        cut = at > 0 and len(request) < min(end, at + _ID_END)
+        if command is None or (cut and command.code in ON_STATEMENT):
             break
         # Nothing tells where the packets end that continue one of the greatest length.
         end = request_bytes if length == MAX_LENGTH else min(end, request_bytes)
