@@ -44,6 +44,7 @@ OK_BYTE, ERROR, EOF_BYTE, FILE_BYTE = 0x00, 0xFF, 0xFE, 0xFB
 """First byte of a reply, by what it is."""
 _MORE_RESULTS, _CURSOR_EXISTS = 0x0008, 0x0040
 _EOF_BYTES = 5
+_EOF_HEADER, _EOF = b"\5\0\0", b"\xfe"
 _OK_BYTES = 7  # of an OK packet since MySQL 4.1
 _FLAGGED = 2  # bytes of a column count with MariaDB's flag behind it
 _PREPARED_BYTES = 12
@@ -141,6 +142,20 @@ class Packets:
         self._sequence = (sequence + 1) & 0xFF
         self.start, self.end = body, end
         self.first = data[body] if body < end else UNKNOWN
+        return True
+
+    def jump(self, count: int) -> bool:
+        """Go over `count` packets, as `advance` does, whatever they hold."""
+        data, size, end, sequence = self.data, len(self.data), self.end, self._sequence
+        for _ in range(count):
+            at, body = end, end + HEADER_BYTES
+            if body > size or sequence not in {UNKNOWN, data[at + 3]}:
+                return False
+            end = body + data[at] + (data[at + 1] << 8) + (data[at + 2] << 16)
+            if body == size < end:
+                return False
+            sequence = (data[at + 3] + 1) & 0xFF
+        self.end, self._sequence = end, sequence
         return True
 
     def skip(self, count: int) -> bool:
@@ -308,7 +323,7 @@ def _read_prepared(packets: Packets) -> tuple[Reply, int]:
     if packets.first != OK_BYTE or packets.length < _PREPARED_BYTES:
         return UNSEEN, packets.end
     for definitions in (packets.number(7, 2), packets.number(5, 2)):
-        if not all(packets.advance() for _ in range(definitions)):
+        if not packets.jump(definitions):
             return OK, UNKNOWN
         if definitions:
             _pass_eof(packets)
@@ -317,8 +332,9 @@ def _read_prepared(packets: Packets) -> tuple[Reply, int]:
 
 def _pass_eof(packets: Packets) -> None:
     """Go over the EOF behind definitions, which CLIENT_DEPRECATE_EOF drops; else stay."""
-    ahead = Packets(packets.data, packets.end)
-    if ahead.advance() and ahead.first == EOF_BYTE and ahead.length == _EOF_BYTES:
+    if packets.data.startswith(_EOF_HEADER, packets.end) and packets.data.startswith(
+        _EOF, packets.end + HEADER_BYTES
+    ):
         packets.advance()
 
 
