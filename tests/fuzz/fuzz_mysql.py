@@ -112,6 +112,7 @@ def _turns(source: Iterator[int]) -> Iterator[dict[str, object]]:
             kind=Kind.OPEN if is_open else Kind.TURN,
             flags=flags | (Flag.IDLE if what & 16 else 0),
             queue_ns=what,
+            request_segments=1 + (what >> 4),
         )
 
 

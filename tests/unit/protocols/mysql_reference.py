@@ -891,7 +891,7 @@ def hidden_number(visible: list[tuple[Command, int]], left: int, turn: Turn) -> 
 def split_commands(turn: Turn) -> tuple[list[tuple[Command, int]], int]:
     """Return the commands with their sizes, and the bytes left behind them."""
     request, total = turn.request, turn.fields["request_bytes"]
-    found = []
+    found: list[tuple[Command, int]] = []
     at = 0
     while len(request) - at >= 5 and request[at + 3] == 0:
         length = int.from_bytes(request[at : at + 3], "little")

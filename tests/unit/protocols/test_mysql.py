@@ -1219,6 +1219,15 @@ def test_a_turn_stands_for_so_many_commands_at_most() -> None:
     assert len(parse(slots)) == 16384 + 15
 
 
+def test_a_batch_stands_for_so_many_commands_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many turns of such sizes come at once; the next batch has room again."""
+    monkeypatch.setattr(connection, "BATCH_MOST", 1000)
+    slots = turn(execute(1) * 20, OK * 20, request_bytes=10**6)
+    parser = PROTOCOL()
+    for _ in range(2):
+        assert len(parse(slots, slots, slots, parser=parser)) == 1000 + 3 * 15 + 2
+
+
 def test_pipelines_equal_the_reference() -> None:
     """Of any commands, in any number of calls, at either end."""
     random = np.random.default_rng(3)

@@ -47,6 +47,7 @@ class MySql:
 
     def parse(self, slots: np.ndarray) -> Parsed:
         """Return the transactions of turns that are this protocol's."""
+        self._connections.begin_batch()
         owner, cookies = self._cookies.encode(slots["cookie"])
         return to_parsed(slots, *self._common.read(slots, cookies, owner, self._connections))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from masdeepflow.pipelined import BATCH_MOST
 from masdeepflow.protocols.mysql.commands import (
     HEADER_BYTES,
     LAST_STATEMENT,
@@ -24,7 +25,7 @@ from masdeepflow.protocols.mysql.commands import (
     read_commands,
 )
 from masdeepflow.protocols.mysql.handshake import compressed, is_refusal, read_greeting, read_login
-from masdeepflow.protocols.mysql.hidden import count, hidden
+from masdeepflow.protocols.mysql.hidden import TURN_MOST, count, hidden
 from masdeepflow.protocols.mysql.replies import (
     FILE,
     MORE,
@@ -175,17 +176,20 @@ class Connection:
         """Return a connection to follow a turn in flight on, which comes again."""
         return replace(self, statements=dict(self.statements))
 
-    def follow(self, turn: Turn) -> list[Transaction]:
-        """Return the transactions that a turn ends, and of one in flight what it shows so far."""
+    def follow(self, turn: Turn, most: int = TURN_MOST) -> list[Transaction]:
+        """Return the transactions that a turn ends, and of one in flight what it shows so far.
+
+        most: commands beyond the prefix that it may stand for.
+        """
         if turn.flags & _CONTINUED or not turn.request_bytes:
             return self._follow_response(turn)
         if turn.request[3:4] == b"\0":
-            return self._follow_commands(turn)
+            return self._follow_commands(turn, most)
         if self.pending:
             return self._follow_pending(self.pending, turn)
         if len(turn.request) >= HEADER_BYTES:
             return self._follow_login(turn)
-        return self._follow_commands(turn)
+        return self._follow_commands(turn, most)
 
     def _follow_response(self, turn: Turn) -> list[Transaction]:
         """Follow response bytes without a request: an error in place of the greeting, or the rest of a turn.
@@ -250,7 +254,7 @@ class Connection:
             self.last = None
             self.opaque = compressed(self.offered, pending.capabilities)
 
-    def _follow_commands(self, turn: Turn) -> list[Transaction]:
+    def _follow_commands(self, turn: Turn, most: int) -> list[Transaction]:
         if self.pending:
             # The turn that ended it was lost; that another command follows shows that a login was let in.
             self._end(self.pending, OK)
@@ -259,7 +263,7 @@ class Connection:
         length = int.from_bytes(turn.request[:3], "little")
         alone = length + HEADER_BYTES == turn.request_bytes and length != MAX_LENGTH
         if not alone or len(turn.request) <= HEADER_BYTES:
-            return self._follow_pipeline(turn)
+            return self._follow_pipeline(turn, most)
         command = self._read(turn.request)
         return (
             self._exchange(turn, command, turn.request_bytes, _Replies.to_commands(turn, 1))
@@ -276,7 +280,7 @@ class Connection:
         command = read_command(packet)
         return self.with_statement(command) if command else None
 
-    def _follow_pipeline(self, turn: Turn) -> list[Transaction]:
+    def _follow_pipeline(self, turn: Turn, most: int) -> list[Transaction]:
         commands, left = read_commands(turn.request, turn.request_bytes)
         likely = left > HEADER_BYTES and bool(commands or len(turn.request) <= HEADER_BYTES)
         awaited = sum(command.answer is not Answer.NONE for command, _ in commands) + likely
@@ -286,7 +290,7 @@ class Connection:
             # It may be the one before that prepared the statement.
             commands[place] = self.with_statement(command), size
             transactions += self._exchange(turn, *commands[place], replies)
-        number = count(commands, left, turn.calls) if turn.kind != _OPEN else None
+        number = count(commands, left, turn.calls, most) if turn.kind != _OPEN else None
         if number or (likely and replies.at != turn.response_bytes):
             behind = hidden(commands, left, number or 1, self.with_statement)
             replies.awaited = sum(command.answer is not Answer.NONE for command, _ in behind)
@@ -407,6 +411,11 @@ class Connections:
         self.evicted = 0
         self._known: dict[int, Connection] = {}
         self._statements = 0
+        self._room = BATCH_MOST
+
+    def begin_batch(self) -> None:
+        """Make room for so many commands beyond the prefix as a batch may hold."""
+        self._room = BATCH_MOST
 
     def get(self, cookie: int) -> Connection | None:
         """Return what is known of a connection, and keep it longer than those that were not asked for."""
@@ -439,7 +448,9 @@ class Connections:
             else:
                 connection = known or Connection()
                 prepared = len(connection.statements)
-                transactions += connection.follow(turn)
+                found = connection.follow(turn, min(TURN_MOST, self._room))
+                self._room = max(self._room - len(found), 1)
+                transactions += found
                 if connection.opaque:
                     opaque.append(turn.cookie)
                 if known is None or connection.dropped or prepared != len(connection.statements):

@@ -37,23 +37,25 @@ _FEW = 2
 _REMEMBERED = 1024
 
 
-def count(commands: Sequence[tuple[Command, int]], left: int, calls: int) -> int | None:
+def count(
+    commands: Sequence[tuple[Command, int]], left: int, calls: int, most: int = TURN_MOST
+) -> int | None:
     """Return how many commands `left` bytes are behind those that are visible, None if that is not known.
 
     commands: and the size of each. calls: in which a client handed over all of them, 0 where that says
-    nothing. The sizes of two of one kind tell, too: exactly where they are all the same.
+    nothing. The sizes of two of one kind tell, too: exactly where they are all the same. most: of them.
     """
     if not commands or left <= HEADER_BYTES:
         return None
     sizes = [size for _, size in commands]
     behind = calls - len(sizes)
     if behind > 0 and max(sizes) <= _CALL * left // behind and left // behind <= _CALL * max(sizes):
-        return min(behind, TURN_MOST)
+        return min(behind, most)
     first = commands[0][0]
     alike = all(command.code == first.code for command, _ in commands) and first.answer is not Answer.NONE
     if len(sizes) < _FEW or not alike:
         return None
-    return min(max((2 * left * len(sizes) + sum(sizes)) // (2 * sum(sizes)), 1), TURN_MOST)
+    return min(max((2 * left * len(sizes) + sum(sizes)) // (2 * sum(sizes)), 1), most)
 
 
 def hidden(
