@@ -116,10 +116,11 @@ _OUTPUT = (
         "--include",
         multiple=True,
         metavar="KEY=VALUE",
-        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}. Connections that open and close "
-        "have no protocol, and match any.",
+        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}. Given more than once, any value of "
+        "a KEY will do, and every KEY has to match. Connections that open and close have no protocol, and "
+        "match any.",
     ),
-    _option("--exclude", multiple=True, metavar="KEY=VALUE", help="Nothing that matches."),
+    _option("--exclude", multiple=True, metavar="KEY=VALUE", help="Nothing that matches any of these."),
     _option(
         "--redact/--no-redact",
         default=False,
