@@ -116,8 +116,8 @@ _OUTPUT = (
         "--include",
         multiple=True,
         metavar="KEY=VALUE",
-        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}. Given more than once, any value of "
-        "a KEY will do, and every KEY has to match. Connections that open and close have no protocol, and "
+        help=f"Only what matches; KEY is one of {', '.join(filters.KEYS)}. Given more than once, any value "
+        "of a KEY will do, and every KEY has to match. Connections that open and close have no protocol, and "
         "match any.",
     ),
     _option("--exclude", multiple=True, metavar="KEY=VALUE", help="Nothing that matches any of these."),
