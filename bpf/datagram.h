@@ -59,7 +59,7 @@ struct {
 
 /*
  * Who asks several servers over one socket takes one answer, and closes it. Whether the others live is told by answers that
- * nobody reads (on_drop()), by the client's port: the socket may be gone.
+ * nobody reads (on_drop()), by the client's port and the first two bytes, an id: the socket may be gone, and its port another's.
  */
 struct arrived {
 	__u64 at_ns;
@@ -71,7 +71,7 @@ struct asked_several {
 	__u64 cookie;
 	__u32 left;            /* answers that may be told of: no more than were asked for */
 	__u32 next_arrived;
-	struct arrived arrived[UNREAD]; /* in the socket's buffer */
+	struct arrived arrived[ASKED_PEERS]; /* in the socket's buffer */
 };
 
 struct {
@@ -160,6 +160,11 @@ static __always_inline struct unread *next_unread(struct sock *sk)
 	return a ? &a->unread[__sync_fetch_and_add(&a->next_unread, 1) % ASKERS] : NULL;
 }
 
+static __always_inline __u32 several_key(__u16 port, __u32 first)
+{
+	return (__u32)port << 16 | (first & 0xffff);
+}
+
 static __always_inline __u32 brief(const struct end *end)
 {
 	return *(const __u32 *)(end->address + 12) ^ *(const __u32 *)end->address ^ end->port;
@@ -167,11 +172,11 @@ static __always_inline __u32 brief(const struct end *end)
 
 static __always_inline void note_arrival(const struct sock *sk, const struct unread *u)
 {
-	__u32 port = sk->__sk_common.skc_num;
-	struct asked_several *asked = bpf_map_lookup_elem(&several, &port);
+	__u32 key = several_key(sk->__sk_common.skc_num, u->first);
+	struct asked_several *asked = bpf_map_lookup_elem(&several, &key);
 	if (!asked)
 		return;
-	struct arrived *a = &asked->arrived[asked->next_arrived++ % UNREAD];
+	struct arrived *a = &asked->arrived[asked->next_arrived++ % ASKED_PEERS];
 	a->at_ns = bpf_ktime_get_ns();
 	a->first = u->first;
 	a->from = brief(&u->from);
@@ -180,7 +185,7 @@ static __always_inline void note_arrival(const struct sock *sk, const struct unr
 /* When it was put in a buffer; now if it never was. */
 static __always_inline __u64 arrived_ns(const struct asked_several *asked, const struct end *from, __u32 first)
 {
-	for (int i = 0; i < UNREAD; i++) {
+	for (int i = 0; i < ASKED_PEERS; i++) {
 		const struct arrived *a = &asked->arrived[i];
 		if (a->at_ns && a->first == first && a->from == brief(from))
 			return a->at_ns;
@@ -205,40 +210,57 @@ static __noinline int note_sender(struct sock *sk)
 	return 0;
 }
 
+/* A blank one: too large for the stack of who is called by those that call this. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct asked_several);
+} new_several SEC(".maps");
+
 /* Another answer to this client may be told of though nobody reads it. */
-static __always_inline void expect_unread(const struct slot *s)
+static __noinline int expect_unread(const struct slot *s)
 {
-	__u32 port = s->local_port;
-	struct asked_several *known = bpf_map_lookup_elem(&several, &port);
-	struct asked_several new = {.cookie = s->cookie, .left = ASKED_PEERS};
+	__u32 key = several_key(s->local_port, *(const __u32 *)s->request), zero = 0;
+	struct asked_several *known = bpf_map_lookup_elem(&several, &key);
 
 	if (!shared.asks_several)
 		shared.asks_several = 1;
-	if (known && known->cookie == s->cookie)
+	if (known && known->cookie == s->cookie) {
 		__sync_fetch_and_add(&known->left, 1);
-	else
-		bpf_map_update_elem(&several, &port, &new, BPF_ANY);
+		return 0;
+	}
+	known = bpf_map_lookup_elem(&new_several, &zero);
+	if (!known)
+		return 0;
+	known->cookie = s->cookie;
+	known->left = ASKED_PEERS;
+	bpf_map_update_elem(&several, &key, known, BPF_ANY);
+	return 0;
 }
 
-/* A socket without a peer of its own, which has asked `before` if anybody, asks whom the slot names now. */
-static __always_inline void peer_asked(struct sock *sk, const struct end *before, const struct slot *s)
+/*
+ * A socket without a peer of its own, which has asked `before` if anybody, asks whom the slot names now. Returns whether
+ * that is another.
+ */
+static __always_inline bool peer_asked(struct sock *sk, const struct end *before, const struct slot *s)
 {
 	struct end now;
 	get_end(&now, s);
 	if (same_end(before, &now))
-		return;
+		return false;
 	struct peers *p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, 0);
 	if (!p) {
 		p = bpf_sk_storage_get(&peers_of_socket, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 		note_sender(sk); /* on loopback an answer may be there before the send has ended */
 	}
 	if (!p)
-		return;
+		return false;
 	add_asked(p, &now);
 	if (!before->port)
-		return;
+		return false;
 	add_asked(p, before);
-	expect_unread(s);
+	return true;
 }
 
 /*
@@ -395,21 +417,22 @@ static __noinline int datagram_refused(struct connection *c, __s32 error)
 }
 
 /*
- * The lock is held. What the client's socket asks could not be sent, if `send`, or what it has asked failed: errno `error`.
+ * The lock is held. What the client's socket asks could not be sent, if `send`, and is in the slot that was begun for it; or
+ * what it has asked failed: errno `error`.
  * Refusals come by ICMP, on loopback before the send has ended; whether the client reads of them is another matter.
  */
-static __noinline int datagram_failed(struct connection *c, bool send, const struct io *io, int error)
+static __noinline int datagram_failed(struct connection *c, bool send, int error)
 {
 	struct slot *s = &c->slot;
 	__u64 now = bpf_ktime_get_ns();
 
-	begin_turn(c);
+	if (!send)
+		begin_turn(c);
 	s->flags |= FLAG_FAILED;
 	s->error = error;
 	if (s->service == NO_SERVICE || s->service == OVERFLOW_SERVICE)
 		s->service = find_service(s);
 	if (send) {
-		datagram_payload(s, io);
 		s->request_first_ns = s->request_last_ns = now;
 		count_datagram(s, write_slot(s, KIND_DATAGRAM), c->asked_ns);
 	} else {

@@ -341,17 +341,18 @@ static __noinline int udp_io(struct sock *sk, bool send, int length)
 		set_addresses(&c->slot, &sk->__sk_common);
 	if (peer.at)
 		set_peer(&c->slot, &peer);
-	if (datagram && peer.at && c->slot.role == ROLE_CLIENT)
-		peer_asked(sk, &before, &c->slot);
+	bool another = datagram && peer.at && c->slot.role == ROLE_CLIENT && peer_asked(sk, &before, &c->slot);
 	if (datagram)
 		datagram_io(c, sk, send, &io, now);
 	else
 		turn_io(c, send, &io, now);
+	if (another)
+		expect_unread(&c->slot);
 	/* On this host the answer that nobody listens comes within the call, to a socket that was not known then. */
 	if (send && sk->sk_err) {
 		datagram_refused(c, sk->sk_err);
 		if (datagram && is_request(c, true))
-			datagram_failed(c, false, NULL, sk->sk_err);
+			datagram_failed(c, false, sk->sk_err);
 	}
 	unlock(c);
 	if (!shared.unfinished_other)
@@ -388,7 +389,9 @@ static __noinline int udp_failed(struct sock *sk, int error)
 		set_addresses(&c->slot, &sk->__sk_common);
 		if (peer.at)
 			set_peer(&c->slot, &peer);
-		datagram_failed(c, true, &io, error);
+		begin_turn(c);
+		datagram_payload(&c->slot, &io);
+		datagram_failed(c, true, error);
 	}
 	unlock(c);
 	return 0;

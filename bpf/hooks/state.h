@@ -184,7 +184,7 @@ int BPF_PROG(on_error, struct sock *sk)
 	if (c->slot.role == ROLE_CLIENT && follows_datagrams(c) && !turn_open(c) &&
 	    is_datagram_port(__builtin_bswap16(sk->__sk_common.skc_dport))) {
 		set_addresses(&c->slot, &sk->__sk_common);
-		datagram_failed(c, false, NULL, sk->sk_err);
+		datagram_failed(c, false, sk->sk_err);
 	}
 	unlock(c);
 	return 0;

@@ -54,8 +54,8 @@ int BPF_PROG(on_drop, struct sk_buff *skb)
 	if ((protocol != __builtin_bswap16(ETH_P_IP) && protocol != __builtin_bswap16(ETH_P_IPV6)) ||
 	    skb->transport_header == NO_HEADER || !read_datagram(&d, skb) || !is_udp(&d, protocol))
 		return 0;
-	__u32 port = __builtin_bswap16(d.transport[1]);
-	struct asked_several *asked = bpf_map_lookup_elem(&several, &port);
+	__u32 key = several_key(__builtin_bswap16(d.transport[1]), d.transport[4]);
+	struct asked_several *asked = bpf_map_lookup_elem(&several, &key);
 	if (!asked || !asked->left || !is_datagram_port(__builtin_bswap16(d.transport[0])))
 		return 0;
 	__u64 cookie = asked->cookie;

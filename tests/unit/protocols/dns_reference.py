@@ -233,6 +233,7 @@ class Waiting:
     batch: int
     doubtful: bool = False
     elsewhere: bool = False
+    unheard: bool = False
     anew_ns: int = 0
 
     @property
@@ -271,6 +272,7 @@ class Reference:
 
     def __init__(self) -> None:
         self.waiting: list[Waiting] = []
+        self.heard: dict[Row, int] = {}
         self.batches = 0
 
     def parse(self, slots: np.ndarray) -> list[Shown]:
@@ -307,10 +309,15 @@ class Reference:
             if slots[row]["kind"] == Kind.TURN and slots[row]["transport"] != Transport.UDP:
                 shown += self._hidden(slots[row], row, [part for part in parts if part.row == row])
         for query in self.waiting:
-            query.elsewhere |= _is_settled(query.part, self.answered)
+            self._settle(query)
             query.doubtful |= any(_moves_on(query.part, part) for part in queries)
         shown += self._failed(slots) + self._retried(old, queries) + self._closed()
         self._leave(old, queries)
+        self.heard |= {
+            _server(part): part.first_ns
+            for part in ended
+            if part.message.response and part.slot["role"] == Role.CLIENT
+        }
         for query in self.waiting:
             if query.row is not None and query.part.slot["remote_port"]:
                 shown.append(_in_flight(query.part, int(query.part.slot["queue_ns"])))
@@ -341,6 +348,14 @@ class Reference:
         count = max(more * len(sizes) // sum(sizes), 1)
         nothing = (int(slot["request_last_ns"]), int(slot["queue_ns"]), 0)
         return found + [Shown(row, Read(response=False, opcode=0), Unseen(), *nothing, *stamps)] * count
+
+    def _settle(self, query: Waiting) -> None:
+        if not _is_settled(query.part, self.answered):
+            return
+        certain = [pair for pair in self.answered if pair[1].has(Flag.WATCHED)]
+        guessed = [pair for pair in self.answered if pair not in certain]
+        query.elsewhere = True
+        query.unheard = query.part.has(Flag.WATCHED) and not _is_settled(query.part, guessed)
 
     def _leave(self, old: list[Part], queries: list[Part]) -> None:
         for query in self.waiting:
@@ -441,6 +456,9 @@ class Reference:
         """Return what has waited too long, and forget it."""
         limit = now_ns - TIMEOUT_NS
         late = [query for query in self.waiting if query.part.first_ns <= limit or query.anew_ns]
+        for query in late:
+            if query.unheard:
+                query.elsewhere = self.heard.get(_server(query.part), 0) >= query.part.first_ns
         self.waiting = [query for query in self.waiting if query not in late]
         return late
 
@@ -479,12 +497,9 @@ def _asked_anew(query: Part, queries: list[Part]) -> int:
 def _is_settled(query: Part, answered: list[tuple[Part, Part]]) -> bool:
     """Whether another server, asked the same, has answered since, and this one nothing at all."""
     same = [(other, response) for other, response in answered if _key(other) == _key(query)]
-    guessed = query.has(Flag.WATCHED)
-    return any(
-        response.first_ns >= query.first_ns
-        for _, response in same
-        if not (guessed and response.has(Flag.WATCHED))
-    ) and all(_server(other) != _server(query) for other, _ in same)
+    return any(response.first_ns >= query.first_ns for _, response in same) and all(
+        _server(other) != _server(query) for other, _ in same
+    )
 
 
 def _server(part: Part) -> Row:

@@ -249,6 +249,25 @@ def test_a_dead_server_beside_a_living_one_has_timed_out() -> None:
     assert _ends_of_two(0, 0, watched) == ["answered_elsewhere", False]
 
 
+def test_a_server_that_others_hear_meanwhile_is_not_dead() -> None:
+    """One of its answers was missed: no error."""
+    protocol = PROTOCOL()
+    other = query(b"other.test", number=7)
+    protocol.parse(
+        make_slots(
+            asked(QUERY, START, flags=Flag.WATCHED),
+            asked(QUERY, START + 1, remote_port=54, flags=Flag.WATCHED),
+            answered(RESPONSE, START + 2, flags=Flag.WATCHED),
+        )
+    )
+    protocol.parse(make_slots(asked(other, START + 3, remote_port=54, cookie=2)))
+    protocol.parse(
+        make_slots(answered(response(b"other.test", number=7), START + 4, remote_port=54, cookie=2))
+    )
+    late = protocol.parse(protocol.overdue(LATER * 2))
+    assert _column(late, "error.type") == ["answered_elsewhere"]
+
+
 def test_an_answer_that_nobody_has_read_is_shown_as_such() -> None:
     """With its code and its time: the server lives."""
     parsed = PROTOCOL().parse(

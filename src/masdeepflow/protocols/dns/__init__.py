@@ -95,7 +95,7 @@ class Dns:
         if batch.streamed:
             self._leave_datagrams(slots, messages, pairs.waiting, len(batch.streamed))
         if batch.streamed or len(pairs.earlier):
-            for name in "doubtful", "elsewhere":
+            for name in "doubtful", "elsewhere", "unheard":
                 old[name], batch.messages[name] = np.split(messages[name], [count])
         if len(hidden.rows):
             hidden.asked["place"][hidden.asked["key"] == 0] = len(names)
@@ -106,7 +106,10 @@ class Dns:
         self._learn(batch, responses)
         over = failed(slots, messages, pairs.waiting).before(self._retried(slots, messages, pairs))
         waiting = np.setdiff1d(pairs.waiting, over.queries) if len(over.queries) else pairs.waiting
-        self._waiting.leave(slots, batch.messages[~batch.messages["response"]])
+        asks = ~batch.messages["response"]
+        self._waiting.leave(slots, batch.messages[asks])
+        if messages["watched"].any():
+            self._waiting.hear(slots, batch.messages[~asks])
         fresh, left = waiting[waiting >= count], waiting[waiting < count]
         rows = messages["row"].take(fresh)
         closed = _closed(slots, rows)
@@ -140,12 +143,13 @@ class Dns:
             if own is not None:
                 pairs = again(pair(own, stamps, queries), keys, stamps, queries)
                 settled = settled_elsewhere(pairs, keys, own, stamps)
-                if messages["watched"][settled].any():
+                messages["elsewhere"][settled] = True
+                settled = settled[messages["watched"][settled]]
+                messages["unheard"][settled] = True
+                if len(settled):
                     unsure = ~messages["watched"][pairs.responses]
                     guessed = pairs._replace(queries=pairs.queries[unsure], responses=pairs.responses[unsure])
-                    told = np.isin(settled, settled_elsewhere(guessed, keys, own, stamps))
-                    settled = settled[told | ~messages["watched"][settled]]
-                messages["elsewhere"][settled] = True
+                    messages["unheard"][settled_elsewhere(guessed, keys, own, stamps)] = False
         if bare.any() and len(pairs.waiting):
             pairs = again(pairs, mixed(messages["cookie"], messages["id"]), stamps, queries, bare)
         return pairs

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ADDRESS", "ASKED_ANEW", "MESSAGE", "Block", "Glance", "glance", "joined", "question_keys", "told"]
 
-_FLAGS = ("valid", "response", "truncated", "doubtful", "elsewhere", "unread", "watched")
+_FLAGS = ("valid", "response", "truncated", "doubtful", "elsewhere", "unheard", "unread", "watched")
 MESSAGE = np.dtype(
     [
         *((name, np.uint64) for name in ("key", "cookie", "id")),
@@ -71,12 +71,12 @@ MESSAGE = np.dtype(
 """What is known of a message: what a `Message` shows but its name, and what its slot tells.
 
 key: hash of `Message.question`, 0 without a name. valid: it is a message. doubtful: a query that may have
-been answered by what was not captured, or not read. elsewhere: another server has answered it. unread: a
-response that nobody has read. watched: a query whose answer is told of, read or not; a response whose sender
-is certain. extended: code of RFC 8914, one more than it is, 0 for none. errno: why a query could not be sent,
-`ASKED_ANEW` where its client went on to another server, at `last_ns`, else 0. row: of its slot. place: in the
-`Names` and among the addresses. Stamps are in ns, size is in bytes. To choose rows, `take` is thirty times as
-quick as an index, and so is `joined`.
+been answered by what was not captured, or not read. elsewhere: another server has answered it. unheard: of
+such a one, that an answer would have been told of. unread: a response that nobody has read. watched: a query
+whose answer is told of, read or not; a response whose sender is certain. extended: code of RFC 8914, one more
+than it is, 0 for none. errno: why a query could not be sent, `ASKED_ANEW` where its client went on to another
+server, at `last_ns`, else 0. row: of its slot. place: in the `Names` and among the addresses. Stamps are in
+ns, size is in bytes. To choose rows, `take` is thirty times as quick as an index, and so is `joined`.
 """
 ADDRESS = np.dtype([("place", np.int32), ("six", np.bool_), ("ttl", np.int64), ("packed", np.uint8, 16)])
 """An address of the answers of the message `place`. six: IPv6, else the first four bytes count. ttl: s."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERDUE_TURN", "Queries", "is_doubtful", "is_elsewhere"]
 
-_LIMIT = 8192
+_LIMIT, _SERVERS = 8192, 1024
 _COUNTED = 0xFFFFFFFF  # no service: its bytes were counted when the query came
 OVERDUE_TURN = 0
 """Number of the turns that `Queries.overdue` returns; the kernel counts from 1."""
@@ -54,6 +54,7 @@ class Queries:
         self._slots: np.ndarray | None = None
         self._timeout_ns = timeout_ns
         self._limit = limit
+        self._heard: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -87,6 +88,21 @@ class Queries:
             if others.any():
                 self.messages["last_ns"][late[place]] = asked["first_ns"][later[others]].min()
                 self.messages["errno"][late[place]] = ASKED_ANEW
+
+    def hear(self, slots: np.ndarray, told: np.ndarray) -> None:
+        """Note which servers live: clients have heard of them, by messages (n,) `told` in slots."""
+        told = told[slots["role"][told["row"]] == Role.CLIENT]
+        told = told[np.argsort(told["first_ns"], kind="stable")]
+        self._heard.update(zip(_servers(slots[told["row"]]).tolist(), told["first_ns"].tolist(), strict=True))
+        while len(self._heard) > _SERVERS:
+            del self._heard[next(iter(self._heard))]
+
+    def _are_alive(self, places: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return whether the servers of queries at `places` (k,) were heard since these were asked."""
+        if self._slots is None or not len(places):
+            return np.zeros(len(places), bool)
+        heard = [self._heard.get(key, 0) for key in _servers(self._slots[places]).tolist()]
+        return np.array(heard, np.int64) >= self.messages["first_ns"][places]
 
     def keep(self, left: NDArray[np.intp], slots: np.ndarray, batch: Batch, fresh: NDArray[np.intp]) -> None:
         """Keep of the old ones those `left` (m,), and of the messages (n,) of a batch the `fresh` (k,)."""
@@ -135,7 +151,10 @@ class Queries:
             return self._slots[:0]
         due, left = self._slots[late], np.flatnonzero(~late)
         due["flags"][self.messages["doubtful"][late]] |= _DOUBTFUL
-        due["flags"][self.messages["elsewhere"][late]] |= _ELSEWHERE
+        elsewhere = self.messages["elsewhere"][late]
+        unheard = np.flatnonzero(late & self.messages["unheard"])
+        elsewhere[np.searchsorted(np.flatnonzero(late), unheard)] = self._are_alive(unheard)
+        due["flags"][elsewhere] |= _ELSEWHERE
         due["error"], due["request_last_ns"] = self.messages["errno"][late], self.messages["last_ns"][late]
         self._set(self._slots[left], self.messages.take(left), self.names[left])
         return due
@@ -144,3 +163,9 @@ class Queries:
 def _of_process(messages: np.ndarray, slots: np.ndarray) -> NDArray[np.uint64]:
     """Return keys (n,) of what a process asks, whomever; the C library's second try has the same id."""
     return mixed(messages["id"], messages["key"], slots["pid"].astype(np.uint64))
+
+
+def _servers(slots: np.ndarray) -> NDArray[np.uint64]:
+    """Return keys (n,) of the servers that clients' slots are of."""
+    words = np.ascontiguousarray(slots["remote_address"]).view(np.uint64)
+    return mixed(words[:, 0], words[:, 1], slots["remote_port"].astype(np.uint64))
