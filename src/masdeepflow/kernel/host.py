@@ -17,13 +17,17 @@ __all__ = ["Finding", "capability_remedy", "examine", "has_btf", "missing_capabi
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _CGROUPS = Path("/sys/fs/cgroup")
 _CONNECT_S = 0.5
+_DEFECT = "a defect: report it with `masdeepflow check`"
+_REFUSED = f"this kernel's verifier refuses the programs, {_DEFECT}"
 _REMEDIES = {
-    **dict.fromkeys(
-        (errno.EPERM, errno.EACCES),
-        "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and lockdown",
-    ),
-    errno.EINVAL: "this kernel's verifier refuses the programs, a defect: report it with `masdeepflow check`",
-    **dict.fromkeys((errno.ENOMEM, errno.E2BIG), "free some memory, or ask for a smaller --ring-mib"),
+    errno.EPERM: "the kernel forbids BPF here: run as root, and see kernel.unprivileged_bpf_disabled and "
+    "lockdown",
+    # The verifier's usual word, and that of a security module.
+    errno.EACCES: f"{_REFUSED}; or SELinux forbids BPF here, which its audit log tells",
+    errno.EINVAL: _REFUSED,
+    errno.ENOMEM: "free some memory, or ask for a smaller --ring-mib",
+    errno.E2BIG: "ask for a smaller --ring-mib; if that is no help, this kernel's verifier finds the programs "
+    f"too long, {_DEFECT}",
     errno.ELIBACC: "install the distribution's libbpf, Debian's package libbpf1 or libbpf0",
     errno.ENOEXEC: "compile the BPF objects again with ./run.sh or make -C bpf",
 }

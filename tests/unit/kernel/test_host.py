@@ -126,7 +126,10 @@ def test_refusal_of_the_kernel_is_a_finding(able: Path, monkeypatch: pytest.Monk
     ("code", "remedy"),
     [
         (errno.EPERM, "run as root"),
+        (errno.EACCES, "verifier"),
         (errno.EINVAL, "verifier"),
+        (errno.E2BIG, "--ring-mib"),
+        (errno.E2BIG, "verifier"),
         (errno.ENOMEM, "--ring-mib"),
         (errno.ELIBACC, "libbpf1"),
         (errno.ENOEXEC, "make -C bpf"),
