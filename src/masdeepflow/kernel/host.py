@@ -26,8 +26,8 @@ _REMEDIES = {
     errno.EACCES: f"{_REFUSED}; or SELinux forbids BPF here, which its audit log tells",
     errno.EINVAL: _REFUSED,
     errno.ENOMEM: "free some memory, or ask for a smaller --ring-mib",
-    errno.E2BIG: "ask for a smaller --ring-mib; if that is no help, this kernel's verifier finds the programs "
-    f"too long, {_DEFECT}",
+    errno.E2BIG: "ask for a smaller --ring-mib; if that is no help, this kernel's verifier finds the "
+    f"programs too long, {_DEFECT}",
     errno.ELIBACC: "install the distribution's libbpf, Debian's package libbpf1 or libbpf0",
     errno.ENOEXEC: "compile the BPF objects again with ./run.sh or make -C bpf",
 }
