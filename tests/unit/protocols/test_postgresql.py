@@ -1112,30 +1112,33 @@ def test_most_turns_are_read_as_columns() -> None:
 
 
 def test_drivers_that_parse_and_execute_in_turns_of_their_own() -> None:
-    """lib/pq and pg8000 do so with each query: each execution has the statement before it, on columns."""
+    """lib/pq, pg8000 and asyncpg do so with each query: each execution has the statement before it, on columns."""
     kinds: list[Callable[[bytes], tuple[bytes, bytes]]] = [
         lambda text: (parse(text) + FLUSH + SYNC, PARSED + READY),
         lambda text: (parse(text) + message(b"D", b"S\0") + SYNC, PARSED + described(b"a") + READY),
         lambda _: (message(b"D", b"S\0") + FLUSH + SYNC, described(b"a") + READY),
         lambda _: (bind() + FLUSH + execute() + FLUSH + SYNC, BOUND + tag(b"SELECT 1") + READY),
+        # asyncpg without a cache of statements.
+        lambda text: (parse(text) + message(b"D", b"S\0") + FLUSH, PARSED + described(b"a")),
         lambda _: (message(b"D", b"Ss1\0") + SYNC, NO_DATA + READY),
         lambda _: (query("SELECT 2"), RESULT + READY),
         # Followed turn by turn, among the others.
         lambda text: (parse(text, b"s1") + SYNC, PARSED + READY),
         lambda text: (parse(text) + SYNC, ERROR + READY),
+        lambda text: (parse(text) + FLUSH, ERROR),
         lambda text: (parse(text) + bind() + execute(), PARSED + BOUND + tag(b"A")),
         lambda _: (message(b"D", b"S\0") + execute(b"p") + SYNC, described(b"a") + tag(b"A") + READY),
     ]
     for number in range(40):
         random = np.random.default_rng(number)
-        chosen = random.choice(len(kinds), 60, p=[0.15] * 4 + [0.1] * 2 + [0.05] * 4)
+        chosen = random.choice(len(kinds), 60, p=[0.12] * 5 + [0.1] * 2 + [0.04] * 5)
         turns = [kinds[kind](b"SELECT %d" % place) for place, kind in enumerate(chosen)]
         slots = make_slots(*(turn(*one, cookie=int(random.integers(3))) for one in turns))
         for cookie in range(3):
             mine = np.flatnonzero(slots["cookie"] == cookie)
             slots["turn"][mine] = np.arange(len(mine))
         check_equal([slots[:25], slots[25:]])
-    turns = [kinds[kind % 4](b"SELECT %d" % (kind // 4)) for kind in range(400)]
+    turns = [kinds[kind % 5](b"SELECT %d" % (kind // 5)) for kind in range(400)]
     parser, slots = PROTOCOL(), make_slots(*(turn(*one) for one in turns))
     found = parser._common.read(slots, [1], np.zeros(len(slots), np.int64), parser._connections)[0]
     assert len(found.rows) == len(slots)

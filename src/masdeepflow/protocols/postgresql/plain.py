@@ -26,7 +26,8 @@ _REMEMBERED = 1024
 _SHAPES_MOST = 256
 _TURN = int(Kind.TURN)
 _KINDS = re.compile(r"Q|[PBDES]+")
-_ASKED = re.compile(r"QS|(?:(?:P?BD?E|PD?e)S?)+(?<=S)|PD?S|DS")
+# Without a Sync nothing may be left of what is asked, as a portal is.
+_ASKED = re.compile(r"QS|(?:(?:P?BD?E|PD?e)S?)+(?<=S)|PD?S?|DS?")
 _RESULTS = frozenset("QEe")
 NO_SHAPE, QUERY = -1, 0
 TO_END = -1
