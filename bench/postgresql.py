@@ -1,7 +1,7 @@
-"""`postgresql`: CPU time of the pipeline for each record, of pgbench in its three modes and of JDBC.
+"""`postgresql`: CPU time of the pipeline for each record, of pgbench in its three modes, of JDBC and PDO.
 
 Statements and answers differ as pgbench's do: accounts are random, and their balances too. A transaction of
-JDBC begins in the same turn as its first statement. For the rest see `stages`.
+JDBC begins in the same turn as its first statement; PDO prepares each query. For the rest see `stages`.
 """
 
 from __future__ import annotations
@@ -89,16 +89,31 @@ def _of_transaction(operation: str, values: tuple[bytes, ...], balance: bytes) -
     return request, response
 
 
+def _one_for_each(operation: str, values: tuple[bytes, ...], balance: bytes) -> tuple[bytes, bytes]:
+    """Return a turn of PDO, which prepares a statement for each query, and drops it again."""
+    name = values[2]
+    if operation == "PREPARE":
+        statement = _STATEMENTS["SELECT"].replace(b"%s", b"$1")
+        return parse(statement, name) + SYNC, PARSED + _READY
+    if operation == "DEALLOCATE":
+        return query(b"DEALLOCATE " + name), tag(b"DEALLOCATE") + _READY
+    return _prepared("SELECT", values, balance, name)
+
+
 _MODES: dict[str, Callable[[str, tuple[bytes, ...], bytes], tuple[bytes, bytes]]] = {
     "simple": _simple,
     "extended": _extended,
     "prepared": _prepared,
     "JDBC": _of_transaction,
+    "PDO": _one_for_each,
 }
 _SCRIPTS = {"select only": ["SELECT"], "updates": ["UPDATE", "SELECT", "UPDATE", "INSERT"]}
-_TRANSACTIONS = {
-    "one statement a transaction": ["BEGIN, SELECT", "COMMIT"],
-    "transactions": ["BEGIN, UPDATE", "SELECT", "UPDATE", "INSERT", "COMMIT"],
+_OF_DRIVERS = {
+    "JDBC": {
+        "one statement a transaction": ["BEGIN, SELECT", "COMMIT"],
+        "transactions": ["BEGIN, UPDATE", "SELECT", "UPDATE", "INSERT", "COMMIT"],
+    },
+    "PDO": {"a statement for each query": ["PREPARE", "SELECT", "DEALLOCATE"]},
 }
 
 
@@ -110,7 +125,8 @@ def _turns(mode: str, script: list[str]) -> Iterator[dict[str, object]]:
     for pair in range(_RECORDS // 2):
         connection = pair % _CONNECTIONS
         operation = script[pair // _CONNECTIONS % len(script)]
-        values = (b"%d" % accounts[pair], b"%d" % balances[pair])
+        name = b"pdo_stmt_%08x" % (pair // (_CONNECTIONS * len(script)))
+        values = (b"%d" % accounts[pair], b"%d" % balances[pair], name)
         request, response = _MODES[mode](operation, values, values[1])
         for server in range(2):
             ports = (5432, 40000 + connection) if server else (40000 + connection, 5432)
@@ -140,7 +156,7 @@ def measure(plan: Plan) -> Outcome:
     cases = [
         (f"{mode}, {name}", mode, script)
         for mode in _MODES
-        for name, script in (_TRANSACTIONS if mode == "JDBC" else _SCRIPTS).items()
+        for name, script in _OF_DRIVERS.get(mode, _SCRIPTS).items()
     ]
     costs = {name: _costs(mode, script, plan.rounds) for name, mode, script in cases}
     detail = Detail(

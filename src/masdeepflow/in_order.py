@@ -95,11 +95,13 @@ def in_order(
     turns: Turns[T],
     states: States[S, T, X],
     learn: Callable[[NDArray[np.intp]], None] = lambda _: None,
+    *,
+    others_only: bool = False,
 ) -> InOrder[S, X]:
     """Follow those of n turns that are not usual, and those that are on a busy connection.
 
     learn: is told rows (k,) that are to be read as columns, before later turns of their connections are
-    followed.
+    followed. others_only: nothing of connections that have usual turns only.
     """
     usual, owner, cookies, read = turns
     known = [states.get(cookie) for cookie in cookies]
@@ -107,7 +109,8 @@ def in_order(
     mixed[owner[~usual]] = True
     at = owner.astype(np.int32)
     columns = ~mixed[owner]
-    learn(np.flatnonzero(columns))
+    if not others_only:
+        learn(np.flatnonzero(columns))
     if columns.all():
         return InOrder(np.arange(len(usual)), Coded(at, known), [], [])
     transactions: list[X] = []

@@ -100,6 +100,7 @@ FRAGMENTS = [
     query("SELECT 1 FROM t"),
     query("BEGIN; SELEC"),
     query("COPY t FROM STDIN"),
+    query("DEALLOCATE s1"),
     parse(b"SELECT $1 FROM t"),
     parse(b"UPDATE t SET a = $1", b"s1"),
     parse(b"SELECT '" + b"x" * 300),

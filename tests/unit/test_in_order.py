@@ -155,8 +155,9 @@ def test_usual_turns_are_told_before_what_comes_behind_them_is_followed() -> Non
 
     kinds = np.array([USUAL, USUAL, RENAMED, USUAL, RENAMED, USUAL])
     turns = turns_of(np.array([0, 1, 0, 0, 0, 1]), kinds)
-    in_order(turns, Told(), lambda rows: told.append(tuple(rows.tolist())))
-    assert told == [(1, 5), (0,), [2], (3,), [4]]
+    for others_only in False, True:
+        in_order(turns, Told(), lambda rows: told.append(tuple(rows.tolist())), others_only=others_only)
+    assert told == [(1, 5), (0,), [2], (3,), [4], (0,), [2], (3,), [4]]
 
 
 def test_no_turns() -> None:

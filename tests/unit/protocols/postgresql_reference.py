@@ -705,6 +705,9 @@ class Follower:
         if question.shown and not (question.alike and not question.more):
             self.row(question, reply, question.response_bytes + end - self.given, answered=True)
             self.given = end
+            gone = re.fullmatch("DEALLOCATE ([a-z0-9_]{1,39})", question.shown.query or "")
+            if question.kind == "Q" and gone and not reply.error:
+                self.known.statements.pop(gone[1], None)
 
     def row(self, question: Question, reply: Reply, response_bytes: int, *, answered: bool) -> None:
         """Add a row."""

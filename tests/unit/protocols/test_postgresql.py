@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from masdeepflow.protocols.base import CERTAIN, LIKELY, POSSIBLE
 from masdeepflow.protocols.postgresql import PROTOCOL, PostgreSql, connection, plain
 from masdeepflow.protocols.postgresql.masks import request_mask, response_mask
 from masdeepflow.schema import ATTRIBUTES, Flag, Kind
+from masdeepflow.table import ABSENT
 from tests.fuzz.fuzz_postgresql import (
     BOUND,
     CANCEL,
@@ -857,7 +859,7 @@ def test_statements_and_questions_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     parser = PROTOCOL()
     turns = [turn(parse(b"SELECT %d" % one, b"s%d" % one) + FLUSH, PARSED) for one in range(5)]
     turns += [turn(bind(b"s%d" % one) + execute() + SYNC, BOUND + EMPTY + READY) for one in (1, 2)]
-    found = rows(*turns, parser=parser)
+    found = rows(*turns, parser=parser, size=5)
     assert [one["request"] for one in found[5:]] == [
         "PostgreSQL Query: EXECUTE s1",
         "PostgreSQL Query: SELECT 2",
@@ -1112,7 +1114,7 @@ def test_most_turns_are_read_as_columns() -> None:
 
 
 def test_drivers_that_parse_and_execute_in_turns_of_their_own() -> None:
-    """lib/pq, pg8000 and asyncpg do so with each query: each execution has the statement before it, on columns."""
+    """lib/pq, pg8000 and asyncpg do so with each query: executions have the statement before, on columns."""
     kinds: list[Callable[[bytes], tuple[bytes, bytes]]] = [
         lambda text: (parse(text) + FLUSH + SYNC, PARSED + READY),
         lambda text: (parse(text) + message(b"D", b"S\0") + SYNC, PARSED + described(b"a") + READY),
@@ -1142,6 +1144,78 @@ def test_drivers_that_parse_and_execute_in_turns_of_their_own() -> None:
     parser, slots = PROTOCOL(), make_slots(*(turn(*one) for one in turns))
     found = parser._common.read(slots, [1], np.zeros(len(slots), np.int64), parser._connections)[0]
     assert len(found.rows) == len(slots)
+
+
+NAMES = [b"s1", b"s2", b"pdo_stmt_00000001", b"n" * 39, b"n" * 40, b"\xc3\xa9", b"\xff", b"a\\xff"]
+
+
+def prepared(random: np.random.Generator, number: int) -> tuple[bytes, bytes]:
+    """Return a turn of a client that gives its statements names: it prepares, uses or drops one of them."""
+    name = NAMES[random.integers(len(NAMES))] if random.random() < 0.5 else b"pdo_stmt_%08x" % (number // 3)
+    other = NAMES[random.integers(2)]
+    text = [b"SELECT %d" % random.integers(3), b"SELECT '" + b"x" * 150, b"UPDATE t"][random.integers(3)]
+    about = [name, name, other, b""][random.integers(4)]
+    result = row(b"v" * random.integers(4)) * random.integers(2) + tag(b"SELECT %d" % random.integers(2))
+    told = message(b"t", b"\0\0") + described(b"a")
+    bound = bind(about, value=b"v" * random.integers(5)) + execute()
+    turns = [
+        (parse(text, name) + SYNC, PARSED + READY),
+        (parse(text, name) + SYNC, ERROR + READY),
+        (parse(text, name) + message(b"D", b"S" + about + b"\0") + SYNC, PARSED + told + READY),
+        (parse(text, name) + message(b"D", b"S" + name + b"\0") + FLUSH, PARSED + told),
+        (bind(name) + DESCRIBE + execute() + SYNC, BOUND + NO_DATA + result + READY),
+        (bind(name, value=b"1") + execute() + bound + SYNC, (BOUND + result) * 2 + READY),
+        (parse(text, name) + bound + SYNC, PARSED + BOUND + result + READY),
+        (parse(text, name) + bound + SYNC, PARSED + ERROR + READY),
+        (parse(text, name) + parse(b"X", about) + bound + SYNC, PARSED * 2 + BOUND + result + READY),
+        (query(b"DEALLOCATE " + name), tag(b"DEALLOCATE") + READY),
+        (query(b"DEALLOCATE " + name), ERROR + READY),
+        (parse(b"DEALLOCATE " + about) + bind() + execute() + SYNC, PARSED + BOUND + result + READY),
+        (message(b"C", b"S" + name + b"\0") + SYNC, CLOSED + READY),
+    ]
+    return turns[
+        random.choice(
+            len(turns), p=[0.2, 0.02, 0.05, 0.05, 0.25, 0.05, 0.05, 0.02, 0.02, 0.2, 0.03, 0.03, 0.03]
+        )
+    ]
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_clients_that_give_their_statements_names(number: int) -> None:
+    """PDO and tokio-postgres count them up: as columns they are what they are one by one."""
+    random = np.random.default_rng(number)
+    turns = [prepared(random, place) for place in range(300)]
+    slots = make_slots(*(turn(*one, cookie=int(random.integers(1 + number % 6))) for one in turns))
+    for cookie in range(6):
+        mine = np.flatnonzero(slots["cookie"] == cookie)
+        slots["turn"][mine] = np.arange(len(mine))
+    check_equal([slots[:100], slots[100:110], slots[110:]])
+    check_equal([cut(slots, 96, 64)])
+
+
+def test_a_statement_for_each_query() -> None:
+    """PDO prepares, executes and deallocates one: all on columns, with its text, and nothing is left."""
+    turns = []
+    for number in range(300):
+        name = b"pdo_stmt_%08x" % number
+        turns += [
+            (parse(b"SELECT a FROM t%d" % (number % 2), name) + SYNC, PARSED + READY),
+            (bind(name, value=b"%d" % number) + DESCRIBE + execute() + SYNC, BOUND + RESULT + READY),
+            (query(b"DEALLOCATE " + name), tag(b"DEALLOCATE") + READY),
+        ]
+    parser, slots = PROTOCOL(), make_slots(*(turn(*one) for one in turns))
+    for batch in slots[:400], slots[400:]:
+        commons, others, _ = parser._common.read(
+            batch, [1], np.zeros(len(batch), np.int64), parser._connections
+        )
+        assert (len(commons.rows), others) == (len(batch), [])
+        texts = commons.commands.strings(attrgetter("query")).to_list()
+        shown = [text for text, own in zip(texts, commons.own.tolist(), strict=True) if own == ABSENT]
+        assert set(shown) == {"SELECT a FROM t0", "SELECT a FROM t1"}
+    assert parser.evicted == 0
+    known = parser._connections.get(1)
+    assert known is not None
+    assert not known.statements
 
 
 def executed(random: np.random.Generator) -> tuple[bytes, bytes]:

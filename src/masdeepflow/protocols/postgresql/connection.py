@@ -26,11 +26,11 @@ from masdeepflow.protocols.postgresql.replies import (
     Response,
     read_response,
 )
-from masdeepflow.protocols.postgresql.requests import Command, Request, read_request
+from masdeepflow.protocols.postgresql.requests import DEALLOCATE, Command, Request, read_request
 from masdeepflow.schema import Flag, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -443,6 +443,12 @@ class _Exchange:
         if asked.command and asked.more != 0:
             share, self._shared = end - self._shared, end
             self._show(asked, reply, asked.response_bytes + share)
+            if asked.kind == "Q" and not reply.error:
+                self._deallocate(asked.command.query or "")
+
+    def _deallocate(self, query: str) -> None:
+        if name := DEALLOCATE.fullmatch(query):
+            self._connection.statements.pop(name[1], None)
 
     def _end_all(self, reply: Reply) -> None:
         """End all that waits without an answer."""
@@ -536,13 +542,25 @@ class Connections:
             self._keep(turn.cookie, connection, before)
         return transactions, opaque
 
-    def remember(self, cookie: int, statement: Command) -> None:
-        """Take over a statement without a name that a turn of a connection parsed."""
+    def remember(self, cookie: int, name: str, statement: Command) -> None:
+        """Take over a statement that a turn of a connection parsed."""
         connection = self._known.get(cookie, None) or Connection()
         before = connection.size
-        connection.statements[""] = statement
+        connection.statements.pop(name, None)
+        connection.statements[name] = statement
         connection.bound()
         self._keep(cookie, connection, before)
+
+    def statements(self, cookie: int) -> Collection[str]:
+        """Return the names of the statements of a connection."""
+        connection = self._known.get(cookie)
+        return () if connection is None else connection.statements
+
+    def drop(self, cookie: int, name: str) -> None:
+        """Forget a statement that a turn of a connection deallocated."""
+        connection = self._known.get(cookie)
+        if connection is not None and connection.statements.pop(name, None) is not None:
+            self._size -= 1
 
     def _keep(self, cookie: int, connection: Connection, before: int) -> None:
         """Keep a connection that a turn changed; its size was `before`."""

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from masdeepflow.columns import row_hash
+from masdeepflow.protocols.postgresql.names import NAME_WORDS, names_of, until_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from masdeepflow.protocols.postgresql.names import Names
+
 __all__ = ["request_outlines", "response_outlines"]
 
 _STEPS = 11
 """Messages looked at; each takes five bits of an integer."""
 _HEADER_BYTES = 5
-_NAME_WORDS, _TAG_WORDS = 5, 3
+_TAG_WORDS = 3
 _PADDING = 64
 _READY_BYTES = 6
 _MOST_REST = 128
@@ -32,8 +35,6 @@ _MOST_REST = 128
 _BEGINS = np.zeros(256, bool)
 _BEGINS[list(b"PB")] = True
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_ONES, _TOPS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _BYTE_MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
 
 
@@ -200,86 +201,104 @@ def request_outlines(
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
     """Return which requests of `rows` (m,) have an outline, and its hash (m,).
 
-    It is the kinds of the messages, the statement as far as captured, the name of the statement that is
-    bound, and how many bytes are beyond the prefix. Portals and parsed statements with a name have none.
+    It is the kinds of the messages, the statements as far as captured, the names of those that are bound, but
+    for its own (`names`), and how many bytes are beyond the prefix. Portals have none.
     """
     fits, hashes = np.zeros(len(rows), bool), np.zeros(len(rows), np.uint64)
     # Of a simple query nothing can be left out.
     extended = np.flatnonzero(_BEGINS[slots["request"][rows, 0]])
     if len(extended):
-        fits[extended], hashes[extended] = _extended_outlines(_Walk(slots, "request", rows[extended]))
+        names = names_of(slots, rows[extended])
+        fits[extended], hashes[extended] = _extended_outlines(
+            _Requests(_Walk(slots, "request", rows[extended]), names)
+        )
     return fits, hashes
 
 
-def _extended_outlines(walk: _Walk) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-    outline = np.zeros((len(walk.at), 4 + _NAME_WORDS), np.uint64)
+class _Requests:
+    """Requests (m,) with their own names. outline: uint64 (m, w), what is seen of each, column by column."""
+
+    def __init__(self, walk: _Walk, names: Names) -> None:
+        self.walk = walk
+        self.names = names
+        self.outline = np.zeros((len(walk.at), 5 + NAME_WORDS), np.uint64)
+
+    def take_parse(self, rows: NDArray[np.intp], ends: NDArray[np.int64]) -> None:
+        """Take a statement without a name, or with its own."""
+        walk, own = self.walk, self.names.lengths
+        first = walk.kinds[rows] == 0
+        at, captured = walk.at[rows], np.minimum(ends, walk.ends[rows])
+        named = own[rows] * first
+        unnamed = walk.bytes[np.minimum(at + _HEADER_BYTES, walk.ends[rows])] == 0
+        walk.fits[rows[(captured <= at + _HEADER_BYTES) | ~(unnamed | (named > 0))]] = False
+        # Most requests begin with one, without a name.
+        plain = first & (named == 0)
+        self.outline[rows[plain], 2] = row_hash(walk.payload[rows[plain]], (captured - at)[plain])
+        others = np.flatnonzero(~plain)
+        if len(others):
+            start = at[others] + _HEADER_BYTES + named[others]
+            lengths = np.maximum(captured[others] - start, 0)
+            words = walk.words(start, lengths, walk.payload.shape[1] // 8)
+            self._mix(rows[others], 2, row_hash(words.view(np.uint8), lengths))
+
+    def take_bind(self, rows: NDArray[np.intp], ends: NDArray[np.int64]) -> None:
+        """Take the portal without a name, and the statement's name up to its zero."""
+        walk = self.walk
+        at = walk.at[rows] + _HEADER_BYTES
+        names, lengths = self._names(at + 1)
+        captured = at + 1 + lengths < np.minimum(ends, walk.ends[rows])
+        walk.fits[rows[(walk.bytes[at] != 0) | (lengths >= 8 * NAME_WORDS) | ~captured]] = False
+        self._take_names(rows, names)
+
+    def take_describe(self, rows: NDArray[np.intp], ends: NDArray[np.int64]) -> None:
+        """Take the portal without a name, a P and a zero, or the statement of the request's own name."""
+        walk = self.walk
+        at = walk.at[rows] + _HEADER_BYTES
+        names, lengths = self._names(at + 1)
+        whole = (ends == at + 2 + lengths) & (ends <= walk.ends[rows])
+        portal = (walk.bytes[at] == ord("P")) & (lengths == 0)
+        statement = (walk.bytes[at] == ord("S")) & (lengths > 0) & self._are_own(rows, names)
+        walk.fits[rows[~whole | ~(portal | statement)]] = False
+        self._take_names(rows, names)
+
+    def take_execute(self, rows: NDArray[np.intp], ends: NDArray[np.int64]) -> None:
+        """Take the portal without a name."""
+        walk = self.walk
+        at = walk.at[rows] + _HEADER_BYTES
+        walk.fits[rows[(ends > walk.ends[rows]) | (walk.bytes[at] != 0)]] = False
+
+    def _names(self, at: NDArray[np.intp]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        return until_zero(self.walk.words(at, np.full(len(at), 8 * NAME_WORDS), NAME_WORDS))
+
+    def _are_own(self, rows: NDArray[np.intp], names: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        own: NDArray[np.bool_] = (names == self.names.words[rows]).all(axis=1)
+        return own & (self.names.lengths[rows] > 0)
+
+    def _take_names(self, rows: NDArray[np.intp], names: NDArray[np.uint64]) -> None:
+        """Of the request's own name only that it is this one."""
+        own = self._are_own(rows, names)
+        self._mix(rows, 4, own.astype(np.uint64) + np.uint64(1))
+        self.outline[rows, 5:] = _mixed(self.outline[rows, 5:], np.where(own[:, None], np.uint64(0), names))
+
+    def _mix(self, rows: NDArray[np.intp], column: int, more: NDArray[np.uint64]) -> None:
+        self.outline[rows, column] = _mixed(self.outline[rows, column], more)
+
+
+def _extended_outlines(requests: _Requests) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+    walk, outline = requests.walk, requests.outline
+    takers = (
+        ("P", requests.take_parse),
+        ("B", requests.take_bind),
+        ("D", requests.take_describe),
+        ("E", requests.take_execute),
+    )
     for mine, kinds, ends in walk.steps(_REQUESTS):
-        for kind, take in _TAKERS.items():
-            chosen = kinds == _REQUESTS.numbers[kind]
+        for kind, take in takers:
+            chosen = kinds == _REQUESTS.numbers[ord(kind)]
             if chosen.any():
-                take(walk, outline, mine[chosen], ends[chosen])
-    rest = walk.totals - walk.at
-    outline[:, 0] = walk.kinds
-    outline[:, 1] = np.minimum(rest, _MOST_REST)
+                take(mine[chosen], ends[chosen])
+    # Of the own name it is how long it is.
+    outline[:, 0] = (walk.kinds << np.uint64(6)) | requests.names.lengths.astype(np.uint64)
+    outline[:, 1] = np.minimum(walk.totals - walk.at, _MOST_REST)
     outline[:, 3] = walk.shares
     return walk.fits, _hash(outline)
-
-
-def _take_parse(
-    walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp], ends: NDArray[np.int64]
-) -> None:
-    """A statement without a name."""
-    at = walk.at[rows]
-    lengths = np.minimum(ends, walk.ends[rows]) - at
-    walk.fits[rows[(lengths <= _HEADER_BYTES) | (walk.bytes[at + _HEADER_BYTES] != 0)]] = False
-    # Most requests begin with it.
-    later = walk.kinds[rows] != 0
-    first = rows[~later]
-    outline[first, 2] = row_hash(walk.payload[first], lengths[~later])
-    if later.any():
-        rows, lengths = rows[later], lengths[later]
-        words = walk.words(at[later], lengths, walk.payload.shape[1] // 8)
-        outline[rows, 2] = _mixed(outline[rows, 2], row_hash(words.view(np.uint8), lengths))
-
-
-def _take_bind(
-    walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp], ends: NDArray[np.int64]
-) -> None:
-    """The portal without a name, and the statement's name up to its zero."""
-    at = walk.at[rows] + _HEADER_BYTES
-    names, lengths = _until_zero(walk.words(at + 1, np.full(len(rows), 8 * _NAME_WORDS), _NAME_WORDS))
-    captured = at + 1 + lengths < np.minimum(ends, walk.ends[rows])
-    walk.fits[rows[(walk.bytes[at] != 0) | (lengths >= 8 * _NAME_WORDS) | ~captured]] = False
-    outline[rows, 4:] = _mixed(outline[rows, 4:], names)
-
-
-def _until_zero(words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return words (k, count) up to the first zero byte, and how many bytes (k,) are before it."""
-    zeros = (words - _ONES) & ~words & _TOPS
-    found = zeros != 0
-    before = (np.cumsum(found, axis=1) - found) == 0
-    masks = np.where(found, ((zeros & (~zeros + np.uint64(1))) >> np.uint64(7)) - np.uint64(1), _ALL)
-    masks = np.where(before, masks, np.uint64(0))
-    return words & masks, np.bitwise_count(masks).sum(axis=1, dtype=np.int64) // 8
-
-
-def _take_describe(
-    walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp], ends: NDArray[np.int64]
-) -> None:
-    """Of the portal without a name: a P and a zero."""
-    del outline
-    at = walk.at[rows] + _HEADER_BYTES
-    whole = (ends == at + 2) & (ends <= walk.ends[rows])
-    walk.fits[rows[~whole | (walk.bytes[at] != ord("P")) | (walk.bytes[at + 1] != 0)]] = False
-
-
-def _take_execute(
-    walk: _Walk, outline: NDArray[np.uint64], rows: NDArray[np.intp], ends: NDArray[np.int64]
-) -> None:
-    """Of the portal without a name."""
-    del outline
-    at = walk.at[rows] + _HEADER_BYTES
-    walk.fits[rows[(ends > walk.ends[rows]) | (walk.bytes[at] != 0)]] = False
-
-
-_TAKERS = {ord("P"): _take_parse, ord("B"): _take_bind, ord("D"): _take_describe, ord("E"): _take_execute}

@@ -13,14 +13,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from masdeepflow.protocols.postgresql.asked import Asked, ask
 from masdeepflow.protocols.postgresql.connection import Connection, Turn
+from masdeepflow.protocols.postgresql.names import OWN, own_name
 from masdeepflow.protocols.postgresql.replies import Reply
-from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, Message, read_request
+from masdeepflow.protocols.postgresql.requests import HIDDEN, Command, Message, Request, read_request
 from masdeepflow.schema import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NO_SHAPE", "QUERY", "TO_END", "Answer", "Ask", "Plain", "one_query", "read_plain", "read_reply"]
+__all__ = [
+    "NO_SHAPE",
+    "QUERY",
+    "TO_END",
+    "Answer",
+    "Ask",
+    "Plain",
+    "one_query",
+    "read_nameless",
+    "read_plain",
+    "read_reply",
+]
 
 _REMEMBERED = 1024
 _SHAPES_MOST = 256
@@ -39,8 +51,9 @@ _SHAPES = {"QS": QUERY}
 class Ask(NamedTuple):
     """Something that a request asks and that is shown.
 
-    command: what it shows; None if it executes `statement`, which was parsed in an earlier turn, or
-    `describes` it; without a text where each request has its own. end: bytes of the request up to its end.
+    command: what it shows; None if it executes `statement`, which was parsed in an earlier turn and may be
+    `OWN`, or `describes` it; without a text where each request has its own. end: bytes of the request up to
+    its end.
     """
 
     command: Command | None
@@ -53,12 +66,13 @@ class Plain(NamedTuple):
     """A request that needs no more than its answer.
 
     shape: number of the kinds of what it asks, with `e` for an Execute that may not be there; `NO_SHAPE` of
-    any other request. parsed: the last statement without a name that it parses.
+    any other request. parsed: the last statement that it parses, of the name `parsed_as`, which may be `OWN`.
     """
 
     shape: int
     asks: tuple[Ask, ...]
     parsed: Command | None = None
+    parsed_as: str = ""
 
 
 class Answer(NamedTuple):
@@ -79,7 +93,15 @@ def one_query(command: Command) -> Plain:
 
 def read_plain(data: bytes, total: int, _kind: int) -> Plain:
     """Return a request of `total` bytes as the columns need it; without a shape if it has to be followed."""
-    request = read_request(data, total)
+    return _plain(read_request(data, total), total)
+
+
+def read_nameless(data: bytes, total: int, _kind: int) -> Plain:
+    """Return the same of all requests that differ in their own name only (`names`)."""
+    return _plain(_with_own_name(read_request(data, total), own_name(data, total).decode()), total)
+
+
+def _plain(request: Request, total: int) -> Plain:
     # A Flush asks nothing.
     messages = [message for message in request.messages if message.kind != "H"]
     if request.broken or not _KINDS.fullmatch("".join(message.kind for message in messages)):
@@ -92,7 +114,22 @@ def read_plain(data: bytes, total: int, _kind: int) -> Plain:
     asks = _asks([one for one in asked if one.command], messages)
     if len(asks) != _number_of_results(shape):
         return _OTHER
-    return Plain(_number(shape), asks, statements.get(""))
+    name = next((message.name for message in messages if message.kind == "P"), None) or ""
+    return Plain(_number(shape), asks, statements.get(name), _brief(name))
+
+
+def _brief(name: str) -> str:
+    """Return a name, `OWN` where something as long stands in its place."""
+    return OWN if name[:1] == OWN else name
+
+
+def _with_own_name(request: Request, own: str) -> Request:
+    """Return a request with something as long in the place of its own name."""
+    if not own:
+        return request
+    instead = OWN * len(own)
+    messages = (one._replace(name=instead) if one.name == own else one for one in request.messages)
+    return request._replace(messages=tuple(messages))
 
 
 def _number(shape: str) -> int:
@@ -109,7 +146,11 @@ def _number_of_results(shape: str) -> int:
 def _asks(shown: Sequence[Asked], messages: Sequence[Message]) -> tuple[Ask, ...]:
     """Return what is asked, nothing if it depends on more than statements of earlier turns."""
     parses, binds, executes, describes = (_of_kind(kind, messages) for kind in "PBED")
-    if any(message.name for message in parses) or any(message.portal for message in binds + executes):
+    parsed = {message.name for message in parses}
+    # Of which a turn has one.
+    if any(parsed) and (len(parsed) > 1 or messages[0].kind != "P"):
+        return ()
+    if any(message.portal for message in binds + executes):
         return ()
     if not binds and not parses and describes:
         about = describes[0].name
@@ -133,8 +174,9 @@ def _executed(
     # How much is hidden behind a Bind matters, where that is more than its Execute.
     if command is None or command.truncated:
         return None
-    if bind.name or not parses:
-        return Ask(None, bind.name or "", end=end)
+    name = bind.name or ""
+    if not parses or name != parses[0].name:
+        return Ask(None, _brief(name), end=end)
     return Ask(command, end=end) if parses[0].end < bind.end else None
 
 

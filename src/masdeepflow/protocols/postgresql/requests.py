@@ -12,6 +12,7 @@ from typing import NamedTuple
 from masdeepflow.redact import summarize_sql
 
 __all__ = [
+    "DEALLOCATE",
     "HEADER_BYTES",
     "HIDDEN",
     "LENGTH_BYTES",
@@ -32,6 +33,9 @@ HEADER_BYTES = 5
 """Of a message: type, then the length of what follows the type, itself included."""
 LENGTH_BYTES = 4
 """Of a length, and of what a packet without a type begins with."""
+
+DEALLOCATE = re.compile(r"DEALLOCATE ([0-9_a-z]{1,39})")
+"""A query that has a statement forgotten, as PDO sends it."""
 
 _ELLIPSIS = "…"
 # The first bytes of a UTF-8 character whose rest is beyond the end.

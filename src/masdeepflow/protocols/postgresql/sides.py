@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -14,13 +15,14 @@ from masdeepflow.table import ABSENT
 from masdeepflow.templates import Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from numpy.typing import NDArray
 
 __all__ = ["Side", "keys_of"]
 
 T = TypeVar("T", bound="Hashable")
+_Parse = Callable[[bytes, int, int], T]
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that nothing is lost when it is multiplied: keeps what is mixed into a hash apart."""
@@ -56,17 +58,19 @@ class Side(Generic[T]):
         slots: np.ndarray,
         rows: NDArray[np.intp],
         kinds: NDArray[np.int64],
-        parse: Callable[[bytes, int, int], T],
+        parse: _Parse[T],
+        parse_outline: _Parse[T] | None = None,
     ) -> Coded[T]:
         """Return what `rows` (m,) are read as.
 
         kinds: int64 (m,), what it depends on beside the bytes. parse: from captured bytes, how many were
-        sent, and kind.
+        sent, and kind. parse_outline: the same, of what all with the same outline are read as.
         """
         keys = keys_of(slots, self._side, rows) ^ ((kinds + 1).view(np.uint64) * _SPREAD)
+        parsers = parse, parse_outline or parse
 
         def read(missing: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[T]]:
-            return self._compare(slots, rows[missing], kinds[missing], keys[missing], parse)
+            return self._compare(slots, rows[missing], kinds[missing], keys[missing], parsers)
 
         return Coded(*self._equal.encode(keys, read))
 
@@ -76,7 +80,7 @@ class Side(Generic[T]):
         rows: NDArray[np.intp],
         kinds: NDArray[np.int64],
         keys: NDArray[np.uint64],
-        parse: Callable[[bytes, int, int], T],
+        parsers: tuple[_Parse[T], _Parse[T]],
     ) -> tuple[NDArray[np.int32], list[T]]:
         """Return codes (m,) and values of `rows` (m,), those found that are built as others were."""
         index = slice(None) if len(rows) == len(slots) else rows
@@ -87,16 +91,20 @@ class Side(Generic[T]):
         left = np.flatnonzero(codes == ABSENT)
         if not len(left):
             return codes, values
-        walked = self._walk(slots, rows[left], kinds[left], keys[left], parse)
+        walked = self._walk(slots, rows[left], kinds[left], keys[left], parsers)
         codes[left] = walked.codes + np.int32(len(values))
         self._templates.learn(
             payload[left],
             lengths[left],
             totals[left],
             alike[left],
-            lambda row: walked.values[walked.codes[row]],
+            lambda row: self._read_one(slots, rows[left[row]], int(kinds[left[row]]), parsers[0]),
         )
         return codes, values + walked.values
+
+    def _read_one(self, slots: np.ndarray, row: np.intp, kind: int, parse: _Parse[T]) -> T:
+        data = payloads(slots, self._side, np.array([row]))[0]
+        return parse(data, int(slots[f"{self._side}_bytes"][row]), kind)
 
     def _walk(
         self,
@@ -104,7 +112,7 @@ class Side(Generic[T]):
         rows: NDArray[np.intp],
         kinds: NDArray[np.int64],
         keys: NDArray[np.uint64],
-        parse: Callable[[bytes, int, int], T],
+        parsers: tuple[_Parse[T], _Parse[T]],
     ) -> Coded[T]:
         """Return what `rows` (m,) are read as: those with one outline alike, others by their bytes."""
         fits, outlines = self._outlines(slots, rows)
@@ -116,6 +124,9 @@ class Side(Generic[T]):
             some = missing[first]
             totals = slots[f"{self._side}_bytes"][rows[some]].tolist()
             data = payloads(slots, self._side, rows[some])
-            return codes.astype(np.int32), list(map(parse, data, totals, kinds[some].tolist()))
+            columns = zip(data, totals, kinds[some].tolist(), fits[some].tolist(), strict=True)
+            return codes.astype(np.int32), [
+                parsers[fit](one, total, kind) for one, total, kind, fit in columns
+            ]
 
         return Coded(*self._built.encode(hashes, read))
