@@ -458,7 +458,8 @@ class Reference:
         late = [query for query in self.waiting if query.part.first_ns <= limit or query.anew_ns]
         for query in late:
             if query.unheard:
-                query.elsewhere = self.heard.get(_server(query.part), 0) >= query.part.first_ns
+                heard = self.heard.get(_server(query.part))
+                query.elsewhere = heard is not None and heard >= query.part.first_ns - TIMEOUT_NS
         self.waiting = [query for query in self.waiting if query not in late]
         return late
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["OVERDUE_TURN", "Queries", "is_doubtful", "is_elsewhere"]
 
 _LIMIT, _SERVERS = 8192, 1024
+_NEVER = -(1 << 62)
 _COUNTED = 0xFFFFFFFF  # no service: its bytes were counted when the query came
 OVERDUE_TURN = 0
 """Number of the turns that `Queries.overdue` returns; the kernel counts from 1."""
@@ -98,11 +99,14 @@ class Queries:
             del self._heard[next(iter(self._heard))]
 
     def _are_alive(self, places: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return whether the servers of queries at `places` (k,) were heard since these were asked."""
+        """Return whether the servers of queries at `places` (k,) were heard since these came, or just before.
+
+        A client that goes idle leaves answers unread in sockets that stay open.
+        """
         if self._slots is None or not len(places):
             return np.zeros(len(places), bool)
-        heard = [self._heard.get(key, 0) for key in _servers(self._slots[places]).tolist()]
-        return np.array(heard, np.int64) >= self.messages["first_ns"][places]
+        heard = [self._heard.get(key, _NEVER) for key in _servers(self._slots[places]).tolist()]
+        return np.array(heard, np.int64) >= self.messages["first_ns"][places] - self._timeout_ns
 
     def keep(self, left: NDArray[np.intp], slots: np.ndarray, batch: Batch, fresh: NDArray[np.intp]) -> None:
         """Keep of the old ones those `left` (m,), and of the messages (n,) of a batch the `fresh` (k,)."""
