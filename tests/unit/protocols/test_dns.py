@@ -249,6 +249,21 @@ def test_a_dead_server_beside_a_living_one_has_timed_out() -> None:
     assert _ends_of_two(0, 0, watched) == ["answered_elsewhere", False]
 
 
+def test_who_was_answered_by_another_is_known_whatever_else_waits() -> None:
+    """A query of an earlier batch changes nothing."""
+    protocol = PROTOCOL()
+    protocol.parse(make_slots(asked(query(b"other.test"), START, cookie=3)))
+    protocol.parse(
+        make_slots(
+            asked(QUERY, START),
+            asked(QUERY, START + 1, remote_port=54),
+            answered(RESPONSE, START + 2),
+        )
+    )
+    late = protocol.parse(protocol.overdue(LATER * 2))
+    assert sorted(_column(late, "error.type")) == ["answered_elsewhere", "timeout"]
+
+
 def test_a_server_that_others_hear_meanwhile_is_not_dead() -> None:
     """One of its answers was missed: no error."""
     protocol = PROTOCOL()

@@ -94,7 +94,7 @@ class Dns:
         hidden, pairs = match_unseen(slots, batch.unseen, messages, pairs)
         if batch.streamed:
             self._leave_datagrams(slots, messages, pairs.waiting, len(batch.streamed))
-        if batch.streamed or len(pairs.earlier):
+        if batch.streamed or messages["elsewhere"].any():
             for name in "doubtful", "elsewhere", "unheard":
                 old[name], batch.messages[name] = np.split(messages[name], [count])
         if len(hidden.rows):
