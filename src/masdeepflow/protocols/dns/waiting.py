@@ -101,7 +101,7 @@ class Queries:
     def _are_alive(self, places: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return whether the servers of queries at `places` (k,) were heard since these came, or just before.
 
-        A client that goes idle leaves answers unread in sockets that stay open.
+        Not every answer that nobody reads is told of.
         """
         if self._slots is None or not len(places):
             return np.zeros(len(places), bool)
