@@ -134,6 +134,8 @@ need_for_testing() {
     need php-mongodb php_has mongodb
     # Prepares, executes and closes each statement.
     need php-mysql php_has mysqli
+    # Prepares a statement for each query, and deallocates it.
+    need php-pgsql php_has pdo_pgsql
     need php-redis php_has redis
     need podman have podman
     need procps have ps

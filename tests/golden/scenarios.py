@@ -443,6 +443,15 @@ def _jdbc(directory: Path) -> Iterator[Where]:
         yield _POSTGRESQL
 
 
+@_scenario("postgresql/php")
+def _postgresql_php(directory: Path) -> Iterator[Where]:
+    del directory
+    with servers.postgresql(_POSTGRESQL) as server:
+        yield _POSTGRESQL
+        assert servers.postgresql_php(server).lines == ["1"] * 3 + ["00000", "22012", "42P01", "26000"]
+        yield _POSTGRESQL
+
+
 @_scenario("postgresql/pg8000")
 def _pg8000(directory: Path) -> Iterator[Where]:
     del directory

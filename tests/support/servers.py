@@ -313,6 +313,11 @@ def postgresql(address: tuple[str, int] | None = None) -> Iterator[PostgreSql]:
             yield server
 
 
+def postgresql_php(server: PostgreSql) -> Finished:
+    """Use a server through PHP's PDO: `postgresql_client.php` tells what it does."""
+    return run("php", Path(__file__).with_name("postgresql_client.php"), server.address, server.port)
+
+
 def jdbc(server: PostgreSql, executions: int, rows: int) -> Finished:
     """Use a server through PostgreSQL's driver for Java: `postgresql_client.java` tells what it does."""
     client = Path(__file__).with_name("postgresql_client.java")
