@@ -362,6 +362,16 @@ def test_what_could_not_be_sent_is_an_error_by_itself() -> None:
     assert not len(protocol.overdue(LATER * 2))
 
 
+def test_what_could_not_be_sent_is_not_answered_by_a_response_without_a_question() -> None:
+    """Which has an id only, and that of a query may be the same."""
+    refusal = QUERY[:2] + b"\x81\x85" + bytes(8)
+    found = [_failed(1, START, QUERY), answered(refusal, START + 9)]
+    parsed = PROTOCOL().parse(make_slots(*found))
+    assert (_column(parsed, "error.type"), parsed.response_text.to_list()) == (["EPERM"], [None])
+    parsed = PROTOCOL().parse(make_slots(asked(QUERY, START), *found[1:]))
+    assert parsed.response_text.to_list() == ["DNS Response: REFUSED"]
+
+
 def test_an_unknown_errno_is_told_by_its_number() -> None:
     """Kernels may have more of them than the C library."""
     parsed = PROTOCOL().parse(make_slots(_failed(4000, START, QUERY)))

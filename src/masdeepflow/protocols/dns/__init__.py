@@ -151,7 +151,9 @@ class Dns:
                     guessed = pairs._replace(queries=pairs.queries[unsure], responses=pairs.responses[unsure])
                     messages["unheard"][settled_elsewhere(guessed, keys, own, stamps)] = False
         if bare.any() and len(pairs.waiting):
-            pairs = again(pairs, mixed(messages["cookie"], messages["id"]), stamps, queries, bare)
+            unsent = np.where(messages["errno"] > 0, _UNSENT, np.uint64(0))
+            by_id = mixed(messages["cookie"], messages["id"], unsent)
+            pairs = again(pairs, by_id, stamps, queries, bare)
         return pairs
 
     def _by_server(
