@@ -189,9 +189,9 @@ def test_the_status_tells_what_kept_cpus_awake(tmp_path: Path, listener: socket.
         client, server = _connected(stack, listener)
         assert gateway.status()["awake"] is None
         _works(client, server)
-        told = until(lambda: gateway.status()["awake"])
+        # At first it has been for no time at all.
+        until(lambda: (gateway.status()["awake"] or {}).get("seconds"))
         until(lambda: gateway.status()["awake"]["cpus"] == 0)
-        assert told["seconds"] > 0
         ended = gateway.stop()
     assert re.search(r"^CPUs kept awake: none now, [\d.]+ s so far", ended.stderr, re.MULTILINE)
 
