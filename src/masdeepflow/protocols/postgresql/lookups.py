@@ -62,16 +62,12 @@ def commands_of(asked: Asked) -> Coded[Command]:
     if len(of_requests):
         some = places[of_requests]
         _with(codes, commands, some, _of_requests(asked, some, sources[of_requests]))
-    earlier = np.flatnonzero(sources == ABSENT)
-    if len(earlier):
-        some = places[earlier]
-        distinct = once(keys[earlier] + asks.codes[some].astype(np.uint64) * _SPREAD)
-        _with(codes, commands, some, _earlier(asked, some, distinct))
-    gone = np.flatnonzero(sources == _GONE)
-    if len(gone):
-        some = places[gone]
-        distinct = once(keys[gone] + asks.codes[some].astype(np.uint64) * _SPREAD)
-        _with(codes, commands, some, _earlier(asked, some, distinct, gone=True))
+    for source in ABSENT, _GONE:
+        others = np.flatnonzero(sources == source)
+        if len(others):
+            some = places[others]
+            distinct = once(keys[others] + asks.codes[some].astype(np.uint64) * _SPREAD)
+            _with(codes, commands, some, _earlier(asked, some, distinct, gone=source == _GONE))
     return Coded(codes, commands)
 
 
