@@ -158,8 +158,8 @@ def test_of_several_servers_the_one_that_answers_is_named(
 def test_of_servers_that_all_answer_none_has_failed(start_agent: StartAgent, tmp_path: Path) -> None:
     """Of several that are asked at once the later ones' answers are there too, though nobody reads them.
 
-    Hardly any is missed (ADR 14), or taken for the other server's where both come at the same time (ADR 13), and
-    none of these is an error.
+    Hardly any is missed (ADR 14), or taken for the other server's where both come at the same time (ADR 13).
+    None of these is an error.
     """
     lookup = _musl_lookup(tmp_path)
     (tmp_path / "other").mkdir()
