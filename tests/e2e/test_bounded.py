@@ -82,8 +82,10 @@ def test_memory_and_series_are_flat_over_many_urls(
     def series() -> set[str]:
         text = run("curl", "--silent", f"http://{address}/metrics").stdout
         names = {line.rpartition(" ")[0] for line in text.splitlines() if "wrk" in line or "nginx" in line}
-        # Turns that a busy host's ring lost have a series of their own, without method and status.
-        return {name for name in names if 'http_request_method=""' not in name}
+        # Turns that a busy host's ring lost have a series of their own, without method and status; so have
+        # connections that wrk resets, which it does where a response is under way as it ends.
+        others = ('http_request_method=""', "tcp_connections_broken_total")
+        return {name for name in names if not any(other in name for other in others)}
 
     load()
     before, known = _resident_kib(agent), series()
